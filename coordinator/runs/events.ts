@@ -1,0 +1,75 @@
+import type { HeadraceError } from '../../shared/errors.ts'
+import type { RunId } from '../../shared/ids.ts'
+import type { Plan, Strategy } from '../../shared/plan.ts'
+import type { FinishReason, Sampling, TokenLogprob, WorkerReport } from '../../shared/protocol/run-types.ts'
+
+/** What a client wants computed, in token ids: text never reaches the cluster. */
+export interface RunRequest {
+  /** At least one id, and with `maxTokens` within the context length: the caller has checked both. */
+  readonly promptTokens: Int32Array
+  readonly maxTokens: number
+  readonly sampling: Sampling
+  /** Token ids that end the answer (they are reported as a token event and then `finished` with reason `stop`). */
+  readonly stopTokens: readonly number[]
+  /** Asked for by the client; absent leaves the choice to the planner. */
+  readonly strategy?: Strategy
+  readonly workers?: number
+  /** Raw logits of the first generated position, for `headrace verify`. */
+  readonly wantLogits?: boolean
+}
+
+/** What happens to a run, in order: queued, planned, progress ..., token ..., then exactly one finished. Errors are thrown. */
+export type RunEvent =
+  | { readonly kind: 'planned'; readonly run: RunId; readonly plan: Plan; readonly queueSeconds: number }
+  | { readonly kind: 'progress'; readonly processed: number; readonly total: number; readonly seconds: number }
+  | { readonly kind: 'prefilled'; readonly seconds: number; readonly logits?: Float32Array }
+  | { readonly kind: 'token'; readonly index: number; readonly token: number; readonly logprob?: TokenLogprob }
+  | { readonly kind: 'finished'; readonly reason: FinishReason; readonly report: RunReport }
+
+/** Where the time and the bytes of a run went. Seconds are intervals measured inside one process each. */
+export interface RunReport {
+  readonly run: RunId
+  readonly plan: Plan
+  readonly queueSeconds: number
+  /** From the request's arrival at `run()` to its first token. */
+  readonly ttftSeconds: number
+  readonly decodeSeconds: number
+  readonly promptTokens: number
+  readonly cachedTokens: number
+  readonly completionTokens: number
+  readonly workers: readonly WorkerReport[]
+}
+
+/**
+ * The cluster as the HTTP side sees it. `run` throws coded errors; aborting `signal` (or leaving the generator early)
+ * cancels the run on every worker.
+ */
+export interface Runs {
+  run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void>
+  /** Every candidate for a prompt of this length, best first, without running it. Throws `no_workers` or `no_decode_node`. */
+  plan(promptTokens: number, ask?: { strategy?: Strategy; workers?: number }): { chosen: Plan; candidates: readonly Plan[] }
+  /** Why the cluster cannot serve now, or `undefined` if it can. */
+  unready(): HeadraceError | undefined
+  cluster(): ClusterView
+}
+
+/** `GET /v1/cluster`. */
+export interface ClusterView {
+  readonly workers: readonly WorkerView[]
+  readonly runs: { readonly running: number; readonly waiting: number }
+}
+
+export interface WorkerView {
+  readonly id: string
+  readonly role: 'prefill' | 'decode'
+  readonly state: 'joining' | 'ready' | 'leaving' | 'lost'
+  readonly engine: string
+  readonly host: string
+  readonly cores: number
+  readonly memoryBytes: number
+  /** Fitted cost per layer in seconds: o + a n + b n (P + n/2); absent until calibrated. */
+  readonly cost?: { readonly o: number; readonly a: number; readonly b: number }
+  readonly rttSeconds?: number
+  readonly lastSeenSeconds: number
+  readonly runs: number
+}

@@ -1,0 +1,40 @@
+import type { HeadraceError } from '../errors.ts'
+
+/**
+ * One connection that carries whole frames in order, whatever lies underneath (`ws`, or memory in tests).
+ *
+ * - `send` resolves when the bytes are handed over to the operating system and rejects with `link_closed` if the link
+ *   closes first. The frame may be reused after it resolves, not before.
+ * - `receive` resolves to the next frame, or to `undefined` once the link has closed in good order; it rejects with the
+ *   coded error the link died of. At most one `receive` is pending. Frames wait in a bounded queue; when it is full the
+ *   socket is paused, so that the sender feels it.
+ * - `close` is final and may be called more than once; the first reason counts.
+ */
+export interface Link {
+  /** The peer, for logs: an address or a name. */
+  readonly peer: string
+  /** Aborted, with the coded reason, once the link is closed from either side. */
+  readonly closed: AbortSignal
+  send(frame: Uint8Array): Promise<void>
+  receive(signal?: AbortSignal): Promise<Uint8Array | undefined>
+  close(reason?: HeadraceError): void
+}
+
+/** What a link may carry. A frame above `maxFrameBytes` closes the link with `frame_oversized`. */
+export interface LinkLimits {
+  readonly maxFrameBytes: number
+  /** Received frames that may wait to be taken before the socket is paused. */
+  readonly maxQueuedFrames: number
+}
+
+/** Opens links: the agent and the peers dial through this, so that tests and simulations bring their own network. */
+export interface Dialer {
+  dial(url: string, limits: LinkLimits, signal: AbortSignal): Promise<Link>
+}
+
+/** Control links carry small messages and token ids: 4 MiB holds the ids of a prompt of a million tokens. */
+export const CONTROL_LIMITS: LinkLimits = { maxFrameBytes: 4 * 2 ** 20 + 2 ** 17, maxQueuedFrames: 1024 }
+
+/** Data links carry KV blocks; the planner picks `blockTokens` so that a block fits. */
+export const MAX_BLOCK_BYTES = 8 * 2 ** 20
+export const DATA_LIMITS: LinkLimits = { maxFrameBytes: MAX_BLOCK_BYTES + 2 ** 17, maxQueuedFrames: 16 }

@@ -1,0 +1,83 @@
+import type { ModelShape } from '../../shared/model-shape.ts'
+
+/**
+ * The engine contract: the arithmetic of one decoder layer in five functions, because attention must be interleaved
+ * with what the network brings. Tensors are opaque: only the engine that made one may look inside.
+ *
+ * The rows of a tensor are consecutive token positions of one run ("a chunk"). All engines pass one contract suite
+ * (`test/contract/engine.contract.ts`) and the reference logits of Hugging Face transformers.
+ */
+export interface Engine {
+  readonly name: EngineName
+  readonly shape: ModelShape
+  /** How many tokens are best computed at once; callers cut spans into chunks of at most this many. */
+  readonly chunkTokens: number
+
+  /** x_seq_dim: the embedding rows of `tokens_seq`. An id outside the vocabulary is `invalid_request`. */
+  embed(tokens_seq: Int32Array): Promise<Hidden>
+
+  /**
+   * Norm, q/k/v projection and RoPE at global positions `start ..`. K and V are written into `kv` at those positions
+   * (which must lie inside it); q is returned. `x` is only read.
+   */
+  project(layer: number, x: Hidden, start: number, kv: Kv): Promise<Query>
+
+  /**
+   * Folds the keys of `kv` into `acc` by online softmax (arXiv 1805.02867), all in float32: causal by original
+   * positions, so a key at position j is seen by a query at position i exactly if j <= i. Keys no query may see are not
+   * computed. The order in which blocks are folded does not matter beyond rounding.
+   */
+  attend(layer: number, q: Query, kv: Kv, acc: Accumulator): Promise<void>
+
+  /** Normalises `acc`, output projection, residual, norm, MLP, residual. Consumes `x` and `acc`: neither is used again. */
+  mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden>
+
+  /** Final norm and head, of the last row of `x` only: `[vocab]`. `x` is only read. */
+  logits(x: Hidden): Promise<Float32Array>
+
+  /** The empty accumulator of a chunk: o = 0, l = 0, m = -inf. */
+  accumulator(q: Query): Accumulator
+
+  /** Room for the K and V of one layer at positions `[start, start + capacity)`, not yet filled. */
+  createKv(start: number, capacity: number): Kv
+
+  /**
+   * A copy of the K and V at positions `[start, start + count)`, in the wire layout: float32 little-endian,
+   * `[2][kvHeads][count][headDim]`, K (after RoPE) before V.
+   */
+  exportKv(kv: Kv, start: number, count: number): Promise<Uint8Array<ArrayBuffer>>
+
+  /** The inverse of `exportKv`. `bytes` must have exactly the length that `count` asks for, else `kv_shape`. */
+  importKv(kv: Kv, start: number, count: number, bytes: Uint8Array): Promise<void>
+
+  /** Gives the memory of tensors back at once. Using a released tensor is a defect. */
+  release(...tensors: (Hidden | Query | Accumulator | Kv)[]): void
+
+  /** Frees weights and sessions. No call may be running. */
+  close(): Promise<void>
+}
+
+export const ENGINES = ['onnx', 'reference'] as const
+export type EngineName = (typeof ENGINES)[number]
+
+/** The residual stream of a chunk, x_seq_dim. */
+export interface Hidden {
+  readonly tokens: number
+}
+
+/** The rotated queries of a chunk at positions `[start, start + tokens)`. */
+export interface Query {
+  readonly start: number
+  readonly tokens: number
+}
+
+/** The running attention state (o, m, l) of a chunk, float32. */
+export interface Accumulator {
+  readonly tokens: number
+}
+
+/** K and V of one layer at positions `[start, start + capacity)`. */
+export interface Kv {
+  readonly start: number
+  readonly capacity: number
+}
