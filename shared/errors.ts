@@ -2,53 +2,129 @@
 export const ERRORS = {
   // the request
   invalid_json: { status: 400, type: 'invalid_request_error', help: 'The body is not JSON.' },
-  invalid_request: { status: 400, type: 'invalid_request_error', help: 'A field is missing or has a wrong value; `param` names it.' },
+  invalid_request: {
+    status: 400,
+    type: 'invalid_request_error',
+    help: 'A field is missing or has a wrong value; `param` names it.',
+  },
   empty_prompt: { status: 400, type: 'invalid_request_error', help: 'The prompt has no tokens.' },
-  context_length_exceeded: { status: 400, type: 'invalid_request_error', help: 'Prompt and answer do not fit the context length.' },
-  body_too_large: { status: 413, type: 'invalid_request_error', help: 'The body is larger than the limit (`--body-limit-mib`).' },
-  model_not_found: { status: 404, type: 'invalid_request_error', help: 'Ask `/v1/models` for the name of the model served.' },
+  context_length_exceeded: {
+    status: 400,
+    type: 'invalid_request_error',
+    help: 'Prompt and answer do not fit the context length.',
+  },
+  body_too_large: {
+    status: 413,
+    type: 'invalid_request_error',
+    help: 'The body is larger than the limit (`--body-limit-mib`).',
+  },
+  model_not_found: {
+    status: 404,
+    type: 'invalid_request_error',
+    help: 'Ask `/v1/models` for the name of the model served.',
+  },
   not_found: { status: 404, type: 'invalid_request_error', help: 'There is no such route.' },
-  method_not_allowed: { status: 405, type: 'invalid_request_error', help: 'The route exists, but not for this method.' },
-  plan_impossible: { status: 400, type: 'invalid_request_error', help: 'No plan fits the strategy or number of workers asked for.' },
+  method_not_allowed: {
+    status: 405,
+    type: 'invalid_request_error',
+    help: 'The route exists, but not for this method.',
+  },
+  plan_impossible: {
+    status: 400,
+    type: 'invalid_request_error',
+    help: 'No plan fits the strategy or number of workers asked for.',
+  },
   // the cluster
-  no_workers: { status: 503, type: 'unavailable_error', help: 'No prefill worker is ready; retry after `Retry-After` seconds.' },
-  no_decode_node: { status: 503, type: 'unavailable_error', help: 'No decode node is ready; retry after `Retry-After` seconds.' },
-  queue_full: { status: 429, type: 'rate_limit_error', help: 'Too many prompts wait; retry after `Retry-After` seconds.' },
+  no_workers: {
+    status: 503,
+    type: 'unavailable_error',
+    help: 'No prefill worker is ready; retry after `Retry-After` seconds.',
+  },
+  no_decode_node: {
+    status: 503,
+    type: 'unavailable_error',
+    help: 'No decode node is ready; retry after `Retry-After` seconds.',
+  },
+  queue_full: {
+    status: 429,
+    type: 'rate_limit_error',
+    help: 'Too many prompts wait; retry after `Retry-After` seconds.',
+  },
   shutting_down: { status: 503, type: 'unavailable_error', help: 'The coordinator is stopping.' },
   worker_lost: { status: 502, type: 'server_error', help: 'A worker of the run vanished; retry.' },
   worker_failed: { status: 502, type: 'server_error', help: 'A worker of the run reported an error; see its log.' },
-  out_of_memory: { status: 503, type: 'server_error', help: 'The KV cache of the run does not fit the memory budget of a worker.' },
+  out_of_memory: {
+    status: 503,
+    type: 'server_error',
+    help: 'The KV cache of the run does not fit the memory budget of a worker.',
+  },
   cancelled: { status: 499, type: 'cancelled', help: 'The client closed the connection.' },
   internal: { status: 500, type: 'server_error', help: 'A defect; please report it with the log.' },
   // joining
-  fingerprint_mismatch: { status: 409, type: 'join_error', help: 'The worker has another model than the coordinator: same files needed.' },
-  protocol_mismatch: { status: 409, type: 'join_error', help: 'Worker and coordinator run different protocol versions.' },
+  fingerprint_mismatch: {
+    status: 409,
+    type: 'join_error',
+    help: 'The worker has another model than the coordinator: same files needed.',
+  },
+  protocol_mismatch: {
+    status: 409,
+    type: 'join_error',
+    help: 'Worker and coordinator run different protocol versions.',
+  },
   name_taken: { status: 409, type: 'join_error', help: 'Another worker with this name is connected.' },
   // links and frames
   frame_truncated: { status: 400, type: 'protocol_error', help: 'A frame is shorter than its lengths say.' },
   frame_oversized: { status: 413, type: 'protocol_error', help: 'A frame or header is longer than the limit.' },
   frame_bad_magic: { status: 400, type: 'protocol_error', help: 'The bytes are not a Headrace frame.' },
   frame_bad_version: { status: 400, type: 'protocol_error', help: 'The frame is of another protocol version.' },
-  frame_bad_header: { status: 400, type: 'protocol_error', help: 'The header is not the MessagePack that the protocol allows.' },
+  frame_bad_header: {
+    status: 400,
+    type: 'protocol_error',
+    help: 'The header is not the MessagePack that the protocol allows.',
+  },
   frame_too_deep: { status: 400, type: 'protocol_error', help: 'The header nests deeper than four levels.' },
   frame_bad_schema: { status: 400, type: 'protocol_error', help: 'The header does not match the schema of its kind.' },
-  unexpected_message: { status: 400, type: 'protocol_error', help: 'A message of a kind or at a time that the protocol does not allow.' },
+  unexpected_message: {
+    status: 400,
+    type: 'protocol_error',
+    help: 'A message of a kind or at a time that the protocol does not allow.',
+  },
   link_closed: { status: 502, type: 'link_error', help: 'The link closed before the message was delivered.' },
   link_overflow: { status: 502, type: 'link_error', help: 'The peer sends faster than agreed; the link was dropped.' },
   dial_failed: { status: 502, type: 'link_error', help: 'The peer could not be reached at the address it advertises.' },
   // KV blocks
   kv_identity: { status: 502, type: 'kv_error', help: 'A KV block of another run, model or plan.' },
-  kv_shape: { status: 502, type: 'kv_error', help: 'A KV block whose size or place does not match the model and plan.' },
+  kv_shape: {
+    status: 502,
+    type: 'kv_error',
+    help: 'A KV block whose size or place does not match the model and plan.',
+  },
   kv_checksum: { status: 502, type: 'kv_error', help: 'A KV block was damaged on its way.' },
   // model files
   model_incomplete: { status: 500, type: 'model_error', help: 'The model folder lacks a file that is needed.' },
   model_bad_config: { status: 500, type: 'model_error', help: '`config.json` cannot be read or contradicts itself.' },
-  model_unsupported: { status: 500, type: 'model_error', help: 'An architecture or option that Headrace does not compute.' },
-  model_bad_weights: { status: 500, type: 'model_error', help: 'A safetensors file is truncated, oversized or malformed.' },
+  model_unsupported: {
+    status: 500,
+    type: 'model_error',
+    help: 'An architecture or option that Headrace does not compute.',
+  },
+  model_bad_weights: {
+    status: 500,
+    type: 'model_error',
+    help: 'A safetensors file is truncated, oversized or malformed.',
+  },
   model_bad_tensor: { status: 500, type: 'model_error', help: 'A tensor is missing or has a wrong shape or type.' },
-  model_bad_tokenizer: { status: 500, type: 'model_error', help: '`tokenizer.json` or the chat template cannot be used.' },
+  model_bad_tokenizer: {
+    status: 500,
+    type: 'model_error',
+    help: '`tokenizer.json` or the chat template cannot be used.',
+  },
   // start-up
-  bad_config: { status: 500, type: 'config_error', help: 'A flag or environment variable has a wrong value; the message names it.' },
+  bad_config: {
+    status: 500,
+    type: 'config_error',
+    help: 'A flag or environment variable has a wrong value; the message names it.',
+  },
   engine_failed: { status: 500, type: 'engine_error', help: 'The arithmetic engine reported an error.' },
 } as const satisfies Record<string, { status: number; type: string; help: string }>
 

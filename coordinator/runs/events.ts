@@ -47,7 +47,10 @@ export interface RunReport {
 export interface Runs {
   run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void>
   /** Every candidate for a prompt of this length, best first, without running it. Throws `no_workers` or `no_decode_node`. */
-  plan(promptTokens: number, ask?: { strategy?: Strategy; workers?: number }): { chosen: Plan; candidates: readonly Plan[] }
+  plan(
+    promptTokens: number,
+    ask?: { strategy?: Strategy; workers?: number },
+  ): { chosen: Plan; candidates: readonly Plan[] }
   /** Why the cluster cannot serve now, or `undefined` if it can. */
   unready(): HeadraceError | undefined
   cluster(): ClusterView

@@ -1,0 +1,111 @@
+import { z } from 'zod'
+import { STRATEGIES, spanSchema } from '../plan.ts'
+import { finishReason, sampling, tokenLogprob, workerReport } from './run-types.ts'
+
+/** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
+
+/** Raised whenever a message changes its meaning; both sides must have the same. */
+export const PROTOCOL_VERSION = 1
+
+const text = z.string().max(512)
+const name = z.string().min(1).max(64)
+const count = z.number().int().min(0)
+const fingerprint = z.string().length(64)
+
+/** Coefficients of a worker's cost per layer, in seconds: o + a n + b n (P + n/2) for n tokens after P (DESIGN 6). */
+export const costSchema = z.strictObject({ o: z.number().min(0), a: z.number().min(0), b: z.number().min(0) })
+export type Cost = Readonly<z.infer<typeof costSchema>>
+
+export const roleSchema = z.enum(['prefill', 'decode'])
+export type Role = z.infer<typeof roleSchema>
+
+/** One host of a run, in the order of the chain or ring; `url` is where its KV can be fetched. */
+const runWorker = z.strictObject({ worker: name, url: text, spans: z.array(spanSchema).min(1).max(64) })
+export type RunWorker = Readonly<z.infer<typeof runWorker>>
+
+/** The worker at `rank` computes its spans. Payload: its token ids, int32 little-endian, in ascending position. */
+const prefill = z.strictObject({
+  kind: z.literal('prefill'),
+  run: name,
+  strategy: z.enum(STRATEGIES),
+  rank: count,
+  workers: z.array(runWorker).min(1).max(64),
+  decode: name,
+  blockTokens: z.number().int().min(1),
+})
+export type PrefillAssignment = Readonly<z.infer<typeof prefill>>
+
+/** The decode node fetches every block, computes the last prompt token, samples. Payload: the last token's id, int32. */
+const decode = z.strictObject({
+  kind: z.literal('decode'),
+  run: name,
+  workers: z.array(runWorker).max(64),
+  blockTokens: z.number().int().min(1),
+  promptTokens: z.number().int().min(1),
+  maxTokens: z.number().int().min(1),
+  stopTokens: z.array(count).max(64),
+  sampling,
+  wantLogits: z.boolean(),
+})
+export type DecodeAssignment = Readonly<z.infer<typeof decode>>
+
+const joined = z.strictObject({ kind: z.literal('joined'), worker: name })
+const refused = z.strictObject({ kind: z.literal('refused'), code: text, message: z.string().max(2048) })
+const ping = z.strictObject({ kind: z.literal('ping'), seq: count })
+const cancel = z.strictObject({ kind: z.literal('cancel'), run: name, code: text })
+
+export const commandSchema = z.discriminatedUnion('kind', [joined, refused, ping, prefill, decode, cancel])
+/** Coordinator to worker. */
+export type Command = Readonly<z.infer<typeof commandSchema>>
+
+const join = z.strictObject({
+  kind: z.literal('join'),
+  protocol: count,
+  name,
+  role: roleSchema,
+  fingerprint,
+  engine: name,
+  url: text,
+  host: text,
+  cores: count,
+  memoryBytes: count,
+})
+export type Join = Readonly<z.infer<typeof join>>
+
+/** Calibrated (a decode node has no cost to report) and able to take assignments. */
+const ready = z.strictObject({ kind: z.literal('ready'), cost: costSchema.optional() })
+const pong = z.strictObject({ kind: z.literal('pong'), seq: count, residentBytes: count })
+const layerFinished = z.strictObject({ kind: z.literal('layer_finished'), run: name, layer: count })
+const kvAssembled = z.strictObject({ kind: z.literal('kv_assembled'), run: name })
+/** Payload: the first generated position's logits, float32 little-endian, `[vocab]`. Only when asked for. */
+const logitsComputed = z.strictObject({ kind: z.literal('logits_computed'), run: name })
+const tokenSampled = z.strictObject({
+  kind: z.literal('token_sampled'),
+  run: name,
+  index: count,
+  token: count,
+  logprob: tokenLogprob.optional(),
+})
+const finished = z.strictObject({
+  kind: z.literal('finished'),
+  run: name,
+  reason: finishReason.optional(),
+  report: workerReport,
+})
+const failed = z.strictObject({ kind: z.literal('failed'), run: name, code: text, message: z.string().max(2048) })
+const leaving = z.strictObject({ kind: z.literal('leaving') })
+
+export const eventSchema = z.discriminatedUnion('kind', [
+  join,
+  ready,
+  pong,
+  layerFinished,
+  kvAssembled,
+  logitsComputed,
+  tokenSampled,
+  finished,
+  failed,
+  leaving,
+])
+/** Worker to coordinator. */
+export type WorkerEvent = Readonly<z.infer<typeof eventSchema>>

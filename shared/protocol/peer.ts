@@ -1,0 +1,60 @@
+import { z } from 'zod'
+
+/**
+ * Messages between workers. The receiver of KV dials the sender, because frames from a WebSocket server are not masked:
+ * so the dialler asks (`hello`, `subscribe`, `credit`, `unsubscribe`) and the listener delivers (`kv`, `ended`).
+ */
+
+const name = z.string().min(1).max(64)
+const count = z.number().int().min(0).max(0x7fffffff)
+const fingerprint = z.string().length(64)
+
+/** Always the first frame on the link. */
+const hello = z.strictObject({ kind: z.literal('hello'), protocol: count, worker: name, fingerprint })
+
+/**
+ * `prefix`: KV that later workers attend to. `handoff`: the sender's own KV, for the decode node.
+ * Blocks of layers below `window` may be sent; `credit` raises it. So a window of w means at most w layers in flight.
+ */
+const subscribe = z.strictObject({
+  kind: z.literal('subscribe'),
+  run: name,
+  purpose: z.enum(['prefix', 'handoff']),
+  window: count,
+})
+const credit = z.strictObject({ kind: z.literal('credit'), run: name, window: count })
+const unsubscribe = z.strictObject({ kind: z.literal('unsubscribe'), run: name })
+
+export const peerRequestSchema = z.discriminatedUnion('kind', [hello, subscribe, credit, unsubscribe])
+export type PeerRequest = Readonly<z.infer<typeof peerRequestSchema>>
+
+/**
+ * One KV block: K (after RoPE) and V of one layer at positions `[start, start + count)`. The header binds the payload to
+ * its run, model and place; `crc32` is computed where the block is made and checked just before it is used.
+ * Payload: `[2][kvHeads][count][headDim]`, little-endian, as `dtype` and `codec` say.
+ */
+const kv = z.strictObject({
+  kind: z.literal('kv'),
+  run: name,
+  fingerprint,
+  origin: name,
+  layer: count,
+  start: count,
+  count: z.number().int().min(1).max(0x7fffffff),
+  dtype: z.literal('f32'),
+  codec: z.literal('raw'),
+  crc32: z.number().int().min(0).max(0xffffffff),
+})
+export type KvHeader = Readonly<z.infer<typeof kv>>
+
+/** The sender will deliver no more of this run: it failed or was cancelled there. */
+const ended = z.strictObject({
+  kind: z.literal('ended'),
+  run: name,
+  code: z.string().max(64),
+  message: z.string().max(2048),
+})
+const refused = z.strictObject({ kind: z.literal('refused'), code: z.string().max(64), message: z.string().max(2048) })
+
+export const peerDeliverySchema = z.discriminatedUnion('kind', [kv, ended, refused])
+export type PeerDelivery = Readonly<z.infer<typeof peerDeliverySchema>>
