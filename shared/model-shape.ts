@@ -29,3 +29,10 @@ export type RopeShape =
 
 /** float32 bytes of the K and V of one token in one layer. */
 export const kvBytesPerTokenLayer = (shape: ModelShape): number => 2 * shape.kvHeads * shape.headDim * 4
+
+/** How many numbers the model has learned. */
+export function parameterCount({ layers, hidden, heads, kvHeads, headDim, ffn, vocab, tiedHead }: ModelShape): number {
+  const attention = 2 * hidden * headDim * (heads + kvHeads)
+  const layer = attention + 3 * hidden * ffn + 2 * hidden
+  return layers * layer + hidden + vocab * hidden * (tiedHead ? 1 : 2)
+}

@@ -14,15 +14,18 @@ export interface RunRequest {
   /** Asked for by the client; absent leaves the choice to the planner. */
   readonly strategy?: Strategy
   readonly workers?: number
+  /** Aborted when the client has all the text it wants (a stop string came): the run then ends with `finished`, reason `stop`. */
+  readonly enough?: AbortSignal
   /** Raw logits of the first generated position, for `headrace verify`. */
   readonly wantLogits?: boolean
 }
 
-/** What happens to a run, in order: queued, planned, progress ..., token ..., then exactly one finished. Errors are thrown. */
+/** What happens to a run, in order: planned, progress ..., prefilled, token ..., then exactly one finished. Errors are thrown. */
 export type RunEvent =
   | { readonly kind: 'planned'; readonly run: RunId; readonly plan: Plan; readonly queueSeconds: number }
   | { readonly kind: 'progress'; readonly processed: number; readonly total: number; readonly seconds: number }
-  | { readonly kind: 'prefilled'; readonly seconds: number; readonly logits?: Float32Array }
+  | { readonly kind: 'prefilled'; readonly seconds: number }
+  | { readonly kind: 'logits'; readonly logits: Float32Array }
   | { readonly kind: 'token'; readonly index: number; readonly token: number; readonly logprob?: TokenLogprob }
   | { readonly kind: 'finished'; readonly reason: FinishReason; readonly report: RunReport }
 

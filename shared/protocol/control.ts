@@ -1,5 +1,6 @@
 import { z } from 'zod'
-import { STRATEGIES, spanSchema } from '../plan.ts'
+import { STRATEGIES } from '../plan.ts'
+import { flatSpans } from './flat-spans.ts'
 import { finishReason, sampling, tokenLogprob, workerReport } from './run-types.ts'
 
 /** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
@@ -20,7 +21,7 @@ export const roleSchema = z.enum(['prefill', 'decode'])
 export type Role = z.infer<typeof roleSchema>
 
 /** One host of a run, in the order of the chain or ring; `url` is where its KV can be fetched. */
-const runWorker = z.strictObject({ worker: name, url: text, spans: z.array(spanSchema).min(1).max(64) })
+const runWorker = z.strictObject({ worker: name, url: text, spans: flatSpans })
 export type RunWorker = Readonly<z.infer<typeof runWorker>>
 
 /** The worker at `rank` computes its spans. Payload: its token ids, int32 little-endian, in ascending position. */
@@ -52,9 +53,11 @@ export type DecodeAssignment = Readonly<z.infer<typeof decode>>
 const joined = z.strictObject({ kind: z.literal('joined'), worker: name })
 const refused = z.strictObject({ kind: z.literal('refused'), code: text, message: z.string().max(2048) })
 const ping = z.strictObject({ kind: z.literal('ping'), seq: count })
+/** The client has all the text it wants: the decode node ends the run as if a stop token had come. */
+const stop = z.strictObject({ kind: z.literal('stop'), run: name })
 const cancel = z.strictObject({ kind: z.literal('cancel'), run: name, code: text })
 
-export const commandSchema = z.discriminatedUnion('kind', [joined, refused, ping, prefill, decode, cancel])
+export const commandSchema = z.discriminatedUnion('kind', [joined, refused, ping, prefill, decode, stop, cancel])
 /** Coordinator to worker. */
 export type Command = Readonly<z.infer<typeof commandSchema>>
 

@@ -1,0 +1,107 @@
+import { HeadraceError, isErrorCode } from '../../shared/errors.ts'
+
+/** A small client of the API: what the command line needs, and nothing a coordinator of another version would break. */
+
+export interface Chat {
+  readonly question: string
+  readonly strategy?: string | undefined
+  readonly workers?: number | undefined
+  readonly maxTokens?: number | undefined
+  readonly temperature: number
+}
+
+export interface Progress {
+  readonly total: number
+  readonly processed: number
+  readonly time_ms: number
+}
+
+/** The `prefill` object of an answer. */
+export interface PrefillInfo {
+  readonly strategy: string
+  readonly workers: readonly {
+    id: string
+    spans: [number, number][]
+    tokens: number
+    compute_seconds?: number
+    wait_seconds?: number
+    send_seconds?: number
+  }[]
+  readonly links?: readonly { from: string; to: string; bytes: number }[]
+  readonly decode: string
+  readonly queue_seconds: number
+  readonly ttft_seconds: number
+  readonly predicted_ttft_seconds: number
+}
+
+export interface Timings {
+  readonly prompt_n: number
+  readonly prompt_per_second: number
+  readonly predicted_n: number
+  readonly predicted_per_second: number
+}
+
+export interface ChatChunk {
+  readonly choices: readonly { delta?: { content?: string } }[]
+  readonly prompt_progress?: Progress
+  readonly prefill?: PrefillInfo
+  readonly timings?: Timings
+}
+
+/** Asks, and yields what the stream brings until it is done. */
+export async function* streamChat(url: string, chat: Chat, signal: AbortSignal): AsyncGenerator<ChatChunk, void> {
+  const { question, strategy, workers, maxTokens, temperature } = chat
+  const answer = await request(`${url}/v1/chat/completions`, signal, {
+    messages: [{ role: 'user', content: question }],
+    stream: true,
+    return_progress: true,
+    temperature,
+    ...(maxTokens === undefined ? {} : { max_tokens: maxTokens }),
+    headrace: { ...(strategy && { strategy }), ...(workers && { workers }) },
+  })
+  for await (const data of serverSentData(answer)) {
+    if (data === '[DONE]') return
+    const chunk = JSON.parse(data) as ChatChunk & ErrorAnswer
+    if (chunk.error) throw apiError(chunk)
+    yield chunk
+  }
+}
+
+export async function getJson<T>(url: string, signal: AbortSignal): Promise<T> {
+  const answer = await request(url, signal)
+  return (await answer.json()) as T
+}
+
+async function request(url: string, signal: AbortSignal, body?: object): Promise<Response> {
+  const post = { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }
+  const answer = await fetch(url, { signal, ...(body && post) }).catch((cause: Error) => {
+    if (signal.aborted) throw cause
+    throw new HeadraceError('dial_failed', `no coordinator answers at ${new URL(url).origin}`, { cause })
+  })
+  if (answer.ok) return answer
+  throw apiError((await answer.json().catch(() => ({}))) as ErrorAnswer, answer.status)
+}
+
+interface ErrorAnswer {
+  readonly error?: { message: string; code: string | null }
+}
+
+function apiError({ error }: ErrorAnswer, status?: number): HeadraceError {
+  const code = error?.code ?? ''
+  return new HeadraceError(
+    isErrorCode(code) ? code : 'internal',
+    error?.message ?? `the coordinator answered ${status}`,
+  )
+}
+
+/** The data of each event of a stream (one line each, as this API sends them); comments are passed over. */
+async function* serverSentData(answer: Response): AsyncGenerator<string, void> {
+  const decoder = new TextDecoder()
+  let text = ''
+  for await (const piece of answer.body ?? []) {
+    text += decoder.decode(piece as Uint8Array, { stream: true })
+    const lines = text.split('\n')
+    text = lines.pop() ?? ''
+    for (const line of lines) if (line.startsWith('data: ')) yield line.slice(6)
+  }
+}

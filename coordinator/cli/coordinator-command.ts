@@ -1,0 +1,77 @@
+import { checkHost, type Program, wholeNumber } from '../../shared/cli/options.ts'
+import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
+import { createLog } from '../../shared/log.ts'
+import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
+import { startCoordinator } from '../coordinator.ts'
+
+export const STRATEGY_CHOICES = ['auto', ...STRATEGIES] as const
+
+/** `headrace coordinator`. */
+export const coordinatorCommand = (program: Program): Program =>
+  program.command(
+    'coordinator',
+    'Serve the HTTP API and split prompts over the workers that join',
+    (args) =>
+      args
+        .option('model', { type: 'string', demandOption: true, describe: 'Hugging Face model folder' })
+        .option('name', { type: 'string', describe: 'Model name for clients [default: name of the folder]' })
+        .option('host', { type: 'string', default: '127.0.0.1', describe: 'Where to listen' })
+        .option('port', {
+          type: 'number',
+          default: 8080,
+          describe: 'Port of the API and of the workers; 0 takes a free one',
+        })
+        .option('strategy', {
+          choices: STRATEGY_CHOICES,
+          default: 'auto' as const,
+          describe: 'For requests that ask for none',
+        })
+        .option('accept-plaintext', {
+          type: 'boolean',
+          default: false,
+          describe: 'Listen beyond loopback without encryption',
+        })
+        .option('body-limit-mib', { type: 'number', default: 32, describe: 'Largest request body' })
+        .option('ping-seconds', {
+          type: 'number',
+          default: 15,
+          describe: 'Silence after which a stream gets a comment',
+        }),
+    (args) => run(args).catch((thrown: unknown) => reportFatal(thrown)),
+  )
+
+interface CoordinatorArgs {
+  model: string
+  name?: string | undefined
+  host: string
+  port: number
+  strategy: (typeof STRATEGY_CHOICES)[number]
+  acceptPlaintext: boolean
+  bodyLimitMib: number
+  pingSeconds: number
+  logLevel: string
+}
+
+async function run(args: CoordinatorArgs): Promise<void> {
+  checkHost(args.host, args.acceptPlaintext)
+  const stopped = stopSignal()
+  const coordinator = await startCoordinator(
+    {
+      modelFolder: args.model,
+      modelName: args.name,
+      host: args.host,
+      port: wholeNumber('port', args.port, 0, 65535),
+      strategy: strategyOf(args.strategy),
+      bodyLimitBytes: wholeNumber('body-limit-mib', args.bodyLimitMib, 1, 1024) * 2 ** 20,
+      pingSeconds: wholeNumber('ping-seconds', args.pingSeconds, 1, 3600),
+    },
+    createLog('coordinator', args.logLevel),
+  )
+  process.stdout.write(`${coordinator.url}\n`)
+  await aborted(stopped)
+  await coordinator.close()
+  if (process.connected) process.disconnect()
+}
+
+export const strategyOf = (choice: (typeof STRATEGY_CHOICES)[number]): Strategy | undefined =>
+  choice === 'auto' ? undefined : choice

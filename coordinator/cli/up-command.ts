@@ -1,0 +1,72 @@
+import { fileURLToPath } from 'node:url'
+import { type Program, wholeNumber } from '../../shared/cli/options.ts'
+import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
+import { abortError } from '../../shared/errors.ts'
+import { STRATEGY_CHOICES } from './coordinator-command.ts'
+import { startLocalCluster } from './local-cluster.ts'
+
+/** The model that comes with the project. */
+export const BUNDLED_MODEL = fileURLToPath(new URL('../../../deploy/model/logbook-7m', import.meta.url))
+
+/** `headrace up`. */
+export const upCommand = (program: Program): Program =>
+  program.command(
+    'up',
+    'Run a whole cluster on this machine: coordinator, prefill workers, decode node',
+    (args) =>
+      args
+        .option('model', {
+          type: 'string',
+          default: BUNDLED_MODEL,
+          defaultDescription: 'bundled',
+          describe: 'Hugging Face model folder',
+        })
+        .option('name', { type: 'string', describe: 'Model name for clients [default: name of the folder]' })
+        .option('workers', { type: 'number', default: 2, describe: 'Prefill workers' })
+        .option('decode-nodes', { type: 'number', default: 1, describe: 'Decode nodes' })
+        .option('port', { type: 'number', default: 8080, describe: 'Port of the API; 0 takes a free one' })
+        .option('strategy', {
+          choices: STRATEGY_CHOICES,
+          default: 'auto' as const,
+          describe: 'For requests that ask for none',
+        })
+        .option('engine', { type: 'string', default: 'onnx', describe: 'What does the arithmetic' })
+        .option('threads', { type: 'number', describe: 'Threads of each worker [default: cores / workers]' })
+        .option('pin', { type: 'boolean', default: false, describe: 'Each worker on one core of its own, one thread' })
+        .default('log-level', 'warn'),
+    (args) => run(args).catch((thrown: unknown) => reportFatal(thrown)),
+  )
+
+interface UpArgs {
+  model: string
+  name?: string | undefined
+  workers: number
+  decodeNodes: number
+  port: number
+  strategy: string
+  engine: string
+  threads?: number | undefined
+  pin: boolean
+  logLevel: string
+}
+
+async function run(args: UpArgs): Promise<void> {
+  const stopped = stopSignal()
+  const { url, group } = await startLocalCluster(
+    {
+      ...args,
+      threads: args.threads,
+      workers: wholeNumber('workers', args.workers, 1, 64),
+      decodeNodes: wholeNumber('decode-nodes', args.decodeNodes, 1, 16),
+      port: wholeNumber('port', args.port, 0, 65535),
+    },
+    stopped,
+  )
+  process.stdout.write(`${url}\n`)
+  try {
+    await Promise.race([aborted(stopped), aborted(group.failed)])
+  } finally {
+    await group.stop()
+  }
+  if (group.failed.aborted) throw abortError(group.failed)
+}

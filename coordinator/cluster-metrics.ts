@@ -1,0 +1,38 @@
+import type { CoordinatorMetrics } from './metrics.ts'
+import type { Runs, WorkerView } from './runs/events.ts'
+
+/** The prompt length at which a worker's speed is stated: long enough that fixed costs do not matter. */
+const SPEED_TOKENS = 512
+
+/** Sets the gauges from the cluster as it is now, at each scrape: nothing to keep in step, nothing left of who is gone. */
+export function observeCluster(metrics: CoordinatorMetrics, runs: Runs, layers: number): void {
+  const { workers, runs: load } = runs.cluster()
+  metrics.ready.set(runs.unready() === undefined ? 1 : 0)
+  metrics.running.set(load.running)
+  metrics.waiting.set(load.waiting)
+
+  const { workerSpeed, workerMemory, workerLastSeen, linkRtt } = metrics
+  for (const gauge of [workerSpeed, workerMemory, workerLastSeen, linkRtt]) gauge.reset()
+  zeroWorkers(metrics)
+  for (const view of workers) {
+    const worker = { worker: view.id }
+    metrics.workers.inc({ role: view.role, state: view.state })
+    workerMemory.set(worker, view.memoryBytes)
+    workerLastSeen.set(worker, view.lastSeenSeconds)
+    if (view.rttSeconds !== undefined) linkRtt.set(worker, view.rttSeconds)
+    if (view.cost !== undefined) workerSpeed.set(worker, tokensPerSecond(view.cost, layers))
+  }
+}
+
+/** Also of roles and states that no worker is in. */
+function zeroWorkers({ workers }: CoordinatorMetrics): void {
+  for (const role of ROLES) for (const state of STATES) workers.set({ role, state }, 0)
+}
+
+const ROLES: readonly WorkerView['role'][] = ['prefill', 'decode']
+const STATES: readonly WorkerView['state'][] = ['joining', 'ready', 'leaving', 'lost']
+
+function tokensPerSecond({ o, a, b }: NonNullable<WorkerView['cost']>, layers: number): number {
+  const seconds = layers * (o + a * SPEED_TOKENS + (b * SPEED_TOKENS ** 2) / 2)
+  return seconds > 0 ? SPEED_TOKENS / seconds : 0
+}

@@ -1,0 +1,182 @@
+import type { Clock } from '../../shared/clock.ts'
+import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import { asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
+import { CONTROL_LIMITS, type Link } from '../../shared/link/link.ts'
+import type { Log } from '../../shared/log.ts'
+import {
+  type Command,
+  commandSchema,
+  eventSchema,
+  type Join,
+  PROTOCOL_VERSION,
+  type WorkerEvent,
+} from '../../shared/protocol/control.ts'
+import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
+import type { CoordinatorMetrics, DISCONNECT_REASONS } from '../metrics.ts'
+import type { RunFollower, Workers } from '../runs/dispatch.ts'
+import { applyEvent, type ClusterEvent, type ClusterState, EMPTY_CLUSTER, findWorker, silentWorkers } from './state.ts'
+
+const PING_SECONDS = 1
+/** Sockets tell of a dead process at once; silence on an open one means that the host or its main thread hangs. */
+const SILENCE_LIMIT_SECONDS = 10
+
+/** What a link to a worker is doing here. */
+interface Connection {
+  readonly link: Link
+  pingSeq: number
+  pingAt: number
+}
+
+/**
+ * The rim around the cluster's state: takes the links that workers dial, turns what they say and their silences into
+ * events, and carries commands back.
+ */
+export class Registry implements Workers {
+  readonly #of: { fingerprint: string; clock: Clock; metrics: CoordinatorMetrics; log: Log }
+  readonly #connections = new Map<WorkerId, Connection>()
+  readonly #followers = new Map<string, RunFollower>()
+  #state: ClusterState = EMPTY_CLUSTER
+
+  constructor(of: { fingerprint: string; clock: Clock; metrics: CoordinatorMetrics; log: Log }) {
+    this.#of = of
+  }
+
+  get state(): ClusterState {
+    return this.#state
+  }
+
+  /** Serves one worker's link until it closes. Never rejects. */
+  async serve(link: Link): Promise<void> {
+    let worker: WorkerId | undefined
+    let reason = new HeadraceError('link_closed', 'the worker closed the link')
+    try {
+      for (let frame = await link.receive(); frame; frame = await link.receive()) {
+        const { message, payload } = decodeMessage(eventSchema, frame, CONTROL_LIMITS.maxFrameBytes)
+        if (worker !== undefined) this.#heard(worker, message, payload)
+        else if (message.kind === 'join') worker = await this.#admit(message, link)
+        else throw new HeadraceError('unexpected_message', `${message.kind} before join`)
+      }
+      link.close()
+    } catch (thrown) {
+      reason = asHeadraceError(thrown)
+      this.#of.log.warn({ worker, peer: link.peer, code: reason.code, details: reason.details }, reason.message)
+      link.close(reason)
+    }
+    if (worker !== undefined) this.#gone(worker, reason)
+  }
+
+  /** Asks every worker for a sign of life, once a second, until aborted. */
+  async keepWatch(signal: AbortSignal): Promise<void> {
+    const { clock } = this.#of
+    while (!signal.aborted) {
+      for (const silent of silentWorkers(this.#state, clock.now(), SILENCE_LIMIT_SECONDS))
+        this.#connections
+          .get(silent)
+          ?.link.close(new HeadraceError('worker_lost', `no sign of life for ${SILENCE_LIMIT_SECONDS} s`))
+      for (const [worker, connection] of this.#connections) {
+        connection.pingSeq++
+        connection.pingAt = clock.now()
+        this.send(worker, { kind: 'ping', seq: connection.pingSeq })
+      }
+      await clock.sleep(PING_SECONDS, signal).catch(() => undefined) // the loop's condition ends it
+    }
+  }
+
+  apply(event: ClusterEvent): void {
+    this.#state = applyEvent(this.#state, event)
+  }
+
+  urlOf(worker: string): string {
+    return findWorker(this.#state, asWorkerId(worker))?.url ?? ''
+  }
+
+  send(worker: string, command: Command, payload?: Uint8Array): void {
+    const connection = this.#connections.get(asWorkerId(worker))
+    // If the link breaks, `serve` notices and tells every run that follows this worker.
+    connection?.link
+      .send(encodeMessage(commandSchema, command, payload))
+      .catch((error: unknown) => this.#of.log.debug({ err: error, worker, kind: command.kind }, 'not delivered'))
+  }
+
+  follow(run: RunId, follower: RunFollower): () => void {
+    this.#followers.set(run, follower)
+    return () => this.#followers.delete(run)
+  }
+
+  close(): void {
+    for (const { link } of this.#connections.values()) link.close()
+  }
+
+  async #admit(join: Join, link: Link): Promise<WorkerId> {
+    const { clock, log, metrics } = this.#of
+    const worker = asWorkerId(join.name)
+    try {
+      this.#checkJoin(join)
+      const { role, engine, host, url, cores, memoryBytes } = join
+      const identity = { id: worker, role, engine, host, url, cores, memoryBytes }
+      this.apply({ kind: 'worker_joined', at: clock.now(), worker: identity })
+    } catch (thrown) {
+      const error = asHeadraceError(thrown)
+      metrics.joinsRefused.inc({ code: error.code })
+      await link.send(encodeMessage(commandSchema, { kind: 'refused', code: error.code, message: error.message }))
+      throw error
+    }
+    this.#connections.set(worker, { link, pingSeq: 0, pingAt: clock.now() })
+    this.send(worker, { kind: 'joined', worker })
+    log.info({ worker, role: join.role, url: join.url, engine: join.engine }, 'worker joined')
+    return worker
+  }
+
+  #checkJoin(join: Join): void {
+    if (join.protocol !== PROTOCOL_VERSION)
+      throw new HeadraceError(
+        'protocol_mismatch',
+        `the worker speaks version ${join.protocol}, not ${PROTOCOL_VERSION}`,
+      )
+    const { fingerprint } = this.#of
+    if (join.fingerprint !== fingerprint)
+      throw new HeadraceError(
+        'fingerprint_mismatch',
+        `the worker's model is ${join.fingerprint}, the coordinator's is ${fingerprint}`,
+        { details: { worker: join.fingerprint, coordinator: fingerprint } },
+      )
+  }
+
+  #heard(worker: WorkerId, event: WorkerEvent, payload: Uint8Array): void {
+    const at = this.#of.clock.now()
+    switch (event.kind) {
+      case 'join':
+        throw new HeadraceError('unexpected_message', `${worker} joined twice`)
+      case 'ready':
+        this.apply({ kind: 'worker_calibrated', at, worker, ...(event.cost && { cost: event.cost }) })
+        this.#of.log.info({ worker, cost: event.cost }, 'worker ready')
+        return
+      case 'pong': {
+        const connection = this.#connections.get(worker)
+        if (connection?.pingSeq !== event.seq) return // late: the next one counts
+        const rttSeconds = at - connection.pingAt
+        this.apply({ kind: 'worker_pinged', at, worker, rttSeconds, residentBytes: event.residentBytes })
+        return
+      }
+      case 'leaving':
+        this.apply({ kind: 'worker_leaving', at, worker })
+        this.#of.log.info({ worker }, 'worker leaving')
+        return
+      default:
+        this.#followers.get(event.run)?.onEvent(worker, event, payload)
+    }
+  }
+
+  #gone(worker: WorkerId, reason: HeadraceError): void {
+    this.#connections.delete(worker)
+    const leaving = findWorker(this.#state, worker)?.state === 'leaving'
+    this.apply(leaving ? { kind: 'forgotten', worker } : { kind: 'worker_lost', worker, reason: reason.message })
+    const cause = leaving ? 'leaving' : disconnectReason(reason)
+    this.#of.metrics.disconnects.inc({ reason: cause })
+    this.#of.log.info({ worker, reason: cause }, 'worker gone')
+    for (const follower of this.#followers.values()) follower.onLost(worker, reason)
+  }
+}
+
+const disconnectReason = ({ code }: HeadraceError): (typeof DISCONNECT_REASONS)[number] =>
+  code === 'link_closed' || code === 'link_overflow' ? 'link_closed' : code === 'worker_lost' ? 'silent' : 'protocol'

@@ -1,0 +1,145 @@
+import { stat } from 'node:fs/promises'
+import { basename, resolve } from 'node:path'
+import { HeadraceError } from '../shared/errors.ts'
+import { CONTROL_LIMITS, type Link } from '../shared/link/link.ts'
+import { realClock } from '../shared/link/real-clock.ts'
+import { attachLinks, listenLinks } from '../shared/link/ws-server.ts'
+import type { Log } from '../shared/log.ts'
+import { locateModel, modelFingerprint, readEosTokens, readModelShape } from '../shared/model-folder.ts'
+import { type ModelShape, parameterCount } from '../shared/model-shape.ts'
+import type { Strategy } from '../shared/plan.ts'
+import { packageVersion } from '../shared/version.ts'
+import { Registry } from './cluster/registry.ts'
+import type { ModelFacts } from './http/deps.ts'
+import { buildServer } from './http/server.ts'
+import { type CoordinatorMetrics, createCoordinatorMetrics } from './metrics.ts'
+import { measuredRuns } from './run-metrics.ts'
+import { ClusterRuns } from './runs/cluster-runs.ts'
+import type { Runs } from './runs/events.ts'
+import { loadChatTemplate } from './tokenizer/chat-template.ts'
+import { loadTokenizer } from './tokenizer/tokenizer.ts'
+
+/** Where workers dial. */
+export const LINK_PATH = '/link'
+
+export interface CoordinatorConfig {
+  readonly modelFolder: string
+  /** The name that clients use; by default that of the folder. */
+  readonly modelName: string | undefined
+  readonly host: string
+  /** 0 takes any free port. */
+  readonly port: number
+  /** For requests that ask for none; absent leaves it to the planner. */
+  readonly strategy: Strategy | undefined
+  readonly bodyLimitBytes: number
+  readonly pingSeconds: number
+}
+
+export interface RunningCoordinator {
+  readonly url: string
+  close(): Promise<void>
+}
+
+/** The coordinator as people deploy it: the OpenAI-compatible API and the workers' links on one port. */
+export async function startCoordinator(config: CoordinatorConfig, log: Log): Promise<RunningCoordinator> {
+  const { modelFolder, host, port, pingSeconds, bodyLimitBytes } = config
+  const modelName = config.modelName ?? basename(resolve(modelFolder))
+  const [tokenizer, template, core] = await Promise.all([
+    loadTokenizer(modelFolder),
+    loadChatTemplate(modelFolder),
+    startCore(modelFolder, modelName, config.strategy, log),
+  ])
+  const { runs, metrics, shape, fingerprint } = core
+  const model = await modelFacts(modelFolder, modelName, shape, fingerprint)
+  const app = buildServer({
+    runs,
+    tokenizer,
+    template,
+    model,
+    metrics,
+    log,
+    clock: realClock,
+    pingSeconds,
+    bodyLimitBytes,
+  })
+  const detach = attachLinks(app.server, { path: LINK_PATH, limits: CONTROL_LIMITS, onLink: core.onLink })
+  const url = await app.listen({ host, port })
+  log.info({ url, model: model.name, fingerprint }, 'listening')
+  return {
+    url,
+    close: async () => {
+      await core.close()
+      detach()
+      await app.close()
+    },
+  }
+}
+
+/** The same cluster without the API, for programs that drive runs themselves (`headrace verify`). */
+export async function startHeadless(
+  modelFolder: string,
+  log: Log,
+): Promise<{ runs: Runs; shape: ModelShape; url: string; close(): Promise<void> }> {
+  const { runs, shape, onLink, close } = await startCore(modelFolder, basename(resolve(modelFolder)), undefined, log)
+  const server = await listenLinks({ host: '127.0.0.1', port: 0, path: LINK_PATH, limits: CONTROL_LIMITS, onLink })
+  return {
+    runs,
+    shape,
+    url: server.url,
+    close: async () => {
+      await close()
+      await server.close()
+    },
+  }
+}
+
+interface Core {
+  readonly runs: Runs
+  readonly metrics: CoordinatorMetrics
+  readonly shape: ModelShape
+  readonly fingerprint: string
+  readonly onLink: (link: Link) => void
+  close(): Promise<void>
+}
+
+async function startCore(
+  modelFolder: string,
+  modelName: string,
+  strategy: Strategy | undefined,
+  log: Log,
+): Promise<Core> {
+  const [shape, fingerprint] = await Promise.all([readModelShape(modelFolder), modelFingerprint(modelFolder)])
+  const metrics = createCoordinatorMetrics({ version: packageVersion, model: modelName })
+  const registry = new Registry({ fingerprint, clock: realClock, metrics, log })
+  const stopping = new AbortController()
+  const watch = registry.keepWatch(stopping.signal)
+  return {
+    runs: measuredRuns(new ClusterRuns({ registry, shape, strategy, clock: realClock }), metrics, realClock),
+    metrics,
+    shape,
+    fingerprint,
+    onLink: (link) => {
+      registry.serve(link).catch((error: unknown) => log.error({ err: error }, 'a worker was not served'))
+    },
+    close: async () => {
+      stopping.abort(new HeadraceError('shutting_down', 'the coordinator is stopping'))
+      await watch
+      registry.close()
+    },
+  }
+}
+
+async function modelFacts(folder: string, name: string, shape: ModelShape, fingerprint: string): Promise<ModelFacts> {
+  const { weights } = await locateModel(folder)
+  const sizes = await Promise.all(weights.map(async (path) => (await stat(path)).size))
+  return {
+    name,
+    layers: shape.layers,
+    contextLength: shape.contextLength,
+    vocab: shape.vocab,
+    params: parameterCount(shape),
+    bytes: sizes.reduce((sum, size) => sum + size, 0),
+    eosTokens: await readEosTokens(folder),
+    fingerprint,
+  }
+}

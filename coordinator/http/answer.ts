@@ -1,0 +1,102 @@
+import { randomUUID } from 'node:crypto'
+import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
+import type { ModelFacts } from './deps.ts'
+import type { Summary } from './generation.ts'
+
+/** The parts that every answer has: OpenAI's head and usage, llama-server's timings, and our own account of the prefill. */
+
+export interface Head {
+  readonly id: string
+  readonly object: string
+  readonly created: number
+  readonly model: string
+  readonly system_fingerprint: string
+}
+
+export function answerHead(prefix: 'chatcmpl' | 'cmpl', object: string, model: ModelFacts): Head {
+  return {
+    id: `${prefix}-${randomUUID().replaceAll('-', '')}`,
+    object,
+    created: Math.floor(Date.now() / 1000),
+    model: model.name,
+    system_fingerprint: `fp_${model.fingerprint.slice(0, 12)}`,
+  }
+}
+
+export function usageOf({ promptTokens, cachedTokens, completionTokens }: Summary) {
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+    prompt_tokens_details: { cached_tokens: cachedTokens, audio_tokens: 0 },
+    completion_tokens_details: { reasoning_tokens: 0, audio_tokens: 0 },
+  }
+}
+
+/** llama-server's names, because tools read them: prompt_n + cache_n + predicted_n is the context in use. */
+export function timingsOf(summary: Summary) {
+  const promptTokens = summary.promptTokens - summary.cachedTokens
+  const promptMs = Math.max(0, summary.ttftSeconds - summary.queueSeconds) * 1000
+  const predictedMs = summary.decodeSeconds * 1000
+  return {
+    cache_n: summary.cachedTokens,
+    prompt_n: promptTokens,
+    prompt_ms: promptMs,
+    prompt_per_token_ms: ratio(promptMs, promptTokens),
+    prompt_per_second: ratio(promptTokens * 1000, promptMs),
+    predicted_n: summary.completionTokens,
+    predicted_ms: predictedMs,
+    predicted_per_token_ms: ratio(predictedMs, summary.completionTokens),
+    predicted_per_second: ratio(summary.completionTokens * 1000, predictedMs),
+  }
+}
+
+/** Who computed what, and where the time to the first token went. Workers' seconds are absent if the run ended early. */
+export function prefillOf({ plan, workers, queueSeconds, ttftSeconds }: Summary) {
+  return {
+    strategy: plan.strategy,
+    workers: plan.workers.map(({ worker, spans }) => {
+      const report = workers?.find((candidate) => candidate.worker === worker && candidate.role === 'prefill')
+      return {
+        id: worker,
+        spans: spans.map(spanPair),
+        tokens: spanTokens(spans),
+        ...(report === undefined
+          ? {}
+          : {
+              compute_seconds: report.computeSeconds,
+              wait_seconds: report.waitSeconds,
+              send_seconds: report.sendSeconds,
+            }),
+      }
+    }),
+    ...(workers === undefined ? {} : { links: linksOf(workers) }),
+    decode: plan.decode,
+    queue_seconds: queueSeconds,
+    ttft_seconds: ttftSeconds,
+    predicted_ttft_seconds: plan.predictedTtftSeconds,
+  }
+}
+
+/** A plan as `GET /v1/plan` shows it, in the words of `prefill`. */
+export function planOf(plan: Plan) {
+  return {
+    strategy: plan.strategy,
+    workers: plan.workers.map(({ worker, spans, computeSeconds }) => ({
+      id: worker,
+      spans: spans.map(spanPair),
+      tokens: spanTokens(spans),
+      compute_seconds: computeSeconds,
+    })),
+    decode: plan.decode,
+    predicted_ttft_seconds: plan.predictedTtftSeconds,
+    bound: plan.bound,
+  }
+}
+
+const linksOf = (workers: NonNullable<Summary['workers']>) =>
+  workers.flatMap(({ worker, sent }) => sent.map(({ to, bytes }) => ({ from: worker, to, bytes })))
+
+const spanPair = ({ start, end }: Span): [number, number] => [start, end]
+
+const ratio = (part: number, whole: number) => (whole > 0 ? part / whole : 0)

@@ -1,0 +1,30 @@
+import type { WorkerView } from '../runs/events.ts'
+import type { ServerDeps } from './deps.ts'
+
+/** The cluster as `GET /v1/cluster` shows it, in the API's spelling. */
+export function clusterView({ runs, model }: ServerDeps) {
+  const { workers, runs: load } = runs.cluster()
+  const unready = runs.unready()
+  return {
+    object: 'cluster',
+    ready: unready === undefined,
+    reason: unready === undefined ? null : { code: unready.code, message: unready.message },
+    model: { id: model.name, fingerprint: model.fingerprint, max_model_len: model.contextLength },
+    workers: workers.map(workerView),
+    runs: { running: load.running, waiting: load.waiting },
+  }
+}
+
+const workerView = (worker: WorkerView) => ({
+  id: worker.id,
+  role: worker.role,
+  state: worker.state,
+  engine: worker.engine,
+  host: worker.host,
+  cores: worker.cores,
+  memory_bytes: worker.memoryBytes,
+  cost: worker.cost ?? null,
+  rtt_seconds: worker.rttSeconds ?? null,
+  last_seen_seconds: worker.lastSeenSeconds,
+  runs: worker.runs,
+})

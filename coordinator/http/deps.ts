@@ -1,0 +1,32 @@
+import type { Clock } from '../../shared/clock.ts'
+import type { Log } from '../../shared/log.ts'
+import type { CoordinatorMetrics } from '../metrics.ts'
+import type { Runs } from '../runs/events.ts'
+import type { ChatTemplate } from '../tokenizer/chat-template.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+
+/** What the API tells about the model and checks requests against. */
+export interface ModelFacts {
+  readonly name: string
+  readonly layers: number
+  readonly contextLength: number
+  readonly vocab: number
+  readonly params: number
+  readonly bytes: number
+  readonly eosTokens: readonly number[]
+  readonly fingerprint: string
+}
+
+export interface ServerDeps {
+  readonly runs: Runs
+  readonly tokenizer: Tokenizer
+  readonly template: ChatTemplate
+  readonly model: ModelFacts
+  readonly metrics: CoordinatorMetrics
+  readonly log: Log
+  readonly clock: Clock
+  /** A stream that says nothing for so long gets a comment, so that proxies keep it open. Default 15. */
+  readonly pingSeconds?: number
+  /** Default 32 MiB. */
+  readonly bodyLimitBytes?: number
+}

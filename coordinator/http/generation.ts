@@ -1,0 +1,115 @@
+import { HeadraceError } from '../../shared/errors.ts'
+import type { Plan } from '../../shared/plan.ts'
+import type { FinishReason, TokenLogprob } from '../../shared/protocol/run-types.ts'
+import type { RunEvent, RunReport } from '../runs/events.ts'
+import { createTextStream } from '../tokenizer/text-stream.ts'
+import type { Ask } from './ask.ts'
+import type { ServerDeps } from './deps.ts'
+
+/** A generated token with its log-probability; `offset` is where its text begins in the answer. */
+export interface ScoredToken {
+  readonly token: number
+  readonly offset: number
+  readonly logprob: TokenLogprob
+}
+
+/** An answer in the making: progress ..., started, text ..., then exactly one ended. */
+export type Piece =
+  | { readonly kind: 'progress'; readonly processed: number; readonly total: number; readonly seconds: number }
+  | { readonly kind: 'started' }
+  | { readonly kind: 'text'; readonly text: string; readonly scored: readonly ScoredToken[] }
+  | { readonly kind: 'ended'; readonly reason: FinishReason; readonly summary: Summary }
+
+/** A run's report, or what is known without one: a run that a stop string ends reports no more. */
+export type Summary = Pick<
+  RunReport,
+  'queueSeconds' | 'ttftSeconds' | 'decodeSeconds' | 'promptTokens' | 'cachedTokens' | 'completionTokens'
+> & { readonly plan: Plan; readonly workers?: RunReport['workers'] }
+
+/** Runs a request and turns its tokens into text. Leaving early, as a stop string does, cancels the run everywhere. */
+export async function* generate(deps: ServerDeps, ask: Ask, signal: AbortSignal): AsyncGenerator<Piece, void> {
+  const watch = createStopwatch(deps)
+  const answer = createAnswer(deps, ask)
+  for await (const event of deps.runs.run(ask.request, signal)) {
+    watch.note(event)
+    switch (event.kind) {
+      case 'planned':
+      case 'prefilled':
+      case 'logits':
+        break
+      case 'progress':
+        yield event
+        break
+      case 'token': {
+        if (event.index === 0) yield { kind: 'started' }
+        const stopped = yield* answer.take(event)
+        if (!stopped) break
+        yield { kind: 'ended', reason: 'stop', summary: watch.summary() }
+        return
+      }
+      case 'finished': {
+        const stopped = yield* answer.rest()
+        yield { kind: 'ended', reason: stopped ? 'stop' : event.reason, summary: event.report }
+        return
+      }
+      default:
+        event satisfies never
+    }
+  }
+  throw new HeadraceError('internal', 'the run ended without a result')
+}
+
+/** Tokens to text pieces. Log-probabilities travel with the text of their tokens, and are cut off with it. */
+function createAnswer({ tokenizer }: ServerDeps, { request, stops }: Ask) {
+  const decoder = createTextStream((ids) => tokenizer.decode(ids, { skipSpecial: true }), stops)
+  const endings = new Set(request.stopTokens)
+  let waiting: ScoredToken[] = []
+  let sent = 0
+
+  function* emit({ text, stopped }: { text: string; stopped: boolean }, last: boolean): Generator<Piece, boolean> {
+    sent += text.length
+    if (text === '' && !last && !stopped) return false
+    const scored = stopped ? waiting.filter(({ offset }) => offset < sent) : waiting
+    waiting = []
+    if (text !== '' || scored.length > 0) yield { kind: 'text', text, scored }
+    return stopped
+  }
+
+  return {
+    *take(event: Extract<RunEvent, { kind: 'token' }>): Generator<Piece, boolean> {
+      if (endings.has(event.token)) return false
+      const offset = decoder.decoded
+      if (event.logprob !== undefined) waiting.push({ token: event.token, offset, logprob: event.logprob })
+      return yield* emit(decoder.push(event.token), false)
+    },
+    rest: (): Generator<Piece, boolean> => emit(decoder.flush(), true),
+  }
+}
+
+/** What a run's events alone tell about its time. */
+function createStopwatch({ clock }: ServerDeps) {
+  const started = clock.now()
+  let planned: Extract<RunEvent, { kind: 'planned' }> | undefined
+  let firstToken = started
+  let tokens = 0
+  return {
+    note(event: RunEvent): void {
+      if (event.kind === 'planned') planned = event
+      if (event.kind !== 'token') return
+      if (tokens === 0) firstToken = clock.now()
+      tokens += 1
+    },
+    summary(): Summary {
+      if (planned === undefined) throw new HeadraceError('internal', 'the run has tokens but no plan')
+      return {
+        plan: planned.plan,
+        queueSeconds: planned.queueSeconds,
+        ttftSeconds: firstToken - started,
+        decodeSeconds: clock.now() - firstToken,
+        promptTokens: planned.plan.promptTokens,
+        cachedTokens: 0,
+        completionTokens: tokens,
+      }
+    },
+  }
+}

@@ -1,0 +1,47 @@
+/**
+ * What arithmetic costs. A layer takes a worker o + a n + b n (P + n/2) seconds for n tokens after P: launching, the
+ * linear part, and the causal triangle of attention (P + n/2 is how many keys an average query of the span sees).
+ * Every worker is calibrated on its own: a/b differs between engines, and kernels do not follow FLOP counts.
+ */
+import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Span } from '../../shared/plan.ts'
+import { spanTokens } from '../../shared/plan.ts'
+import type { Cost } from '../../shared/protocol/control.ts'
+
+/** Seconds of one layer for one span. */
+export function spanSeconds({ o, a, b }: Cost, { start, end }: Span): number {
+  const tokens = end - start
+  return o + tokens * (a + b * (start + tokens / 2))
+}
+
+/** Seconds of one layer for all spans of a worker. Each span is launched on its own, so each costs one overhead. */
+export const layerSeconds = (cost: Cost, spans: readonly Span[]): number =>
+  spans.reduce((sum, span) => sum + spanSeconds(cost, span), 0)
+
+/** Seconds until the K and V of one layer are projected, before any attention. */
+export const projectSeconds = (cost: Cost, spans: readonly Span[], shape: ModelShape): number =>
+  spans.length * cost.o + spanTokens(spans) * cost.a * projectedShare(shape)
+
+/**
+ * Seconds of a whole prefill. Of the last layer only K and V are needed, since nothing but the prompt's last token goes
+ * on from there, and that one is the decode node's.
+ */
+export const prefillSeconds = (cost: Cost, spans: readonly Span[], shape: ModelShape): number =>
+  (shape.layers - 1) * layerSeconds(cost, spans) + projectSeconds(cost, spans, shape)
+
+/** Seconds that one more token takes through all layers when `position` tokens lie before it. */
+export const tokenSeconds = (cost: Cost, position: number, shape: ModelShape): number =>
+  shape.layers * spanSeconds(cost, { start: position, end: position + 1 })
+
+/** A speed that people can compare: tokens per second of a prompt of 4096 tokens on this worker alone. */
+export const tokensPerSecond = (cost: Cost, shape: ModelShape): number =>
+  REFERENCE.end / prefillSeconds(cost, [REFERENCE], shape)
+
+const REFERENCE: Span = { start: 0, end: 4096 }
+
+/** How much of a layer's linear arithmetic is the q, k and v projection. The hidden size cancels out. */
+function projectedShare({ heads, kvHeads, headDim, ffn }: ModelShape): number {
+  const projection = (heads + 2 * kvHeads) * headDim
+  const output = heads * headDim
+  return projection / (projection + output + 3 * ffn)
+}

@@ -1,0 +1,97 @@
+import type { Clock } from '../shared/clock.ts'
+import { asHeadraceError, ERRORS } from '../shared/errors.ts'
+import type { Plan } from '../shared/plan.ts'
+import type { CoordinatorMetrics, RunStatus } from './metrics.ts'
+import type { RunEvent, RunReport, RunRequest, Runs } from './runs/events.ts'
+
+/** The same runs, with every event counted on its way: the one place where run metrics are kept. */
+export function measuredRuns(runs: Runs, metrics: CoordinatorMetrics, clock: Clock): Runs {
+  return {
+    plan: (promptTokens, ask) => runs.plan(promptTokens, ask),
+    unready: () => runs.unready(),
+    cluster: () => runs.cluster(),
+    async *run(request, signal) {
+      const record = createRecord(metrics, clock, request)
+      try {
+        for await (const event of runs.run(request, signal)) {
+          record.note(event)
+          yield event
+        }
+      } catch (thrown) {
+        record.failed(thrown)
+        throw thrown
+      } finally {
+        // Also reached when the caller leaves early, which a stop string does.
+        record.close(signal.aborted)
+      }
+    },
+  }
+}
+
+function createRecord(metrics: CoordinatorMetrics, clock: Clock, request: RunRequest) {
+  const started = clock.now()
+  let plan: Plan | undefined
+  let queueSeconds = 0
+  let tokens = 0
+  let report: RunReport | undefined
+  let failure: RunStatus | undefined
+
+  function firstToken(): void {
+    const ttft = clock.now() - started
+    metrics.ttft.observe(ttft)
+    if (plan === undefined) return
+    metrics.prefill.observe({ strategy: plan.strategy }, Math.max(0, ttft - queueSeconds))
+    // A prediction is of the plan's own time: it cannot know the queue.
+    const measured = ttft - queueSeconds
+    if (measured > 0) metrics.predictionError.observe(Math.abs(plan.predictedTtftSeconds - measured) / measured)
+  }
+
+  return {
+    note(event: RunEvent): void {
+      if (event.kind === 'planned') {
+        plan = event.plan
+        queueSeconds = event.queueSeconds
+        observePlan(metrics, request, event.plan, queueSeconds)
+      } else if (event.kind === 'token') {
+        if (tokens === 0) firstToken()
+        tokens += 1
+      } else if (event.kind === 'finished') report = event.report
+    },
+    failed(thrown: unknown): void {
+      const { status } = ERRORS[asHeadraceError(thrown).code]
+      failure = plan === undefined && (status < 500 || status === 503) ? 'refused' : 'failed'
+    },
+    close(aborted: boolean): void {
+      const status: RunStatus = report !== undefined ? 'finished' : aborted ? 'cancelled' : (failure ?? 'finished')
+      metrics.requests.inc({ status, strategy: plan?.strategy ?? 'none' })
+      metrics.generationTokens.inc(tokens)
+      if (tokens === 0) return
+      const cached = report?.cachedTokens ?? 0
+      metrics.promptTokens.inc({ source: 'cached' }, cached)
+      metrics.promptTokens.inc({ source: 'computed' }, request.promptTokens.length - cached)
+      if (report !== undefined) observeReport(metrics, report)
+    },
+  }
+}
+
+function observePlan(metrics: CoordinatorMetrics, request: RunRequest, plan: Plan, queueSeconds: number): void {
+  const asked = request.strategy !== undefined || request.workers !== undefined
+  metrics.decisions.inc({ strategy: plan.strategy, reason: asked ? 'asked' : plan.bound })
+  metrics.queue.observe(queueSeconds)
+  metrics.phase.observe({ phase: 'queue' }, queueSeconds)
+}
+
+function observeReport(metrics: CoordinatorMetrics, { workers, decodeSeconds }: RunReport): void {
+  const prefill = workers.filter(({ role }) => role === 'prefill')
+  const slowest = (key: 'computeSeconds' | 'waitSeconds' | 'sendSeconds') =>
+    prefill.reduce((most, worker) => Math.max(most, worker[key]), 0)
+  metrics.phase.observe({ phase: 'decode' }, decodeSeconds)
+  for (const { worker, sent } of workers)
+    for (const { to, bytes } of sent) metrics.linkBytes.inc({ worker, peer: to, direction: 'sent' }, bytes)
+  if (prefill.length === 0) return
+  metrics.phase.observe({ phase: 'compute' }, slowest('computeSeconds'))
+  metrics.phase.observe({ phase: 'wait' }, slowest('waitSeconds'))
+  metrics.phase.observe({ phase: 'send' }, slowest('sendSeconds'))
+  const mean = prefill.reduce((sum, { computeSeconds }) => sum + computeSeconds, 0) / prefill.length
+  if (mean > 0) metrics.imbalance.observe(slowest('computeSeconds') / mean)
+}

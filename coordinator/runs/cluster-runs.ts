@@ -1,0 +1,94 @@
+import { randomUUID } from 'node:crypto'
+import type { Clock } from '../../shared/clock.ts'
+import { HeadraceError } from '../../shared/errors.ts'
+import { asRunId, type RunId } from '../../shared/ids.ts'
+import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Plan, Strategy } from '../../shared/plan.ts'
+import type { Registry } from '../cluster/registry.ts'
+import { readyDecode, readyPrefill, toClusterView } from '../cluster/state.ts'
+import { type PlanAsk, type Planned, planPrefill } from '../planning/plan-prefill.ts'
+import { Admission } from './admission.ts'
+import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
+import type { QueueLimits } from './queue.ts'
+import { runRequest } from './run.ts'
+
+export interface ClusterRunsOptions {
+  readonly registry: Registry
+  readonly shape: ModelShape
+  /** For requests that ask for none; absent leaves it to the planner. */
+  readonly strategy: Strategy | undefined
+  readonly limits?: QueueLimits
+  readonly clock: Clock
+}
+
+/** The weight of a new run in the rate that waiting times are estimated by. */
+const RATE_GAIN = 0.3
+
+/** `Runs` over a real cluster: admission, the registry's facts, and a plan per request. */
+export class ClusterRuns implements Runs {
+  readonly #of: ClusterRunsOptions
+  readonly #admission: Admission
+  #tokensPerSecond = 0
+
+  constructor(of: ClusterRunsOptions) {
+    this.#of = of
+    this.#admission = new Admission(of.clock, of.limits)
+  }
+
+  async *run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
+    const { registry, shape, clock } = this.#of
+    const deps = {
+      admission: this.#admission,
+      workers: registry,
+      layers: shape.layers,
+      tokensPerSecond: () => this.#tokensPerSecond,
+      planNow: (of: RunRequest) => this.plan(of.promptTokens.length, of).chosen,
+      occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan),
+      clock,
+    }
+    const run = asRunId(randomUUID())
+    for await (const event of runRequest(run, request, deps, signal)) {
+      if (event.kind === 'finished') this.#measured(event.report)
+      yield event
+    }
+  }
+
+  plan(promptTokens: number, ask: { strategy?: Strategy; workers?: number } = {}): Planned {
+    const { registry, shape } = this.#of
+    const strategy = ask.strategy ?? this.#of.strategy
+    const wanted: PlanAsk = {
+      ...(strategy !== undefined && { strategy }),
+      ...(ask.workers !== undefined && { workers: ask.workers }),
+    }
+    const workers = readyPrefill(registry.state)
+    const decode = readyDecode(registry.state).map(({ id, runs }) => ({ id, runs: runs.length }))
+    return planPrefill({ shape, promptTokens, workers, decode }, wanted)
+  }
+
+  unready(): HeadraceError | undefined {
+    const { state } = this.#of.registry
+    if (readyPrefill(state).length === 0) return new HeadraceError('no_workers', 'no prefill worker is ready')
+    if (readyDecode(state).length === 0) return new HeadraceError('no_decode_node', 'no decode node is ready')
+    return undefined
+  }
+
+  cluster(): ClusterView {
+    const { running, waiting } = this.#admission
+    return toClusterView(this.#of.registry.state, this.#of.clock.now(), { running, waiting })
+  }
+
+  #occupy(run: RunId, plan: Plan): () => void {
+    const { registry } = this.#of
+    const workers = [...plan.workers.map(({ worker }) => worker), plan.decode]
+    for (const worker of workers) registry.apply({ kind: 'run_assigned', worker, run })
+    return () => {
+      for (const worker of workers) registry.apply({ kind: 'run_released', worker, run })
+    }
+  }
+
+  #measured({ promptTokens, ttftSeconds, queueSeconds }: RunReport): void {
+    const tokensPerSecond = promptTokens / Math.max(ttftSeconds - queueSeconds, 1e-6)
+    const old = this.#tokensPerSecond
+    this.#tokensPerSecond = old === 0 ? tokensPerSecond : old + RATE_GAIN * (tokensPerSecond - old)
+  }
+}

@@ -1,0 +1,122 @@
+import type { Clock } from '../../shared/clock.ts'
+import type { RunId } from '../../shared/ids.ts'
+import { type Plan, spanTokens } from '../../shared/plan.ts'
+import type { FinishReason, WorkerReport } from '../../shared/protocol/run-types.ts'
+import type { Admission } from './admission.ts'
+import { dispatch, type WorkerNews, type Workers } from './dispatch.ts'
+import type { RunEvent, RunReport, RunRequest } from './events.ts'
+
+export interface RunDeps {
+  readonly admission: Admission
+  readonly workers: Workers
+  readonly layers: number
+  /** Prefill rate of late, to estimate a full queue's wait by. */
+  readonly tokensPerSecond: () => number
+  /** Facts of this moment to a plan (`coordinator/planning`). */
+  readonly planNow: (request: RunRequest) => Plan
+  /** The workers of a plan are busy with the run until the returned function is called. */
+  readonly occupy: (run: RunId, plan: Plan) => () => void
+  readonly clock: Clock
+}
+
+/**
+ * The life of a request, steps 3 to 9 of DESIGN section 2. (1 and 2, HTTP and tokenizer, have made the request.)
+ * Leaving the generator, or aborting `signal`, undoes all of it on every worker.
+ */
+export async function* runRequest(
+  run: RunId,
+  request: RunRequest,
+  deps: RunDeps,
+  signal: AbortSignal,
+): AsyncGenerator<RunEvent, void> {
+  const { clock } = deps
+  const arrived = clock.now()
+
+  // 3. Admit: wait for a turn, short prompts first.
+  const turn = await deps.admission.enter(run, request.promptTokens.length, deps.tokensPerSecond(), signal)
+  const queueSeconds = clock.now() - arrived
+  let leave = (): void => undefined
+  try {
+    // 4. Plan, from the facts of this moment.
+    const plan = deps.planNow(request)
+    leave = deps.occupy(run, plan)
+    yield { kind: 'planned', run, plan, queueSeconds }
+
+    // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
+    const follow = new Following(plan, deps.layers, clock, arrived)
+    for await (const news of dispatch(run, plan, request, deps.workers, signal)) {
+      // 8. The decode node has every block: the next prompt may start its prefill.
+      if (news.event.kind === 'kv_assembled') turn.prefilled()
+      // 9. Progress and tokens go back to the client.
+      const event = follow.event(news)
+      if (event !== undefined) yield event
+    }
+    const report: RunReport = { run, plan, queueSeconds, cachedTokens: 0, ...follow.totals() }
+    yield { kind: 'finished', reason: follow.reason, report }
+  } finally {
+    leave()
+    turn.done()
+  }
+}
+
+/** Turns what workers say into what a client hears, and adds up the report. */
+class Following {
+  reason: FinishReason = 'length'
+  readonly #plan: Plan
+  readonly #layers: number
+  readonly #clock: Clock
+  readonly #arrived: number
+  readonly #tokensOf: ReadonlyMap<string, number>
+  readonly #reports: WorkerReport[] = []
+  #layerTokens = 0
+  #completionTokens = 0
+  #firstToken: number | undefined
+  #lastToken = 0
+
+  constructor(plan: Plan, layers: number, clock: Clock, arrived: number) {
+    this.#plan = plan
+    this.#layers = layers
+    this.#clock = clock
+    this.#arrived = arrived
+    this.#tokensOf = new Map(plan.workers.map(({ worker, spans }) => [worker, spanTokens(spans)]))
+  }
+
+  event({ worker, event, payload }: WorkerNews): RunEvent | undefined {
+    const seconds = this.#clock.now() - this.#arrived
+    switch (event.kind) {
+      case 'layer_finished': {
+        this.#layerTokens += this.#tokensOf.get(worker) ?? 0
+        const processed = Math.floor(this.#layerTokens / this.#layers)
+        return { kind: 'progress', processed, total: this.#plan.promptTokens, seconds }
+      }
+      case 'kv_assembled':
+        return { kind: 'prefilled', seconds }
+      case 'logits_computed':
+        return { kind: 'logits', logits: new Float32Array(payload.slice().buffer) }
+      case 'token_sampled': {
+        this.#completionTokens++
+        this.#firstToken ??= seconds
+        this.#lastToken = seconds
+        const { index, token, logprob } = event
+        return { kind: 'token', index, token, ...(logprob && { logprob }) }
+      }
+      case 'finished':
+        this.#reports.push(event.report)
+        if (event.reason !== undefined) this.reason = event.reason
+        return undefined
+      default:
+        return undefined
+    }
+  }
+
+  totals() {
+    const ttftSeconds = this.#firstToken ?? 0
+    return {
+      ttftSeconds,
+      decodeSeconds: this.#lastToken - ttftSeconds,
+      promptTokens: this.#plan.promptTokens,
+      completionTokens: this.#completionTokens,
+      workers: this.#reports,
+    }
+  }
+}

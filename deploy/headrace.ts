@@ -1,0 +1,30 @@
+#!/usr/bin/env node
+import yargs from 'yargs'
+import { hideBin } from 'yargs/helpers'
+import { askCommand } from '../coordinator/cli/ask-command.ts'
+import { coordinatorCommand } from '../coordinator/cli/coordinator-command.ts'
+import { demoCommand } from '../coordinator/cli/demo-command.ts'
+import { planCommand } from '../coordinator/cli/plan-command.ts'
+import { upCommand } from '../coordinator/cli/up-command.ts'
+import { verifyCommand } from '../coordinator/cli/verify-command.ts'
+import type { Program } from '../shared/cli/options.ts'
+import { LOG_LEVELS } from '../shared/log.ts'
+import { packageVersion } from '../shared/version.ts'
+import { workerCommand } from '../worker/cli.ts'
+
+/** The `headrace` program: the one place that knows both sides. Every flag is also an environment variable. */
+const program: Program = yargs(hideBin(process.argv))
+  .scriptName('headrace')
+  .usage('$0 <command>\n\nEvery flag is also an environment variable: --kv-budget-mib is HEADRACE_KV_BUDGET_MIB.')
+  .env('HEADRACE')
+  .option('log-level', { choices: LOG_LEVELS, default: 'info', describe: 'Of the JSON lines on standard error' })
+
+for (const add of [upCommand, askCommand, planCommand, demoCommand, verifyCommand, coordinatorCommand, workerCommand])
+  add(program)
+
+await program
+  .demandCommand(1, 'Say what to do.')
+  .strict()
+  .version(packageVersion)
+  .wrap(Math.min(110, process.stdout.columns ?? 110))
+  .parseAsync()

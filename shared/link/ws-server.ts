@@ -1,0 +1,143 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { WebSocketServer } from 'ws'
+import { HeadraceError } from '../errors.ts'
+import type { Link, LinkLimits } from './link.ts'
+import { socketOptions, WsLink } from './ws-link.ts'
+
+/** The listening side of links: on a server of its own, or on one that somebody else runs. */
+
+const MAX_LINKS = 256
+/** Connections beyond the links: scrapes of `/metrics`, probes of `/health`, handshakes under way. */
+const SPARE_CONNECTIONS = 64
+
+export interface LinkOptions {
+  /** The only path that is upgraded. */
+  readonly path: string
+  readonly limits: LinkLimits
+  /** Links at the same time; the next one is refused with 503. */
+  readonly maxLinks?: number
+  readonly onLink: (link: Link) => void
+}
+
+export interface ListenOptions extends LinkOptions {
+  readonly host: string
+  /** 0 takes any that is free. */
+  readonly port: number
+  /** What `GET` answers, by path. */
+  readonly routes?: Readonly<Record<string, Route>>
+}
+
+export interface Answer {
+  readonly status?: number
+  readonly type: string
+  readonly body: string
+}
+
+export type Route = () => Answer | Promise<Answer>
+
+export interface LinkServer {
+  readonly url: string
+  readonly port: number
+  /** Closes all links and stops listening. */
+  close(): Promise<void>
+}
+
+/** Takes over the upgrades of `server`. Returns what ends that: it closes the links and refuses new ones. */
+export function attachLinks(server: Server, options: LinkOptions): () => void {
+  const upgrades = new WebSocketServer({ noServer: true, clientTracking: false, ...socketOptions(options.limits) })
+  const links = new Set<Link>()
+  let stopped = false
+
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    // From here on HTTP no longer watches the socket, and an error that nobody hears would end the process.
+    socket.on('error', () => socket.destroy())
+    if (pathOf(request) !== options.path) return refuse(socket, 404)
+    if (stopped || links.size >= (options.maxLinks ?? MAX_LINKS)) return refuse(socket, 503)
+    upgrades.handleUpgrade(request, socket, head, (webSocket) => {
+      const link = new WsLink(webSocket, peerOf(request), options.limits)
+      links.add(link)
+      webSocket.once('close', () => links.delete(link))
+      options.onLink(link)
+    })
+  })
+
+  return () => {
+    stopped = true
+    for (const link of links) link.close()
+  }
+}
+
+export async function listenLinks(options: ListenOptions): Promise<LinkServer> {
+  const { host } = options
+  const server = createServer(
+    { headersTimeout: 10_000, requestTimeout: 30_000, keepAliveTimeout: 10_000, connectionsCheckingInterval: 5_000 },
+    (request, response) => void answer(options.routes ?? {}, request, response),
+  )
+  server.maxConnections = (options.maxLinks ?? MAX_LINKS) + SPARE_CONNECTIONS
+  const detach = attachLinks(server, options)
+  const port = await listening(server, host, options.port)
+  return {
+    port,
+    url: `ws://${host.includes(':') ? `[${host}]` : host}:${port}${options.path}`,
+    close: () =>
+      new Promise<void>((resolve) => {
+        server.close(() => resolve())
+        server.closeAllConnections()
+        detach()
+      }),
+  }
+}
+
+function listening(server: Server, host: string, port: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    // Later errors are of single connections that could not be accepted; they find the promise settled.
+    server.on('error', (cause) =>
+      reject(new HeadraceError('bad_config', `cannot listen on ${host}:${port}: ${cause.message}`, { cause })),
+    )
+    server.listen(port, host, () => resolve((server.address() as AddressInfo).port))
+  })
+}
+
+async function answer(
+  routes: Readonly<Record<string, Route>>,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const { status = 200, type, body } = await answerOf(routes, request)
+  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(body) })
+  response.end(body)
+}
+
+async function answerOf(routes: Readonly<Record<string, Route>>, request: IncomingMessage): Promise<Answer> {
+  const path = pathOf(request)
+  const route = Object.hasOwn(routes, path) ? routes[path] : undefined
+  if (route === undefined) return failure(404)
+  if (request.method !== 'GET' && request.method !== 'HEAD') return failure(405)
+  try {
+    return await route()
+  } catch {
+    // The route reports its own errors; a probe learns only that there was one.
+    return failure(500)
+  }
+}
+
+function failure(status: number): Answer {
+  return { status, type: 'text/plain; charset=utf-8', body: `${STATUS_CODES[status]}\n` }
+}
+
+/** A refused upgrade still gets an answer in HTTP; then the socket is done with. */
+function refuse(socket: Duplex, status: number): void {
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`, () =>
+    socket.destroy(),
+  )
+}
+
+function pathOf(request: IncomingMessage): string {
+  return (request.url ?? '').split('?', 1)[0] ?? ''
+}
+
+function peerOf(request: IncomingMessage): string {
+  return `${request.socket.remoteAddress}:${request.socket.remotePort}`
+}

@@ -1,0 +1,257 @@
+import assert from 'node:assert/strict'
+import { after, before, describe, test } from 'node:test'
+import { HeadraceError } from '../../shared/errors.ts'
+import { createEngine } from '../../worker/engine/create-engine.ts'
+import type { Engine, EngineName, Kv } from '../../worker/engine/engine.ts'
+import { maxAbsDifference } from '../support/numbers.ts'
+import { PlainRun } from '../support/plain-run.ts'
+import { randomInt, seededRandom, shuffled } from '../support/random.ts'
+import { createTinyModel, type TinyModel, type TinyModelOptions } from '../support/tiny-model.ts'
+
+const TOLERANCE = 2e-4
+
+/** What every engine promises, whatever the model: see `Engine`. The reference engine is the measure. */
+export function engineContract(name: EngineName): void {
+  describe(`the ${name} engine`, () => {
+    partsOfARun(name)
+    attention(name)
+    refusals(name)
+    shapes(name)
+  })
+}
+
+const codeIs = (code: string) => (error: unknown) => error instanceof HeadraceError && error.code === code
+
+const tokensOf = (count: number, vocab: number, seed = 7): number[] => {
+  const random = seededRandom(seed)
+  return Array.from({ length: count }, () => randomInt(random, vocab))
+}
+
+/** One model with both engines for a group of tests. */
+function enginesFor(name: EngineName, options: Partial<TinyModelOptions> = {}): { engine: Engine; oracle: Engine } {
+  const pair = {} as { engine: Engine; oracle: Engine }
+  let model: TinyModel
+  before(async () => {
+    model = await createTinyModel(options)
+    pair.engine = await createEngine(name, model.folder, { threads: 1 })
+    pair.oracle = await createEngine('reference', model.folder, { threads: 1 })
+  })
+  after(async () => {
+    await pair.engine.close()
+    await pair.oracle.close()
+    await model.remove()
+  })
+  return pair
+}
+
+function partsOfARun(name: EngineName): void {
+  describe('over a whole run', () => {
+    const engines = enginesFor(name)
+
+    test('gives the same logits however the run is cut and in whatever order blocks are folded', async () => {
+      const { engine } = engines
+      const tokens = tokensOf(131, engine.shape.vocab)
+      const whole = await new PlainRun(engine, 131, { chunkTokens: 131, blockTokens: 131 }).feed(tokens)
+      const random = seededRandom(3)
+      for (let trial = 0; trial < 12; trial++) {
+        const order = (blocks: readonly Kv[]) => shuffled(random, blocks)
+        const cutting = { chunkTokens: 1 + randomInt(random, 70), blockTokens: 1 + randomInt(random, 70), order }
+        const cut = await new PlainRun(engine, 131, cutting).feed(tokens)
+        assert.ok(maxAbsDifference(whole, cut) < TOLERANCE, JSON.stringify(cutting))
+      }
+    })
+
+    test('gives other logits for other prompts, so that equality means something', async () => {
+      const { engine } = engines
+      const feed = (seed: number) =>
+        new PlainRun(engine, 40, { chunkTokens: 40, blockTokens: 40 }).feed(tokensOf(40, engine.shape.vocab, seed))
+      assert.ok(maxAbsDifference(await feed(1), await feed(2)) > 0.1)
+    })
+
+    test('writes K and V where the reference writes them', async () => {
+      const exported = async (engine: Engine) => {
+        const run = new PlainRun(engine, 60, { chunkTokens: 25, blockTokens: 60 })
+        await run.feed(tokensOf(50, engine.shape.vocab))
+        return new Float32Array((await engine.exportKv(run.caches.at(-1)![0]!, 3, 41)).buffer)
+      }
+      assert.ok(maxAbsDifference(await exported(engines.engine), await exported(engines.oracle)) < TOLERANCE)
+    })
+
+    test('reuses released memory without touching what is still in use', async () => {
+      const { engine } = engines
+      const tokens = tokensOf(64, engine.shape.vocab)
+      const runs = [1, 2, 3].map(() => new PlainRun(engine, 64, { chunkTokens: 16, blockTokens: 32 }))
+      const first = await runs[0]!.feed(tokens)
+      await runs[1]!.feed(tokens.slice(0, 32))
+      for (const blocks of runs[0]!.caches) engine.release(...blocks)
+      assert.deepEqual(await runs[2]!.feed(tokens), first)
+      assert.deepEqual(await runs[1]!.feed(tokens.slice(32)), first)
+    })
+
+    test('only reads x in project and logits', async () => {
+      const { engine } = engines
+      const x = await engine.embed(Int32Array.from(tokensOf(9, engine.shape.vocab)))
+      const first = await engine.logits(x)
+      engine.release(await engine.project(0, x, 0, engine.createKv(0, 9)))
+      assert.deepEqual(await engine.logits(x), first)
+    })
+  })
+}
+
+function attention(name: EngineName): void {
+  describe('when it attends', () => {
+    const engines = enginesFor(name)
+
+    /** Logits of a chunk at `start` after folding `blocks`, given as position ranges of a random cache. */
+    async function attended(engine: Engine, start: number, count: number, blocks: [number, number][]) {
+      const { kvHeads, headDim, vocab } = engine.shape
+      const x = await engine.embed(Int32Array.from(tokensOf(count, vocab, 5)))
+      const q = await engine.project(0, x, start, engine.createKv(start, count))
+      const acc = engine.accumulator(q)
+      for (const [from, end] of blocks) {
+        const random = seededRandom(from)
+        const kv = engine.createKv(from, end - from)
+        const values = Float32Array.from({ length: 2 * kvHeads * (end - from) * headDim }, () => random() * 4 - 2)
+        await engine.importKv(kv, from, end - from, new Uint8Array(values.buffer))
+        await engine.attend(0, q, kv, acc)
+      }
+      engine.release(q)
+      const logits: Float32Array[] = []
+      const y = await engine.mix(0, x, acc)
+      logits.push(await engine.logits(y))
+      return logits[0]!
+    }
+
+    const cases: { what: string; start: number; count: number; blocks: [number, number][] }[] = [
+      { what: 'keys wholly before the chunk', start: 100, count: 20, blocks: [[60, 90]] },
+      { what: 'keys up to the chunk and into it', start: 100, count: 20, blocks: [[60, 107]] },
+      { what: 'keys from within the chunk to far beyond it', start: 100, count: 20, blocks: [[111, 170]] },
+      { what: 'keys that cover the chunk on both sides', start: 100, count: 20, blocks: [[90, 140]] },
+      {
+        what: 'the chunk itself and then what was before',
+        start: 100,
+        count: 20,
+        blocks: [
+          [100, 120],
+          [0, 100],
+        ],
+      },
+      { what: 'only the first key of the chunk', start: 100, count: 20, blocks: [[100, 101]] },
+      { what: 'one query, its own key included', start: 33, count: 1, blocks: [[0, 40]] },
+      { what: 'one query, all keys beyond it', start: 33, count: 1, blocks: [[34, 40]] },
+      { what: 'more keys than one call takes', start: 1300, count: 3, blocks: [[0, 1303]] },
+      { what: 'no keys at all', start: 100, count: 20, blocks: [] },
+    ] // prettier-ignore
+    for (const { what, start, count, blocks } of cases)
+      test(`agrees with the reference on ${what}`, async () => {
+        const got = await attended(engines.engine, start, count, blocks)
+        const wanted = await attended(engines.oracle, start, count, blocks)
+        assert.ok(maxAbsDifference(got, wanted) < TOLERANCE, `off by ${maxAbsDifference(got, wanted)}`)
+      })
+
+    test('changes nothing when no key is visible', async () => {
+      const without = await attended(engines.engine, 10, 5, [[0, 12]])
+      const withInvisible = await attended(engines.engine, 10, 5, [
+        [15, 40],
+        [0, 12],
+        [700, 800],
+      ]) // prettier-ignore
+      assert.deepEqual(withInvisible, without)
+    })
+
+    test('gives zero attention, not NaN, to a row that saw no key though its block was folded', async () => {
+      const none = await attended(engines.engine, 10, 1, [])
+      const beyond = await attended(engines.engine, 10, 1, [[11, 50]])
+      assert.ok(none.every(Number.isFinite))
+      assert.deepEqual(beyond, none)
+    })
+  })
+}
+
+function refusals(name: EngineName): void {
+  describe('refuses by code', () => {
+    const engines = enginesFor(name, { contextLength: 64 })
+
+    test('a token id outside the vocabulary', async () => {
+      const { engine } = engines
+      for (const id of [-1, engine.shape.vocab])
+        await assert.rejects(engine.embed(Int32Array.of(1, id)), codeIs('invalid_request'))
+    })
+
+    test('a chunk outside the KV it is projected into', async () => {
+      const { engine } = engines
+      const x = await engine.embed(Int32Array.of(1, 2, 3))
+      for (const start of [7, 12])
+        await assert.rejects(engine.project(0, x, start, engine.createKv(8, 6)), codeIs('kv_shape'))
+    })
+
+    test('a position beyond the context length', async () => {
+      const { engine } = engines
+      const x = await engine.embed(Int32Array.of(1, 2, 3))
+      await assert.rejects(engine.project(0, x, 62, engine.createKv(62, 3)), codeIs('context_length_exceeded'))
+    })
+
+    test('an import or export whose length or place does not match', async () => {
+      const { engine } = engines
+      const kv = engine.createKv(8, 6)
+      const bytes = await engine.exportKv(kv, 9, 4)
+      for (const wrong of [bytes.subarray(1), new Uint8Array(bytes.length + 1), new Uint8Array(0)])
+        await assert.rejects(engine.importKv(kv, 9, 4, wrong), codeIs('kv_shape'))
+      for (const start of [7, 11]) await assert.rejects(engine.importKv(kv, start, 4, bytes), codeIs('kv_shape'))
+      for (const count of [0, 7]) await assert.rejects(engine.exportKv(kv, 8, count), codeIs('kv_shape'))
+    })
+
+    test('no import that is right but unaligned, and exports it again unchanged', async () => {
+      const { engine } = engines
+      const kv = engine.createKv(8, 6)
+      const { kvHeads, headDim } = engine.shape
+      const random = seededRandom(11)
+      const values = Float32Array.from({ length: 2 * kvHeads * 4 * headDim }, () => random())
+      const unaligned = new Uint8Array(values.byteLength + 1).subarray(1)
+      unaligned.set(new Uint8Array(values.buffer))
+      await engine.importKv(kv, 9, 4, unaligned)
+      assert.deepEqual(new Float32Array((await engine.exportKv(kv, 9, 4)).buffer), values)
+    })
+  })
+}
+
+const llama3Rope = {
+  rope_type: 'llama3',
+  rope_theta: 50_000,
+  factor: 4,
+  low_freq_factor: 1,
+  high_freq_factor: 4,
+  original_max_position_embeddings: 64,
+}
+
+function shapes(name: EngineName): void {
+  describe('agrees with the reference on', () => {
+    const models: [string, Partial<TinyModelOptions>][] = [
+      ['a head_dim that is not hidden / heads', { hidden: 40, heads: 4, headDim: 14, dtype: 'BF16' }],
+      ['one KV head', { heads: 6, kvHeads: 1, headDim: 10, dtype: 'F16' }],
+      ['as many KV heads as heads', { heads: 3, kvHeads: 3, headDim: 16, ffn: 37 }],
+      ['one head', { heads: 1, kvHeads: 1, headDim: 2, hidden: 17, layers: 1, vocab: 5 }],
+      ['an untied head in shards', { tied: false, shards: 3, dtype: 'BF16', vocab: 131 }],
+      ['linear rope', { config: { rope_theta: 10_000, rope_scaling: { type: 'linear', factor: 2.5 } } }],
+      ['llama3 rope', { headDim: 32, config: { rope_parameters: llama3Rope } }],
+    ]
+    for (const [what, options] of models)
+      describe(what, () => {
+        const engines = enginesFor(name, { ...options, seed: what.length })
+
+        test('over a run with decoding', async () => {
+          const cutting = { chunkTokens: 33, blockTokens: 50 }
+          const logitsOf = async (engine: Engine) => {
+            const run = new PlainRun(engine, 100, cutting)
+            const tokens = tokensOf(93, engine.shape.vocab)
+            return [await run.feed(tokens.slice(0, 91)), await run.feed([tokens[91]!]), await run.feed([tokens[92]!])]
+          }
+          const got = await logitsOf(engines.engine)
+          const wanted = await logitsOf(engines.oracle)
+          got.forEach((logits, i) => {
+            assert.ok(maxAbsDifference(logits, wanted[i]!) < TOLERANCE)
+          })
+        })
+      })
+  })
+}

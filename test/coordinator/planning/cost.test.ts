@@ -1,0 +1,75 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import {
+  layerSeconds,
+  prefillSeconds,
+  projectSeconds,
+  spanSeconds,
+  tokenSeconds,
+  tokensPerSecond,
+} from '../../../coordinator/planning/cost.ts'
+import { anyCost, flopCost, LLAMA_31_8B, LLAMA_32_1B, QWEN_25_HALF_B, SEEDED } from './support.ts'
+
+const near = (actual: number, expected: number, relative = 1e-9) =>
+  assert.ok(Math.abs(actual - expected) <= relative * Math.abs(expected) + 1e-15, `${actual} is not ${expected}`)
+
+test('a span costs overhead, linear part and its part of the causal triangle', () => {
+  near(spanSeconds({ o: 0.5, a: 0.01, b: 0.001 }, { start: 0, end: 10 }), 0.5 + 0.1 + 0.05)
+  near(spanSeconds({ o: 0.5, a: 0.01, b: 0.001 }, { start: 100, end: 110 }), 0.5 + 0.1 + 1.05)
+})
+
+test('cutting a span in two costs one overhead more and nothing else', () => {
+  const middle = fc.integer({ min: 1, max: 9999 })
+  fc.assert(
+    fc.property(anyCost, middle, (cost, cut) => {
+      const whole = spanSeconds(cost, { start: 0, end: 10_000 })
+      const parts = layerSeconds(cost, [
+        { start: 0, end: cut },
+        { start: cut, end: 10_000 },
+      ])
+      near(parts, whole + cost.o)
+    }),
+    SEEDED,
+  )
+})
+
+test('a mirrored pair of width h costs h L pairs wherever it sits', () => {
+  for (const start of [0, 100, 400])
+    near(
+      layerSeconds({ o: 0, a: 0, b: 1 }, [
+        { start, end: start + 50 },
+        { start: 1000 - start - 50, end: 1000 - start },
+      ]),
+      50 * 1000,
+    )
+})
+
+test('the last layer costs its projection alone', () => {
+  const cost = flopCost(LLAMA_31_8B, 10e12, 1e-4)
+  const spans = [{ start: 0, end: 32_768 }]
+  const last = projectSeconds(cost, spans, LLAMA_31_8B)
+  near(prefillSeconds(cost, spans, LLAMA_31_8B), 31 * layerSeconds(cost, spans) + last)
+  assert.ok(last < 0.12 * layerSeconds(cost, spans), 'q, k and v are the small part of a layer')
+})
+
+test('seconds of a whole prompt on one 10 TFLOP/s worker are those of the research', () => {
+  const alone = (shape: typeof LLAMA_31_8B, tokens: number) =>
+    shape.layers * spanSeconds(flopCost(shape, 10e12), { start: 0, end: tokens })
+  near(alone(LLAMA_31_8B, 32_768), 73.9, 0.01)
+  near(alone(LLAMA_31_8B, 131_072), 633, 0.01)
+  near(alone(LLAMA_32_1B, 32_768), 13.4, 0.01)
+  near(alone(QWEN_25_HALF_B, 131_072), 83.3, 0.01)
+})
+
+test('one more token costs more the more tokens lie before it', () => {
+  const cost = flopCost(LLAMA_31_8B, 10e12)
+  assert.ok(tokenSeconds(cost, 32_768, LLAMA_31_8B) > tokenSeconds(cost, 0, LLAMA_31_8B))
+})
+
+test('the speed shown is inverse to the cost', () => {
+  const slow = tokensPerSecond(flopCost(LLAMA_31_8B, 1e12), LLAMA_31_8B)
+  const fast = tokensPerSecond(flopCost(LLAMA_31_8B, 4e12), LLAMA_31_8B)
+  near(fast, 4 * slow)
+  assert.ok(slow > 60 && slow < 75, `${slow} tokens per second, about 1e12 FLOP/s over 15 GFLOP per token`)
+})

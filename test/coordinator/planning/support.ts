@@ -1,0 +1,59 @@
+import fc from 'fast-check'
+import { asWorkerId } from '../../../shared/ids.ts'
+import type { ModelShape } from '../../../shared/model-shape.ts'
+import type { Cost } from '../../../shared/protocol/control.ts'
+
+/** Published shapes, and the cost that their FLOP counts give: a per token, b per token and token before it. */
+const shape = (
+  layers: number,
+  hidden: number,
+  heads: number,
+  kvHeads: number,
+  headDim: number,
+  ffn: number,
+): ModelShape => ({
+  architecture: 'llama',
+  layers,
+  hidden,
+  heads,
+  kvHeads,
+  headDim,
+  ffn,
+  vocab: 128_256,
+  contextLength: 131_072,
+  normEpsilon: 1e-5,
+  tiedHead: false,
+  rope: { kind: 'default', theta: 500_000 },
+})
+
+export const LLAMA_7B = shape(32, 4096, 32, 32, 128, 11_008)
+export const LLAMA_32_1B = shape(16, 2048, 32, 8, 64, 8192)
+export const LLAMA_31_8B = shape(32, 4096, 32, 8, 128, 14_336)
+export const QWEN_25_HALF_B = shape(24, 896, 14, 2, 64, 4864)
+
+/** What a worker of this many FLOP/s costs that is limited by arithmetic alone (causal kernel). */
+export function flopCost({ hidden, heads, kvHeads, headDim, ffn }: ModelShape, flops: number, o = 0): Cost {
+  const linear = 2 * (2 * hidden * heads * headDim + 2 * hidden * kvHeads * headDim + 3 * hidden * ffn)
+  return { o, a: linear / flops, b: (4 * heads * headDim) / flops }
+}
+
+/** From GPUs that are done in no time to boards that take a minute, attention from free to dominant; zeros included. */
+export const anyCost: fc.Arbitrary<Cost> = fc.record({
+  o: fc.oneof(fc.constant(0), fc.double({ min: 1e-6, max: 5e-2, noNaN: true })),
+  a: fc.oneof(fc.constant(0), fc.double({ min: 1e-8, max: 1e-3, noNaN: true })),
+  b: fc.oneof(fc.constant(0), fc.double({ min: 1e-13, max: 1e-7, noNaN: true })),
+})
+
+/** Costs that a calibration can yield: something depends on the number of tokens. */
+export const positiveCost = anyCost.filter(({ a }) => a > 0)
+
+export const manyCosts = fc.array(positiveCost, { minLength: 1, maxLength: 8 })
+
+export const promptLength = fc.oneof(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 41, max: 200_000 }))
+
+/** As many workers of one cost as asked for, `w1`, `w2`, ... */
+export const equalWorkers = (count: number, cost: Cost) =>
+  Array.from({ length: count }, (_, i) => ({ id: asWorkerId(`w${i + 1}`), cost }))
+
+/** Every property runs on the same cases each time. */
+export const SEEDED = { seed: 20_260_801, numRuns: 400 }

@@ -1,0 +1,12 @@
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+
+/** The package's root: tests run compiled, at another depth than their source. */
+const root = (() => {
+  let folder = import.meta.dirname
+  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
+  return folder
+})()
+
+export const fixture = (name: string): string => join(root, 'test', 'fixtures', name)
+export const bundledModel: string = join(root, 'deploy', 'model', 'logbook-7m')

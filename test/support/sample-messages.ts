@@ -1,0 +1,148 @@
+import type { z } from 'zod'
+import { type Command, commandSchema, eventSchema, type WorkerEvent } from '../../shared/protocol/control.ts'
+import {
+  type PeerDelivery,
+  type PeerRequest,
+  peerDeliverySchema,
+  peerRequestSchema,
+} from '../../shared/protocol/peer.ts'
+
+/** One message of every kind, with every optional field there is. */
+
+const run = 'run-7'
+const fingerprint = '0123456789abcdef'.repeat(4)
+const workers = [
+  { worker: 'worker-1', url: 'ws://10.0.0.1:7001/link', spans: [{ start: 0, end: 300 }] },
+  {
+    worker: 'worker-2',
+    url: 'ws://10.0.0.2:7001/link',
+    spans: [
+      { start: 300, end: 512 },
+      { start: 65_536, end: 70_000 },
+    ],
+  },
+]
+
+export const commands: readonly Command[] = [
+  { kind: 'joined', worker: 'worker-1' },
+  { kind: 'refused', code: 'name_taken', message: 'worker-1 is connected' },
+  { kind: 'ping', seq: 300 },
+  { kind: 'prefill', run, strategy: 'chain', rank: 1, workers, decode: 'decode-1', blockTokens: 512 },
+  {
+    kind: 'decode',
+    run,
+    workers,
+    blockTokens: 512,
+    promptTokens: 70_001,
+    maxTokens: 128,
+    stopTokens: [2, 151_645],
+    sampling: { temperature: 0.5, topP: 1, topK: 40, seed: 0xffffffff, logprobs: 2 },
+    wantLogits: true,
+  },
+  { kind: 'cancel', run, code: 'cancelled' },
+]
+
+export const events: readonly WorkerEvent[] = [
+  {
+    kind: 'join',
+    protocol: 1,
+    name: 'worker-1',
+    role: 'prefill',
+    fingerprint,
+    engine: 'onnx',
+    url: 'ws://10.0.0.1:7001/link',
+    host: 'hôte-1',
+    cores: 16,
+    memoryBytes: 64 * 2 ** 30,
+  },
+  { kind: 'ready', cost: { o: 0.001, a: 0.0000125, b: 2 ** -40 } },
+  { kind: 'pong', seq: 300, residentBytes: 3_000_000_000 },
+  { kind: 'layer_finished', run, layer: 35 },
+  { kind: 'kv_assembled', run },
+  { kind: 'logits_computed', run },
+  {
+    kind: 'token_sampled',
+    run,
+    index: 3,
+    token: 151_645,
+    logprob: {
+      logprob: -0.25,
+      top: [
+        { token: 151_645, logprob: -0.25 },
+        { token: 7, logprob: -1.5 },
+      ],
+    },
+  },
+  {
+    kind: 'finished',
+    run,
+    reason: 'stop',
+    report: {
+      worker: 'decode-1',
+      role: 'decode',
+      tokens: 70_001,
+      computeSeconds: 1.5,
+      waitSeconds: 0,
+      sendSeconds: 0.125,
+      sent: [{ to: 'worker-2', bytes: 2 ** 33 }],
+    },
+  },
+  { kind: 'failed', run, code: 'engine_failed', message: 'out of registers' },
+  { kind: 'leaving' },
+]
+
+export const peerRequests: readonly PeerRequest[] = [
+  { kind: 'hello', protocol: 1, worker: 'worker-2', fingerprint },
+  { kind: 'subscribe', run, purpose: 'handoff', window: 2 },
+  { kind: 'credit', run, window: 3 },
+  { kind: 'unsubscribe', run },
+]
+
+export const peerDeliveries: readonly PeerDelivery[] = [
+  {
+    kind: 'kv',
+    run,
+    fingerprint,
+    origin: 'worker-1',
+    layer: 35,
+    start: 65_536,
+    count: 512,
+    dtype: 'f32',
+    codec: 'raw',
+    crc32: 0xdeadbeef,
+  },
+  { kind: 'ended', run, code: 'worker_failed', message: 'gave up' },
+  { kind: 'refused', code: 'fingerprint_mismatch', message: 'another model' },
+]
+
+/** Payload bytes beside a sample: only the kinds that carry one have it. */
+const PAYLOADS: Readonly<Record<string, Uint8Array>> = {
+  prefill: Uint8Array.of(1, 0, 0, 0, 2, 0, 0, 0),
+  decode: Uint8Array.of(3, 0, 0, 0),
+  logits_computed: Uint8Array.of(0, 0, 0x80, 0x3f),
+  kv: Uint8Array.of(9, 8, 7, 6, 5, 4, 3, 2),
+}
+
+export interface Sample {
+  readonly family: string
+  readonly schema: z.ZodType<{ kind: string }, object>
+  readonly message: { kind: string }
+  readonly payload: Uint8Array
+}
+
+const sample = (family: string, schema: Sample['schema'], messages: readonly { kind: string }[]): Sample[] =>
+  messages.map((message) => ({ family, schema, message, payload: PAYLOADS[message.kind] ?? new Uint8Array(0) }))
+
+export const SAMPLES: readonly Sample[] = [
+  ...sample('command', commandSchema, commands),
+  ...sample('event', eventSchema, events),
+  ...sample('request', peerRequestSchema, peerRequests),
+  ...sample('delivery', peerDeliverySchema, peerDeliveries),
+]
+
+export const FAMILIES = {
+  command: commandSchema,
+  event: eventSchema,
+  request: peerRequestSchema,
+  delivery: peerDeliverySchema,
+} as const

@@ -1,0 +1,200 @@
+import type { Clock, Random } from '../../shared/clock.ts'
+import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
+import { CONTROL_LIMITS, type Dialer, type Link } from '../../shared/link/link.ts'
+import type { Log } from '../../shared/log.ts'
+import type { Cost } from '../../shared/protocol/control.ts'
+import { type Command, commandSchema, eventSchema, type Join, type WorkerEvent } from '../../shared/protocol/control.ts'
+import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
+import { DecodeSession } from './decode-session.ts'
+import { PrefillSession } from './prefill-session.ts'
+import type { Session, SessionDeps } from './session.ts'
+
+/** Waits between attempts to reach the coordinator: doubling, with jitter, so that a fleet does not knock in step. */
+const RETRY_FIRST_SECONDS = 0.2
+const RETRY_MOST_SECONDS = 5
+
+export interface AgentOptions {
+  readonly coordinatorUrl: string
+  readonly join: Join
+  readonly dialer: Dialer
+  readonly random: Random
+  readonly clock: Clock
+  readonly log: Log
+  /** Everything a session needs but the way to report, which is this agent's link. */
+  readonly session: Omit<SessionDeps, 'report'>
+  readonly residentBytes: () => number
+}
+
+/**
+ * A worker's link to its coordinator: dials until it answers, joins, calibrates once, then does what it is told. When the
+ * link breaks, its runs are cancelled and it dials again. Only a refusal (another model, another protocol) is final.
+ */
+export class Agent {
+  readonly #of: AgentOptions
+  readonly #sessions = new Map<string, Session>()
+  readonly #leaving = new AbortController()
+  #link: Link | undefined
+  #cost: Cost | undefined
+
+  constructor(of: AgentOptions) {
+    this.#of = of
+  }
+
+  /** Serves until `leave`. Rejects with the coded refusal if the coordinator does not want this worker. */
+  async serve(): Promise<void> {
+    const { log, clock, coordinatorUrl } = this.#of
+    const signal = this.#leaving.signal
+    let wait = RETRY_FIRST_SECONDS
+    while (!signal.aborted) {
+      try {
+        await this.#connect(signal)
+        wait = RETRY_FIRST_SECONDS
+      } catch (thrown) {
+        const error = asHeadraceError(thrown)
+        if (isFinal(error)) throw error
+        if (signal.aborted) return
+        const seconds = wait * (0.5 + this.#of.random())
+        log.info(
+          { coordinatorUrl, code: error.code, retrySeconds: Number(seconds.toFixed(1)) },
+          `waiting for the coordinator: ${error.message}`,
+        )
+        await clock.sleep(seconds, signal).catch(() => undefined) // leaving ends the wait
+        wait = Math.min(wait * 2, RETRY_MOST_SECONDS)
+      }
+    }
+  }
+
+  /** Takes no new runs, lets those it has end (up to `graceSeconds`), then goes. */
+  async leave(graceSeconds: number): Promise<void> {
+    this.#report({ kind: 'leaving' })
+    const ended = Promise.all([...this.#sessions.values()].map((session) => session.ended))
+    const grace = new AbortController()
+    await Promise.race([ended, this.#of.clock.sleep(graceSeconds, grace.signal).catch(() => undefined)])
+    grace.abort()
+    this.#leaving.abort(new HeadraceError('shutting_down', 'the worker is leaving'))
+    this.#cancelAll(new HeadraceError('shutting_down', 'the worker is leaving'))
+    this.#link?.close()
+  }
+
+  async #connect(signal: AbortSignal): Promise<void> {
+    const { dialer, coordinatorUrl, join, session, log } = this.#of
+    const link = await this.#dial(() => dialer.dial(coordinatorUrl, CONTROL_LIMITS, signal))
+    this.#link = link
+    try {
+      await link.send(encodeMessage(eventSchema, join))
+      for (let frame = await link.receive(); frame; frame = await link.receive()) {
+        const { message, payload } = decodeMessage(commandSchema, frame, CONTROL_LIMITS.maxFrameBytes)
+        this.#obey(message, payload)
+      }
+      throw new HeadraceError('link_closed', 'the coordinator closed the link')
+    } catch (thrown) {
+      link.close(asHeadraceError(thrown))
+      throw thrown
+    } finally {
+      this.#link = undefined
+      session.metrics.connected.set(0)
+      this.#cancelAll(new HeadraceError('link_closed', 'the coordinator is gone'))
+      log.debug('control link closed')
+    }
+  }
+
+  async #dial(dial: () => Promise<Link>): Promise<Link> {
+    const { dials } = this.#of.session.metrics
+    try {
+      const link = await dial()
+      dials.inc({ result: 'ok' })
+      return link
+    } catch (error) {
+      dials.inc({ result: 'failed' })
+      throw error
+    }
+  }
+
+  #obey(command: Command, payload: Uint8Array<ArrayBuffer>): void {
+    switch (command.kind) {
+      case 'joined':
+        this.#joined()
+        return
+      case 'refused':
+        throw new HeadraceError(isErrorCode(command.code) ? command.code : 'internal', command.message)
+      case 'ping':
+        this.#report({ kind: 'pong', seq: command.seq, residentBytes: this.#of.residentBytes() })
+        return
+      case 'prefill':
+        this.#open(command.run, (deps) => new PrefillSession(command, int32(payload), deps))
+        return
+      case 'decode':
+        this.#open(command.run, (deps) => new DecodeSession(command, int32(payload)[0] ?? 0, deps))
+        return
+      case 'stop':
+        this.#sessions.get(command.run)?.stop()
+        return
+      case 'cancel':
+        this.#sessions
+          .get(command.run)
+          ?.cancel(
+            new HeadraceError(isErrorCode(command.code) ? command.code : 'cancelled', 'the coordinator cancelled'),
+          )
+        return
+      default:
+        command satisfies never
+    }
+  }
+
+  #joined(): void {
+    const { log, session, join } = this.#of
+    session.metrics.joins.inc()
+    session.metrics.connected.set(1)
+    log.info({ role: join.role, coordinatorUrl: this.#of.coordinatorUrl }, 'joined')
+    const link = this.#link
+    this.#calibrate().then(
+      () => {
+        if (link === this.#link) this.#report({ kind: 'ready', ...(this.#cost && { cost: this.#cost }) })
+      },
+      (error: unknown) => link?.close(asHeadraceError(error)),
+    )
+  }
+
+  /** Once in a process: the machine does not change because a link broke. */
+  async #calibrate(): Promise<void> {
+    if (this.#of.join.role === 'decode' || this.#cost !== undefined) return
+    this.#cost = await this.#of.session.compute.calibrate()
+    this.#of.log.info({ cost: this.#cost }, 'calibrated')
+  }
+
+  #open(run: string, create: (deps: SessionDeps) => Session): void {
+    const { session: deps } = this.#of
+    const link = this.#link
+    const report = (event: WorkerEvent, payload?: Uint8Array): void => {
+      if (link !== undefined && link === this.#link) this.#report(event, payload)
+    }
+    const session = create({ ...deps, report })
+    this.#sessions.set(run, session)
+    deps.metrics.runsActive.set(this.#sessions.size)
+    session.ended.then(() => {
+      this.#sessions.delete(run)
+      deps.metrics.runsActive.set(this.#sessions.size)
+    })
+  }
+
+  #cancelAll(reason: HeadraceError): void {
+    for (const session of this.#sessions.values()) session.cancel(reason)
+  }
+
+  #report(event: WorkerEvent, payload?: Uint8Array): void {
+    // A broken link ends `#connect`, which cancels every run: nothing is lost in silence.
+    this.#link
+      ?.send(encodeMessage(eventSchema, event, payload))
+      .catch((error: unknown) => this.#of.log.debug({ err: error, kind: event.kind }, 'not delivered'))
+  }
+}
+
+const isFinal = ({ code }: HeadraceError): boolean =>
+  code === 'fingerprint_mismatch' || code === 'protocol_mismatch' || code === 'name_taken'
+
+/** Token ids out of a payload. A copy, because its buffer goes to another thread. */
+function int32(payload: Uint8Array): Int32Array<ArrayBuffer> {
+  if (payload.byteLength % 4 !== 0) throw new HeadraceError('frame_bad_schema', 'token ids are not whole')
+  const bytes = payload.slice()
+  return new Int32Array(bytes.buffer, 0, bytes.byteLength / 4)
+}

@@ -1,0 +1,100 @@
+import { HeadraceError } from '../../shared/errors.ts'
+import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
+import type { DecodeAssignment } from '../../shared/protocol/control.ts'
+import type { KvHeader } from '../../shared/protocol/peer.ts'
+import type { ComputeRun } from '../compute/compute.ts'
+import { errorFromPlain } from '../compute/host.ts'
+import type { ComputeEvent } from '../compute/messages.ts'
+import { ExpectedBlocks } from '../kv/expected-blocks.ts'
+import type { Subscription } from '../peers/dialling.ts'
+import { Session, type SessionDeps } from './session.ts'
+
+/** A decode node's part in a run: fetches every worker's blocks, then reports tokens as they are sampled. */
+export class DecodeSession extends Session {
+  readonly #expected: ExpectedBlocks
+  readonly #compute: ComputeRun
+  readonly #sources: Subscription[] = []
+  #tokens = 0
+
+  constructor(assignment: DecodeAssignment, lastToken: number, deps: SessionDeps) {
+    super(assignment.run, deps)
+    const { shape } = deps.compute
+    this.#expected = new ExpectedBlocks({
+      makers: assignment.workers,
+      blockTokens: assignment.blockTokens,
+      layers: shape.layers,
+      fingerprint: deps.fingerprint,
+      bytesPerToken: kvBytesPerTokenLayer(shape),
+    })
+    this.#compute = deps.compute.decode(assignment, lastToken, (event) => this.#onCompute(event))
+    for (const { worker, url } of assignment.workers)
+      this.#subscribe(worker, url).catch((error: unknown) => this.fail(error))
+  }
+
+  override stop(): void {
+    this.#compute.stop()
+  }
+
+  /** The cache has room for everything, so the window is open from the start. */
+  async #subscribe(worker: string, url: string): Promise<void> {
+    const source = await this.deps.dialling.subscribe(
+      { run: this.run, url, purpose: 'handoff', window: this.deps.compute.shape.layers },
+      {
+        block: (header, payload, frame) => this.#receive(worker, header, payload, frame),
+        lost: (error) => this.#lost(worker, error),
+      },
+      this.signal,
+    )
+    if (this.over) source.end()
+    else this.#sources.push(source)
+  }
+
+  #receive(worker: string, header: KvHeader, payload: Uint8Array<ArrayBuffer>, frame: Uint8Array): void {
+    if (header.origin !== worker)
+      throw new HeadraceError('kv_identity', `${worker} handed over a block of ${header.origin}`)
+    this.#expected.take(header, payload.byteLength)
+    this.deps.metrics.linkBytes.inc({ direction: 'received', peer: worker }, frame.byteLength)
+    const { layer, start, count, crc32 } = header
+    this.#compute.deliver({ layer, start, count, crc32, bytes: payload })
+  }
+
+  #lost(worker: string, error: HeadraceError): void {
+    if (this.#expected.remaining === 0) return
+    this.deps.metrics.handoffFailures.inc({ reason: error.code })
+    this.deps.log.warn({ run: this.run, worker, code: error.code }, 'hand-off broke off')
+    this.fail(error)
+  }
+
+  #onCompute(event: ComputeEvent): void {
+    if (this.over) return
+    const { run } = this
+    const { report, metrics, worker } = this.deps
+    if (event.kind === 'assembled') {
+      report({ kind: 'kv_assembled', run })
+    } else if (event.kind === 'logits') {
+      const { buffer, byteOffset, byteLength } = event.logits
+      report({ kind: 'logits_computed', run }, new Uint8Array(buffer, byteOffset, byteLength))
+    } else if (event.kind === 'token') {
+      this.#tokens++
+      report({ ...event, kind: 'token_sampled', run })
+    } else if (event.kind === 'finished') {
+      const { computeSeconds, waitSeconds, reason } = event
+      const tokens = this.#tokens
+      metrics.observe({ tokens, computeSeconds, waitSeconds, sendSeconds: 0, sent: [] })
+      this.finish({
+        kind: 'finished',
+        run,
+        ...(reason === undefined ? {} : { reason }),
+        report: { worker, role: 'decode', tokens, computeSeconds, waitSeconds, sendSeconds: 0, sent: [] },
+      })
+    } else if (event.kind === 'failed') {
+      if (event.code === 'kv_checksum') metrics.checksumErrors.inc()
+      this.fail(errorFromPlain(event))
+    }
+  }
+
+  protected clear(): void {
+    for (const source of this.#sources) source.end()
+    this.#compute.cancel()
+  }
+}

@@ -1,0 +1,95 @@
+import { spanTokens } from '../../shared/plan.ts'
+import type { PrefillAssignment } from '../../shared/protocol/control.ts'
+import { encodeMessage } from '../../shared/protocol/messages.ts'
+import { peerDeliverySchema } from '../../shared/protocol/peer.ts'
+import type { ComputeRun } from '../compute/compute.ts'
+import { errorFromPlain } from '../compute/host.ts'
+import type { ComputeEvent } from '../compute/messages.ts'
+import type { Subscription } from '../peers/dialling.ts'
+import { RunExchange } from '../prefill/run-exchange.ts'
+import { Session, type SessionDeps } from './session.ts'
+
+/** A prefill worker's part in a run: the layer loop on the compute thread, its exchange on the links here. */
+export class PrefillSession extends Session {
+  readonly #assignment: PrefillAssignment
+  readonly #exchange: RunExchange
+  readonly #compute: ComputeRun
+  #source: Subscription | undefined
+  /** How the layer loop ended; blocks may still be on their way out. */
+  #times: { computeSeconds: number; waitSeconds: number } | undefined
+
+  constructor(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, deps: SessionDeps) {
+    super(assignment.run, deps)
+    this.#assignment = assignment
+    this.#exchange = new RunExchange({
+      assignment,
+      shape: deps.compute.shape,
+      fingerprint: deps.fingerprint,
+      clock: deps.clock,
+      encode: (header, payload) => encodeMessage(peerDeliverySchema, header, payload),
+      deliver: (block) => this.#compute.deliver(block),
+      credit: (window) => this.#source?.credit(window),
+      onDrained: () => this.#finishIfDone(),
+      onError: (error) => this.fail(error),
+    })
+    this.#compute = deps.compute.prefill(assignment, tokens, (event) => this.#onCompute(event))
+    deps.listening.open(assignment.run, this.#exchange)
+    this.#subscribe().catch((error: unknown) => this.fail(error))
+  }
+
+  async #subscribe(): Promise<void> {
+    const source = this.#exchange.source
+    if (source === undefined) return
+    const { url, window } = source
+    this.#source = await this.deps.dialling.subscribe(
+      { run: this.run, url, purpose: 'prefix', window },
+      {
+        block: (header, payload, frame) => {
+          this.deps.metrics.linkBytes.inc({ direction: 'received', peer: source.worker }, frame.byteLength)
+          this.#exchange.receive(header, payload, frame)
+        },
+        lost: (error) => this.#lost(error),
+      },
+      this.signal,
+    )
+    if (this.over) this.#source.end()
+  }
+
+  /** The source's link may close in good order once everything has come from it. */
+  #lost(error: unknown): void {
+    if (!this.#exchange.received) this.fail(error)
+  }
+
+  #onCompute(event: ComputeEvent): void {
+    if (this.over) return
+    if (event.kind === 'published') this.#exchange.publish(event.block)
+    else if (event.kind === 'released') {
+      this.#exchange.release(event.layer)
+      this.deps.report({ kind: 'layer_finished', run: this.run, layer: event.layer })
+    } else if (event.kind === 'finished') {
+      this.#times = event
+      this.#finishIfDone()
+    } else if (event.kind === 'failed') this.fail(errorFromPlain(event))
+  }
+
+  #finishIfDone(): void {
+    if (this.#times === undefined || !this.#exchange.drained || this.over) return
+    const { computeSeconds, waitSeconds } = this.#times
+    const { sent, sendSeconds } = this.#exchange
+    const tokens = spanTokens(this.#assignment.workers[this.#assignment.rank]?.spans ?? [])
+    const { worker, metrics } = this.deps
+    metrics.observe({ tokens, computeSeconds, waitSeconds, sendSeconds, sent })
+    this.finish({
+      kind: 'finished',
+      run: this.run,
+      report: { worker, role: 'prefill', tokens, computeSeconds, waitSeconds, sendSeconds, sent },
+    })
+  }
+
+  protected clear(): void {
+    this.deps.listening.close(this.run)
+    this.#source?.end()
+    this.#exchange.clear()
+    this.#compute.cancel()
+  }
+}

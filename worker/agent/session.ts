@@ -1,0 +1,89 @@
+import type { Clock } from '../../shared/clock.ts'
+import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import type { Log } from '../../shared/log.ts'
+import type { WorkerEvent } from '../../shared/protocol/control.ts'
+import type { Compute } from '../compute/compute.ts'
+import type { WorkerMetrics } from '../metrics.ts'
+import type { PeerDialling } from '../peers/dialling.ts'
+import type { PeerListening } from '../peers/listening.ts'
+
+/** What every session of a worker works with. */
+export interface SessionDeps {
+  readonly worker: string
+  readonly fingerprint: string
+  readonly compute: Compute
+  readonly dialling: PeerDialling
+  readonly listening: PeerListening
+  readonly metrics: WorkerMetrics
+  readonly clock: Clock
+  readonly log: Log
+  /** To the coordinator, in order; a link that has gone takes nothing, and the agent has cancelled all by then. */
+  readonly report: (event: WorkerEvent, payload?: Uint8Array) => void
+}
+
+/** One worker's part in one run. It ends once: finished, failed (both reported) or cancelled (not reported). */
+export abstract class Session {
+  readonly run: string
+  protected readonly deps: SessionDeps
+  readonly #controller = new AbortController()
+  readonly #ended: Promise<void>
+  #settle: () => void = () => undefined
+
+  constructor(run: string, deps: SessionDeps) {
+    this.run = run
+    this.deps = deps
+    this.#ended = new Promise((resolve) => {
+      this.#settle = resolve
+    })
+  }
+
+  /** Resolves when the session holds nothing any more. Never rejects. */
+  get ended(): Promise<void> {
+    return this.#ended
+  }
+
+  protected get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  protected get over(): boolean {
+    return this.#controller.signal.aborted
+  }
+
+  /** The client has all it wants: end in good order. Only decoding has anything to end. */
+  stop(): void {
+    this.deps.log.debug({ run: this.run }, 'nothing to stop here')
+  }
+
+  /** The coordinator wants no more of it. */
+  cancel(reason: HeadraceError): void {
+    if (this.over) return
+    this.deps.log.info({ run: this.run, code: reason.code }, 'run cancelled')
+    this.#end('cancelled', reason)
+  }
+
+  protected finish(event: Extract<WorkerEvent, { kind: 'finished' }>): void {
+    if (this.over) return
+    this.deps.report(event)
+    this.#end('finished', new HeadraceError('cancelled', 'the run is finished here'))
+  }
+
+  protected fail(thrown: unknown): void {
+    if (this.over) return
+    const error = asHeadraceError(thrown)
+    this.deps.log.error({ run: this.run, code: error.code, details: error.details }, error.message)
+    const message = error.message.slice(0, 2048)
+    this.deps.report({ kind: 'failed', run: this.run, code: error.code, message })
+    this.#end('failed', error)
+  }
+
+  /** Lets go of links, memory and the compute thread's work. */
+  protected abstract clear(): void
+
+  #end(status: 'finished' | 'failed' | 'cancelled', reason: HeadraceError): void {
+    this.#controller.abort(reason)
+    this.clear()
+    this.deps.metrics.runs.inc({ status })
+    this.#settle()
+  }
+}

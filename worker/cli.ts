@@ -1,0 +1,93 @@
+import { hostname } from 'node:os'
+import { checkHost, linkUrl, type Program, wholeNumber } from '../shared/cli/options.ts'
+import { aborted, reportFatal, stopSignal } from '../shared/cli/process.ts'
+import { createLog } from '../shared/log.ts'
+import { ENGINES } from './engine/engine.ts'
+import { defaultKvBudgetBytes, defaultThreads, startWorker, type WorkerConfig } from './worker.ts'
+
+/** Runs that a leaving worker still has may take so long to end. */
+const GRACE_SECONDS = 10
+
+/** `headrace worker`. */
+export const workerCommand = (program: Program): Program =>
+  program.command(
+    'worker',
+    'Compute KV (prefill) or answer from it (decode) for a coordinator',
+    (args) =>
+      args
+        .option('coordinator', {
+          type: 'string',
+          default: 'http://127.0.0.1:8080',
+          describe: 'Address of the coordinator',
+        })
+        .option('model', { type: 'string', demandOption: true, describe: 'Hugging Face model folder' })
+        .option('role', {
+          choices: ['prefill', 'decode'] as const,
+          default: 'prefill' as const,
+          describe: 'What to do',
+        })
+        .option('name', { type: 'string', describe: 'Unique in the cluster [default: role, host, process id]' })
+        .option('engine', { choices: ENGINES, default: 'onnx' as const, describe: 'What does the arithmetic' })
+        .option('threads', { type: 'number', describe: 'Threads of the engine [default: all cores]' })
+        .option('host', { type: 'string', default: '127.0.0.1', describe: 'Where to listen for other workers' })
+        .option('port', {
+          type: 'number',
+          default: 0,
+          describe: 'Port for other workers and /metrics; 0 takes a free one',
+        })
+        .option('advertise', { type: 'string', describe: 'Host name or address under which others reach this worker' })
+        .option('accept-plaintext', {
+          type: 'boolean',
+          default: false,
+          describe: 'Listen beyond loopback without encryption',
+        })
+        .option('kv-budget-mib', {
+          type: 'number',
+          describe: 'Most KV cache of one run [default: 70 % of free memory]',
+        }),
+    (args) => run(args).catch((thrown: unknown) => reportFatal(thrown)),
+  )
+
+interface WorkerArgs {
+  coordinator: string
+  model: string
+  role: WorkerConfig['role']
+  name?: string | undefined
+  engine: WorkerConfig['engine']
+  threads?: number | undefined
+  host: string
+  port: number
+  advertise?: string | undefined
+  acceptPlaintext: boolean
+  kvBudgetMib?: number | undefined
+  logLevel: string
+}
+
+async function run(args: WorkerArgs): Promise<void> {
+  checkHost(args.host, args.acceptPlaintext)
+  const name = args.name ?? `${args.role}-${hostname().slice(0, 32)}-${process.pid}`
+  const log = createLog(name, args.logLevel)
+  const stopped = stopSignal()
+  const worker = await startWorker(
+    {
+      coordinatorUrl: linkUrl(args.coordinator),
+      modelFolder: args.model,
+      role: args.role,
+      name,
+      engine: args.engine,
+      threads: wholeNumber('threads', args.threads ?? defaultThreads(), 1, 1024),
+      host: args.host,
+      port: wholeNumber('port', args.port, 0, 65535),
+      advertise: args.advertise,
+      kvBudgetBytes:
+        args.kvBudgetMib === undefined
+          ? defaultKvBudgetBytes()
+          : wholeNumber('kv-budget-mib', args.kvBudgetMib, 1, 2 ** 30) * 2 ** 20,
+    },
+    log,
+  )
+  await Promise.race([worker.done, aborted(stopped).then(() => worker.leave(GRACE_SECONDS))])
+  await worker.done
+  // An idle parent channel would keep the process alive.
+  if (process.connected) process.disconnect()
+}

@@ -1,0 +1,137 @@
+import { Worker } from 'node:worker_threads'
+import { HeadraceError } from '../../shared/errors.ts'
+import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
+import type { KvBlock } from '../prefill/exchange.ts'
+import { errorFromPlain } from './host.ts'
+import type { ComputeCommand, ComputeConfig, ComputeEvent, ComputeReply } from './messages.ts'
+
+/** The arithmetic of a worker as its main thread sees it. A simulation brings its own. */
+export interface Compute {
+  readonly shape: ModelShape
+  /** Fits the worker's cost per layer by timing a few real pieces of work. */
+  calibrate(): Promise<Cost>
+  prefill(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, onEvent: OnEvent): ComputeRun
+  decode(assignment: DecodeAssignment, lastToken: number, onEvent: OnEvent): ComputeRun
+  /** Aborted, with the reason, when no more arithmetic can be done. */
+  readonly failed: AbortSignal
+  close(): Promise<void>
+}
+
+export interface ComputeRun {
+  /** Hands a block over; its buffer may not be used again. */
+  deliver(block: KvBlock): void
+  /** Decoding ends here, in good order: `finished` with reason `stop`. */
+  stop(): void
+  /** The run ends with a `failed` event unless it has ended already. */
+  cancel(): void
+}
+
+/** The last event of a run is `finished` or `failed`. */
+export type OnEvent = (event: ComputeEvent) => void
+
+/** Starts the compute thread and resolves when the model is loaded. */
+export async function startCompute(config: ComputeConfig): Promise<Compute> {
+  const thread = new Worker(new URL('./thread.js', import.meta.url), { workerData: config })
+  const compute = new ComputeThread(thread)
+  await compute.loaded
+  return compute
+}
+
+class ComputeThread implements Compute {
+  readonly loaded: Promise<void>
+  readonly #thread: Worker
+  readonly #runs = new Map<string, OnEvent>()
+  readonly #failure = new AbortController()
+  #shape: ModelShape | undefined
+  #waiting: { resolve: (reply: ComputeReply) => void; reject: (error: HeadraceError) => void } | undefined
+
+  constructor(thread: Worker) {
+    this.#thread = thread
+    this.loaded = this.#reply().then((reply) => {
+      if (reply.kind === 'loaded') this.#shape = reply.shape
+    })
+    thread.on('message', (reply: ComputeReply) => this.#receive(reply))
+    thread.on('error', (error) => this.#fail(new HeadraceError('engine_failed', error.message, { cause: error })))
+    thread.on('exit', (code) => this.#fail(new HeadraceError('engine_failed', `the compute thread ended (${code})`)))
+  }
+
+  get shape(): ModelShape {
+    if (this.#shape === undefined) throw new HeadraceError('internal', 'the model is not loaded yet')
+    return this.#shape
+  }
+
+  get failed(): AbortSignal {
+    return this.#failure.signal
+  }
+
+  async calibrate(): Promise<Cost> {
+    const reply = this.#reply()
+    this.#post({ kind: 'calibrate' })
+    const calibrated = await reply
+    if (calibrated.kind !== 'calibrated') throw new HeadraceError('internal', `unexpected ${calibrated.kind}`)
+    return calibrated.cost
+  }
+
+  prefill(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, onEvent: OnEvent): ComputeRun {
+    const run = this.#open(assignment.run, onEvent)
+    this.#post({ kind: 'prefill', assignment, tokens }, [tokens.buffer])
+    return run
+  }
+
+  decode(assignment: DecodeAssignment, lastToken: number, onEvent: OnEvent): ComputeRun {
+    const run = this.#open(assignment.run, onEvent)
+    this.#post({ kind: 'decode', assignment, lastToken })
+    return run
+  }
+
+  async close(): Promise<void> {
+    this.#runs.clear()
+    await this.#thread.terminate()
+  }
+
+  #open(run: string, onEvent: OnEvent): ComputeRun {
+    this.#runs.set(run, onEvent)
+    return {
+      deliver: (block) => this.#post({ kind: 'deliver', run, block }, [block.bytes.buffer]),
+      stop: () => this.#post({ kind: 'stop', run }),
+      cancel: () => this.#post({ kind: 'cancel', run }),
+    }
+  }
+
+  #post(command: ComputeCommand, transfer: ArrayBuffer[] = []): void {
+    this.#thread.postMessage(command, transfer)
+  }
+
+  /** The next message that is not about a run. Only one is waited for at a time. */
+  #reply(): Promise<ComputeReply> {
+    return new Promise((resolve, reject) => {
+      this.#waiting = { resolve, reject }
+    })
+  }
+
+  #receive(reply: ComputeReply): void {
+    if (reply.kind === 'error') {
+      this.#fail(errorFromPlain(reply))
+      return
+    }
+    if (reply.kind !== 'run') {
+      this.#waiting?.resolve(reply)
+      this.#waiting = undefined
+      return
+    }
+    const onEvent = this.#runs.get(reply.run)
+    if (reply.event.kind === 'finished' || reply.event.kind === 'failed') this.#runs.delete(reply.run)
+    onEvent?.(reply.event)
+  }
+
+  #fail(error: HeadraceError): void {
+    if (this.#failure.signal.aborted) return
+    this.#failure.abort(error)
+    this.#waiting?.reject(error)
+    this.#waiting = undefined
+    const failed: ComputeEvent = { kind: 'failed', code: error.code, message: error.message, details: error.details }
+    for (const onEvent of this.#runs.values()) onEvent(failed)
+    this.#runs.clear()
+  }
+}

@@ -1,0 +1,52 @@
+import type { ErrorDetails } from '../../shared/errors.ts'
+import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
+import type { FinishReason, TokenLogprob } from '../../shared/protocol/run-types.ts'
+import type { EngineName } from '../engine/engine.ts'
+import type { KvBlock } from '../prefill/exchange.ts'
+
+/**
+ * Messages between the main thread of a worker (sockets) and its compute thread (arithmetic): running the engine blocks
+ * its thread, and a blocked socket would stall other workers. Buffers are transferred, never shared: the engine refuses
+ * memory that two threads can see.
+ */
+
+/** What the compute thread starts with. */
+export interface ComputeConfig {
+  readonly modelFolder: string
+  readonly engine: EngineName
+  readonly threads: number
+  /** Most float32 bytes of KV cache that one run may take at a decode node. */
+  readonly kvBudgetBytes: number
+}
+
+/** Main to compute. */
+export type ComputeCommand =
+  | { readonly kind: 'calibrate' }
+  | { readonly kind: 'prefill'; readonly assignment: PrefillAssignment; readonly tokens: Int32Array }
+  | { readonly kind: 'decode'; readonly assignment: DecodeAssignment; readonly lastToken: number }
+  | { readonly kind: 'deliver'; readonly run: string; readonly block: KvBlock }
+  | { readonly kind: 'stop'; readonly run: string }
+  | { readonly kind: 'cancel'; readonly run: string }
+
+/** What happens to one run, compute to main. */
+export type ComputeEvent =
+  | { readonly kind: 'published'; readonly block: KvBlock }
+  | { readonly kind: 'released'; readonly layer: number }
+  | { readonly kind: 'assembled' }
+  | { readonly kind: 'logits'; readonly logits: Float32Array<ArrayBuffer> }
+  | { readonly kind: 'token'; readonly index: number; readonly token: number; readonly logprob?: TokenLogprob }
+  | {
+      readonly kind: 'finished'
+      readonly computeSeconds: number
+      readonly waitSeconds: number
+      readonly reason?: FinishReason
+    }
+  | { readonly kind: 'failed'; readonly code: string; readonly message: string; readonly details: ErrorDetails }
+
+/** Compute to main. `error` ends the thread: loading failed, or the engine cannot go on. */
+export type ComputeReply =
+  | { readonly kind: 'loaded'; readonly shape: ModelShape }
+  | { readonly kind: 'calibrated'; readonly cost: Cost }
+  | { readonly kind: 'run'; readonly run: string; readonly event: ComputeEvent }
+  | { readonly kind: 'error'; readonly code: string; readonly message: string; readonly details: ErrorDetails }

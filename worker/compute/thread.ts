@@ -1,0 +1,21 @@
+import { parentPort, workerData } from 'node:worker_threads'
+import { realClock } from '../../shared/link/real-clock.ts'
+import { createEngine } from '../engine/create-engine.ts'
+import { ComputeHost, plainError } from './host.ts'
+import type { ComputeCommand, ComputeConfig, ComputeReply } from './messages.ts'
+
+/** The compute thread of a worker process: loads the model, then serves commands until the process ends. */
+const port = parentPort
+if (port === null) throw new Error('this file is started as a thread')
+const post = (reply: ComputeReply, transfer: ArrayBuffer[] = []): void => port.postMessage(reply, transfer)
+const { modelFolder, engine: name, threads, kvBudgetBytes } = workerData as ComputeConfig
+
+try {
+  const engine = await createEngine(name, modelFolder, { threads })
+  const yieldTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+  const host = new ComputeHost({ engine, clock: realClock, kvBudgetBytes, post, yieldTurn })
+  port.on('message', (command: ComputeCommand) => host.handle(command))
+  post({ kind: 'loaded', shape: engine.shape })
+} catch (thrown) {
+  post({ kind: 'error', ...plainError(thrown) })
+}

@@ -1,0 +1,18 @@
+import { readModelShape } from '../../shared/model-folder.ts'
+import { loadWeights } from '../model/weights.ts'
+import type { Engine, EngineName } from './engine.ts'
+import { ReferenceEngine } from './reference-engine.ts'
+
+/** The engine of this name, with the model of a Hugging Face folder loaded. The native library loads only if it is used. */
+export async function createEngine(name: EngineName, folder: string, options: { threads: number }): Promise<Engine> {
+  const shape = await readModelShape(folder)
+  const weights = await loadWeights(folder, shape)
+  switch (name) {
+    case 'reference':
+      return new ReferenceEngine(shape, weights)
+    case 'onnx': {
+      const { OnnxEngine } = await import('./onnx/onnx-engine.ts')
+      return OnnxEngine.create(shape, weights, options.threads)
+    }
+  }
+}

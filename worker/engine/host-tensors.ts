@@ -1,0 +1,134 @@
+import { HeadraceError } from '../../shared/errors.ts'
+import type { Accumulator, Hidden, Kv, Query } from './engine.ts'
+
+export type Floats = Float32Array<ArrayBuffer>
+
+/** The tensors of the engines that compute in host memory. Fields are in memory order; all of it is float32. */
+export class HostHidden implements Hidden {
+  readonly tokens: number
+  x_seq_dim: Floats
+
+  constructor(tokens: number, x_seq_dim: Floats) {
+    this.tokens = tokens
+    this.x_seq_dim = x_seq_dim
+  }
+}
+
+/** The query heads that share a KV head are neighbours, so that they are rows of one product against its keys. */
+export class HostQuery implements Query {
+  readonly start: number
+  readonly tokens: number
+  q_heads_seq_hdim: Floats
+
+  constructor(start: number, tokens: number, q_heads_seq_hdim: Floats) {
+    this.start = start
+    this.tokens = tokens
+    this.q_heads_seq_hdim = q_heads_seq_hdim
+  }
+}
+
+/** The state of online softmax: unnormalised output, sum of weights, running maximum. */
+export class HostAccumulator implements Accumulator {
+  readonly tokens: number
+  o_heads_seq_hdim: Floats
+  l_heads_seq: Floats
+  m_heads_seq: Floats
+
+  constructor(tokens: number, o_heads_seq_hdim: Floats, l_heads_seq: Floats, m_heads_seq: Floats) {
+    this.tokens = tokens
+    this.o_heads_seq_hdim = o_heads_seq_hdim
+    this.l_heads_seq = l_heads_seq
+    this.m_heads_seq = m_heads_seq
+  }
+}
+
+/** Head-major, so that any range of positions of one head is a contiguous view. */
+export class HostKv implements Kv {
+  readonly start: number
+  readonly capacity: number
+  readonly kvHeads: number
+  readonly headDim: number
+  k_kvheads_cap_hdim: Floats
+  v_kvheads_cap_hdim: Floats
+
+  constructor(start: number, capacity: number, kvHeads: number, headDim: number, k: Floats, v: Floats) {
+    this.start = start
+    this.capacity = capacity
+    this.kvHeads = kvHeads
+    this.headDim = headDim
+    this.k_kvheads_cap_hdim = k
+    this.v_kvheads_cap_hdim = v
+  }
+
+  /** The keys of one head at positions `[start, start + count)`, seq_hdim. */
+  keys(head: number, start: number, count: number): Floats {
+    return this.#range(this.k_kvheads_cap_hdim, head, start, count)
+  }
+
+  values(head: number, start: number, count: number): Floats {
+    return this.#range(this.v_kvheads_cap_hdim, head, start, count)
+  }
+
+  /** Throws `kv_shape` unless positions `[start, start + count)` lie inside. */
+  checkRange(start: number, count: number): void {
+    if (start < this.start || count < 1 || start + count > this.start + this.capacity)
+      throw new HeadraceError(
+        'kv_shape',
+        `positions [${start}, ${start + count}) are not inside [${this.start}, ${this.start + this.capacity})`,
+      )
+  }
+
+  #range(all: Floats, head: number, start: number, count: number): Floats {
+    const from = (head * this.capacity + start - this.start) * this.headDim
+    return all.subarray(from, from + count * this.headDim)
+  }
+}
+
+/** The wire layout `[2][kvHeads][count][headDim]`: see `Engine.exportKv`. */
+export function exportHostKv(kv: HostKv, start: number, count: number): Uint8Array<ArrayBuffer> {
+  kv.checkRange(start, count)
+  const wire = new Float32Array(2 * kv.kvHeads * count * kv.headDim)
+  headRanges(kv, start, count).forEach((range, i) => {
+    wire.set(range, i * range.length)
+  })
+  return new Uint8Array(wire.buffer)
+}
+
+export function importHostKv(kv: HostKv, start: number, count: number, bytes: Uint8Array): void {
+  kv.checkRange(start, count)
+  const ranges = headRanges(kv, start, count)
+  const expected = ranges.length * count * kv.headDim * 4
+  if (bytes.byteLength !== expected)
+    throw new HeadraceError('kv_shape', `a block of ${count} tokens has ${bytes.byteLength} bytes, not ${expected}`)
+  let from = 0
+  for (const range of ranges) {
+    const into = new Uint8Array(range.buffer, range.byteOffset, range.byteLength) // `bytes` need not be aligned
+    into.set(bytes.subarray(from, from + range.byteLength))
+    from += range.byteLength
+  }
+}
+
+/** The views that the wire layout is made of, in its order. */
+function headRanges(kv: HostKv, start: number, count: number): Floats[] {
+  const heads = Array.from({ length: kv.kvHeads }, (_, head) => head)
+  return [...heads.map((h) => kv.keys(h, start, count)), ...heads.map((h) => kv.values(h, start, count))]
+}
+
+/** An opaque tensor as the engine's own kind of tensor. */
+export function own<T extends object>(tensor: object, kind: abstract new (...args: never[]) => T): T {
+  if (tensor instanceof kind) return tensor
+  throw new HeadraceError(
+    'internal',
+    `${kind.name} expected, found ${tensor.constructor.name}: another engine's tensor`,
+  )
+}
+
+/** The token ids of a chunk as rows of the embedding. */
+export function gatherRows(tokens_seq: Int32Array, table_vocab_dim: Floats, dim: number, out_seq_dim: Floats): void {
+  const vocab = table_vocab_dim.length / dim
+  tokens_seq.forEach((id, row) => {
+    if (id < 0 || id >= vocab)
+      throw new HeadraceError('invalid_request', `token id ${id} is outside the vocabulary of ${vocab}`)
+    out_seq_dim.set(table_vocab_dim.subarray(id * dim, (id + 1) * dim), row * dim)
+  })
+}

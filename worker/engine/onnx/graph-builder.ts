@@ -1,0 +1,115 @@
+import { bytesField, type Field, floatField, intField, join, messageField, textField } from './protobuf.ts'
+
+/** A value in the graph: the output of a node, an input, or a constant. */
+export type Value = string
+
+/** An attribute of a node: a bare number is an integer, as most are. */
+export type Attribute = number | { readonly float: number } | { readonly ints: readonly number[] }
+
+/** A dimension: a number where the model fixes it, a letter where it varies between calls. */
+export type Dim = number | string
+
+const FLOAT = 1
+const INT64 = 7
+const IR_VERSION = 10
+const OPSET = 20
+/** Domain of ONNX Runtime's own operators. */
+const MICROSOFT = 'com.microsoft'
+
+interface Node {
+  readonly operator: string
+  readonly domain: string
+  readonly inputs: readonly Value[]
+  readonly outputs: readonly Value[]
+  readonly attributes: Readonly<Record<string, Attribute>>
+}
+
+/** Builds a serialised ONNX model node by node. Field numbers are those of onnx.proto3. */
+export class GraphBuilder {
+  readonly #nodes: Node[] = []
+  readonly #constants: Field[] = []
+  readonly #inputs: Field[] = []
+  readonly #outputs: Field[] = []
+  readonly #outputNames = new Map<Value, string>()
+  #values = 0
+
+  input(name: string, dims: readonly Dim[]): Value {
+    this.#inputs.push(messageField(11, valueInfo(name, dims)))
+    return name
+  }
+
+  /** An int64 constant: a shape, axes, sizes. */
+  ints(...values: number[]): Value {
+    return this.#constant(INT64, [values.length], new Uint8Array(BigInt64Array.from(values, BigInt).buffer))
+  }
+
+  /** A float32 scalar. */
+  float(value: number): Value {
+    return this.#constant(FLOAT, [], new Uint8Array(Float32Array.of(value).buffer))
+  }
+
+  op(type: string, inputs: readonly Value[], attributes: Readonly<Record<string, Attribute>> = {}): Value {
+    return this.ops(1, type, inputs, attributes)[0]!
+  }
+
+  /** A node with several outputs. `type` is an operator, with `@domain` where it is not one of ONNX's own. */
+  ops(count: number, type: string, inputs: readonly Value[], attributes: Node['attributes'] = {}): Value[] {
+    const outputs = Array.from({ length: count }, () => this.#fresh())
+    const [operator, domain = ''] = type.split('@') as [string, string?]
+    this.#nodes.push({ operator, domain, inputs, outputs, attributes })
+    return outputs
+  }
+
+  /** Makes the result of a node an output of the graph. */
+  output(name: string, value: Value, dims: readonly Dim[]): void {
+    this.#outputNames.set(value, name)
+    this.#outputs.push(messageField(12, valueInfo(name, dims)))
+  }
+
+  build(name: string): Uint8Array {
+    const nodes = this.#nodes.map((node) => messageField(1, this.#encode(node)))
+    const graph = [...nodes, textField(2, name), ...this.#constants, ...this.#inputs, ...this.#outputs]
+    return join([
+      intField(1, IR_VERSION),
+      textField(2, 'headrace'),
+      messageField(7, graph),
+      messageField(8, [textField(1, ''), intField(2, OPSET)]),
+      messageField(8, [textField(1, MICROSOFT), intField(2, 1)]),
+    ])
+  }
+
+  #encode(node: Node): Field[] {
+    const named = (value: Value) => this.#outputNames.get(value) ?? value
+    return [
+      ...node.inputs.map((value) => textField(1, named(value))),
+      ...node.outputs.map((value) => textField(2, named(value))),
+      textField(4, node.operator),
+      ...Object.entries(node.attributes).map(([name, value]) => messageField(5, attribute(name, value))),
+      textField(7, node.domain),
+    ]
+  }
+
+  #constant(type: number, dims: readonly number[], raw: Uint8Array): Value {
+    const name = this.#fresh()
+    const fields = [...dims.map((d) => intField(1, d)), intField(2, type), textField(8, name), bytesField(9, raw)]
+    this.#constants.push(messageField(5, fields))
+    return name
+  }
+
+  #fresh(): Value {
+    this.#values += 1
+    return `_${this.#values}`
+  }
+}
+
+function attribute(name: string, value: Attribute): Field[] {
+  if (typeof value === 'number') return [textField(1, name), intField(3, value), intField(20, 2)]
+  if ('float' in value) return [textField(1, name), floatField(2, value.float), intField(20, 1)]
+  return [textField(1, name), ...value.ints.map((n) => intField(8, n)), intField(20, 7)]
+}
+
+function valueInfo(name: string, dims: readonly Dim[]): Field[] {
+  const shape = dims.map((d) => messageField(1, [typeof d === 'number' ? intField(1, d) : textField(2, d)]))
+  const tensorType = [intField(1, FLOAT), messageField(2, shape)]
+  return [textField(1, name), messageField(2, [messageField(1, tensorType)])]
+}

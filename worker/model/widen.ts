@@ -1,0 +1,19 @@
+/** bfloat16 is the upper half of a float32. `out` and `bits` have the same length. */
+export function widenBf16(bits: Uint16Array, out: Float32Array): void {
+  const words = new Uint32Array(out.buffer, out.byteOffset, out.length)
+  for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16
+}
+
+/** IEEE 754 half precision to single, exactly. `out` and `bits` have the same length. */
+export function widenF16(bits: Uint16Array, out: Float32Array): void {
+  for (let i = 0; i < bits.length; i++) out[i] = halfToSingle(bits[i]!)
+}
+
+function halfToSingle(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1
+  const exponent = (bits >> 10) & 0x1f
+  const fraction = bits & 0x3ff
+  if (exponent === 0) return sign * fraction * 2 ** -24
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
+  return sign * (1024 + fraction) * 2 ** (exponent - 25)
+}

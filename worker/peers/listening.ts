@@ -1,0 +1,125 @@
+import type { Clock } from '../../shared/clock.ts'
+import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import { DATA_LIMITS, type Link } from '../../shared/link/link.ts'
+import type { Log } from '../../shared/log.ts'
+import { PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
+import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
+import {
+  type PeerDelivery,
+  type PeerRequest,
+  peerDeliverySchema,
+  peerRequestSchema,
+} from '../../shared/protocol/peer.ts'
+
+export type RunRequest = Exclude<PeerRequest, { kind: 'hello' }>
+
+/** The part of a run that serves KV. Throws a coded error to a peer that has no business there. */
+export interface RunServer {
+  handle(request: RunRequest, from: string, link: Link): void
+}
+
+/** A subscriber may be quicker than the assignment; its requests wait this long, and at most this many in all. */
+const PARK_SECONDS = 30
+const MAX_PARKED = 256
+/** Runs that ended here lately: a late subscriber is told at once instead of waiting. */
+const MAX_ENDED = 256
+
+/**
+ * The sending end of KV: takes the links that other workers dial and hands their requests to the run they are about.
+ */
+export class PeerListening {
+  readonly #of: { fingerprint: string; clock: Clock; log: Log }
+  readonly #runs = new Map<string, RunServer>()
+  readonly #parked: { request: RunRequest; from: string; link: Link; since: number }[] = []
+  readonly #ended = new Set<string>()
+
+  constructor(of: { fingerprint: string; clock: Clock; log: Log }) {
+    this.#of = of
+  }
+
+  /** A run begins to serve here; requests that came before are handed to it now. */
+  open(run: string, server: RunServer): void {
+    this.#runs.set(run, server)
+    const waiting = this.#parked.filter(({ request }) => request.run === run)
+    for (const parked of waiting) {
+      this.#parked.splice(this.#parked.indexOf(parked), 1)
+      this.#route(parked.request, parked.from, parked.link)
+    }
+  }
+
+  close(run: string): void {
+    this.#runs.delete(run)
+    this.#ended.add(run)
+    for (const oldest of this.#ended) {
+      if (this.#ended.size <= MAX_ENDED) break
+      this.#ended.delete(oldest)
+    }
+  }
+
+  /** Serves one link until it closes. Never rejects. */
+  async serve(link: Link): Promise<void> {
+    let from: string | undefined
+    try {
+      for (let frame = await link.receive(); frame; frame = await link.receive()) {
+        const { message } = decodeMessage(peerRequestSchema, frame, DATA_LIMITS.maxFrameBytes)
+        if (message.kind === 'hello') from = this.#admit(message)
+        else if (from === undefined) throw new HeadraceError('unexpected_message', `${message.kind} before hello`)
+        else this.#route(message, from, link)
+      }
+      link.close()
+    } catch (thrown) {
+      const error = asHeadraceError(thrown)
+      this.#of.log.warn({ peer: link.peer, code: error.code }, error.message)
+      link.close(error)
+    }
+  }
+
+  #admit(hello: { protocol: number; worker: string; fingerprint: string }): string {
+    if (hello.protocol !== PROTOCOL_VERSION)
+      throw new HeadraceError('protocol_mismatch', `${hello.worker} speaks version ${hello.protocol}`)
+    if (hello.fingerprint !== this.#of.fingerprint)
+      throw new HeadraceError('fingerprint_mismatch', `${hello.worker} has another model`)
+    return hello.worker
+  }
+
+  #route(request: RunRequest, from: string, link: Link): void {
+    const server = this.#runs.get(request.run)
+    if (server === undefined) {
+      this.#park(request, from, link)
+      return
+    }
+    try {
+      server.handle(request, from, link)
+    } catch (thrown) {
+      this.#answerEnded(link, request.run, asHeadraceError(thrown))
+    }
+  }
+
+  #park(request: RunRequest, from: string, link: Link): void {
+    if (request.kind !== 'subscribe') return // credit for, or the end of, a run that is over here
+    const { clock } = this.#of
+    if (this.#ended.has(request.run)) {
+      this.#answerEnded(link, request.run, new HeadraceError('worker_failed', 'the run is over here'))
+      return
+    }
+    this.#parked.push({ request, from, link, since: clock.now() })
+    while (
+      this.#parked[0] &&
+      (this.#parked.length > MAX_PARKED || this.#parked[0].since < clock.now() - PARK_SECONDS)
+    ) {
+      const dropped = this.#parked.shift()!
+      this.#answerEnded(
+        dropped.link,
+        dropped.request.run,
+        new HeadraceError('worker_failed', 'the run never came here'),
+      )
+    }
+  }
+
+  #answerEnded(link: Link, run: string, error: HeadraceError): void {
+    const answer: PeerDelivery = { kind: 'ended', run, code: error.code, message: error.message.slice(0, 2048) }
+    link
+      .send(encodeMessage(peerDeliverySchema, answer))
+      .catch((cause: unknown) => this.#of.log.debug({ err: cause }, 'the subscriber has left'))
+  }
+}

@@ -1,0 +1,109 @@
+import type { Clock } from '../../shared/clock.ts'
+import type { Cost } from '../../shared/protocol/control.ts'
+import type { Engine } from '../engine/engine.ts'
+
+/** Seconds that all timing together may take, roughly; slow engines get smaller pieces. */
+const BUDGET_SECONDS = 1.5
+/** Tokens of context behind the second kind of point, and how they are cut: as in a real run, a block at a time. */
+const CONTEXT_TOKENS = 4096
+const BLOCK_TOKENS = 512
+
+/** One timed piece of work: `n` tokens after `p`, in seconds per layer. */
+interface Point {
+  readonly n: number
+  readonly p: number
+  readonly seconds: number
+}
+
+/**
+ * Fits o + a n + b n (P + n/2), the seconds of one layer (DESIGN section 6), to timings of the engine's own calls on
+ * layer 0. Random tokens do: the time of dense arithmetic does not depend on the values.
+ */
+export async function calibrate(engine: Engine, clock: Clock): Promise<Cost> {
+  const chunk = Math.min(engine.chunkTokens, engine.shape.contextLength)
+  await timeLayer(engine, clock, Math.min(16, chunk), 0) // wakes the engine up: first calls allocate
+  const small = await timeLayer(engine, clock, Math.max(1, chunk >> 3), 0)
+  const once = (small.seconds / small.n) * chunk
+  const rounds = Math.max(1, Math.min(5, Math.floor(BUDGET_SECONDS / (8 * once + 1e-6))))
+  const context = Math.min(CONTEXT_TOKENS, Math.max(0, engine.shape.contextLength - chunk))
+  const points = [small]
+  for (const [n, p] of [
+    [chunk >> 1, 0],
+    [chunk, 0],
+    [chunk, context >> 1],
+    [chunk, context],
+  ] as const) {
+    const timed: Point[] = []
+    for (let round = 0; round < rounds; round++) timed.push(await timeLayer(engine, clock, Math.max(1, n), p))
+    points.push(median(timed))
+  }
+  return fitCost(points)
+}
+
+async function timeLayer(engine: Engine, clock: Clock, n: number, p: number): Promise<Point> {
+  const tokens = Int32Array.from({ length: n }, (_, i) => (i * 7919) % engine.shape.vocab)
+  const prefix = []
+  for (let start = 0; start < p; start += BLOCK_TOKENS) {
+    const kv = engine.createKv(start, Math.min(BLOCK_TOKENS, p - start))
+    // Distinct memory with small finite values, as blocks off the wire have.
+    const bytes = await engine.exportKv(kv, kv.start, kv.capacity)
+    await engine.importKv(kv, kv.start, kv.capacity, new Uint8Array(bytes.length))
+    prefix.push(kv)
+  }
+  const x = await engine.embed(tokens)
+  const own = engine.createKv(p, n)
+  const started = clock.now()
+  const q = await engine.project(0, x, p, own)
+  const acc = engine.accumulator(q)
+  await engine.attend(0, q, own, acc)
+  for (const kv of prefix) await engine.attend(0, q, kv, acc)
+  const mixed = await engine.mix(0, x, acc)
+  const seconds = clock.now() - started
+  engine.release(mixed, q, own, ...prefix)
+  return { n, p, seconds }
+}
+
+const median = (points: Point[]): Point => points.sort((a, b) => a.seconds - b.seconds)[points.length >> 1]!
+
+/**
+ * Least squares of seconds = o + a n + b n (p + n/2), each point weighted by 1/seconds so that all count alike. A
+ * coefficient that comes out negative is noise: it is set to zero and the others fitted again.
+ */
+export function fitCost(points: readonly Point[]): Cost {
+  const rows = points.map(({ n, p, seconds }) => ({
+    terms: [1, n, n * (p + n / 2)].map((term) => term / seconds),
+    target: 1,
+  }))
+  let free = [0, 1, 2]
+  for (;;) {
+    const solution = solveNormal(rows, free)
+    const negative = free.filter((_, i) => solution[i]! < 0)
+    if (negative.length === 0) {
+      const at = (term: number): number => (free.includes(term) ? solution[free.indexOf(term)]! : 0)
+      return { o: at(0), a: at(1), b: at(2) }
+    }
+    free = free.filter((term) => term !== negative[0])
+  }
+}
+
+/** Solves the normal equations of `rows` over the columns `free` by Gaussian elimination with pivoting. */
+function solveNormal(rows: readonly { terms: number[]; target: number }[], free: readonly number[]): number[] {
+  const matrix = free.map((i) => [
+    ...free.map((j) => rows.reduce((sum, r) => sum + r.terms[i]! * r.terms[j]!, 0)),
+    rows.reduce((sum, r) => sum + r.terms[i]! * r.target, 0),
+  ])
+  const size = free.length
+  for (let column = 0; column < size; column++) {
+    const rest = matrix.slice(column)
+    const pivot = column + rest.findIndex((row) => row[column] === Math.max(...rest.map((r) => r[column]!)))
+    const swap = matrix[column]!
+    matrix[column] = matrix[Math.max(pivot, column)]!
+    matrix[Math.max(pivot, column)] = swap
+    for (let row = 0; row < size; row++) {
+      if (row === column) continue
+      const factor = matrix[row]![column]! / matrix[column]![column]!
+      for (let k = column; k <= size; k++) matrix[row]![k] = matrix[row]![k]! - factor * matrix[column]![k]!
+    }
+  }
+  return matrix.map((row, i) => row[size]! / row[i]!)
+}

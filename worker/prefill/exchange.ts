@@ -1,0 +1,39 @@
+import type { PrefillAssignment } from '../../shared/protocol/control.ts'
+
+/** One KV block on its way: K (after RoPE) and V of one layer at `[start, start + count)`, in the wire layout. */
+export interface KvBlock {
+  readonly layer: number
+  readonly start: number
+  readonly count: number
+  /** Of `bytes`, computed where the block was made and checked just before it is used. */
+  readonly crc32: number
+  readonly bytes: Uint8Array<ArrayBuffer>
+}
+
+/**
+ * How attention reaches beyond a worker's own tokens: the layer loop sees nothing else of the cluster. The order within
+ * a layer is always the same: post own blocks, compute on what is held, take the others as they come, let go.
+ */
+export interface KvExchange {
+  /** Posts one of this worker's own blocks to whoever the strategy says needs it. Never waits for a socket. */
+  publish(block: KvBlock): void
+  /** The next block of `layer` from another worker, in order of arrival; `undefined` when all of them have come. */
+  next(layer: number): Promise<KvBlock | undefined>
+  /** This worker has finished `layer`: its blocks may be dropped and the next ones sent. */
+  release(layer: number): void
+}
+
+/**
+ * What a strategy decides, as pure functions of the assignment. Ranks are places in `assignment.workers`. KV moves one
+ * way, from rank to rank; the hand-off to the decode node is the same for all and not part of it.
+ */
+export interface Routes {
+  /** Whose blocks come to me directly. */
+  source(a: PrefillAssignment): number | undefined
+  /** Who gets my blocks directly. */
+  target(a: PrefillAssignment): number | undefined
+  /** Whether a block made by `origin` goes on to my target. */
+  relays(a: PrefillAssignment, origin: number): boolean
+  /** Whose blocks must arrive before a layer of mine is complete. */
+  origins(a: PrefillAssignment): readonly number[]
+}

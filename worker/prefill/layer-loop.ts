@@ -1,0 +1,133 @@
+import type { Clock } from '../../shared/clock.ts'
+import { abortError } from '../../shared/errors.ts'
+import { blocksOf, type Span } from '../../shared/plan.ts'
+import type { Accumulator, Engine, Hidden, Kv, Query } from '../engine/engine.ts'
+import { exportBlock, importBlock } from '../kv/block.ts'
+import type { KvExchange } from './exchange.ts'
+
+/**
+ * One worker's side of a prefill: for each layer project, exchange, attend, mix (DESIGN section 2, step 6).
+ *
+ * A layer is projected for all of the worker's tokens before any of them attends: later workers and the decode node get
+ * its KV as early as possible. The last layer is only projected: nobody but the decode node's own last token needs
+ * attention there.
+ */
+export interface PrefillTask {
+  readonly engine: Engine
+  readonly spans: readonly Span[]
+  readonly blockTokens: number
+  /** Ids of the tokens of `spans`, in ascending position. */
+  readonly tokens: Int32Array
+  readonly exchange: KvExchange
+  readonly clock: Clock
+  readonly signal: AbortSignal
+  /** Lets messages of other threads in; called between pieces of arithmetic. */
+  readonly yieldTurn: () => Promise<void>
+}
+
+export interface PrefillTimes {
+  readonly computeSeconds: number
+  /** Compute stood still because another worker's block had not arrived. */
+  readonly waitSeconds: number
+}
+
+/** At most `engine.chunkTokens` consecutive tokens, computed at once, inside one KV block. */
+interface Chunk {
+  readonly start: number
+  x: Hidden
+  q?: Query
+  acc?: Accumulator
+}
+
+export async function runLayers(task: PrefillTask): Promise<PrefillTimes> {
+  const { engine, exchange, clock } = task
+  const started = clock.now()
+  let waitSeconds = 0
+  const blocks = blocksOf(task.spans, task.blockTokens)
+  const chunks = await embedChunks(task, blocks)
+  const lastLayer = engine.shape.layers - 1
+
+  for (let layer = 0; layer <= lastLayer; layer++) {
+    const own = await projectLayer(task, layer, blocks, chunks)
+    if (layer < lastLayer) {
+      await attendOwn(task, layer, chunks, own)
+      for (;;) {
+        const asked = clock.now()
+        const block = await exchange.next(layer)
+        waitSeconds += clock.now() - asked
+        if (block === undefined) break
+        const kv = await importBlock(engine, block)
+        await attendAll(task, layer, chunks, kv)
+        engine.release(kv)
+      }
+      await mixLayer(task, layer, chunks)
+    }
+    engine.release(...own)
+    exchange.release(layer)
+  }
+  for (const chunk of chunks) engine.release(chunk.x)
+  return { computeSeconds: clock.now() - started - waitSeconds, waitSeconds }
+}
+
+async function embedChunks(task: PrefillTask, blocks: readonly Span[]): Promise<Chunk[]> {
+  const chunks: Chunk[] = []
+  let taken = 0
+  for (const { start, end } of blocksOf(blocks, task.engine.chunkTokens)) {
+    await turn(task)
+    const x = await task.engine.embed(task.tokens.subarray(taken, taken + end - start))
+    chunks.push({ start, x })
+    taken += end - start
+  }
+  return chunks
+}
+
+/** Projects every chunk; each KV block is published the moment its last chunk is in. */
+async function projectLayer(task: PrefillTask, layer: number, blocks: readonly Span[], chunks: Chunk[]): Promise<Kv[]> {
+  const { engine, exchange } = task
+  const own: Kv[] = []
+  for (const block of blocks) {
+    const kv = engine.createKv(block.start, block.end - block.start)
+    for (const chunk of chunks) {
+      if (chunk.start < block.start || chunk.start >= block.end) continue
+      await turn(task)
+      chunk.q = await engine.project(layer, chunk.x, chunk.start, kv)
+    }
+    exchange.publish(await exportBlock(engine, layer, kv))
+    own.push(kv)
+  }
+  if (layer === engine.shape.layers - 1) for (const chunk of chunks) releaseQuery(engine, chunk)
+  return own
+}
+
+async function attendOwn(task: PrefillTask, layer: number, chunks: Chunk[], own: readonly Kv[]): Promise<void> {
+  for (const chunk of chunks) chunk.acc = task.engine.accumulator(chunk.q!)
+  for (const kv of own) await attendAll(task, layer, chunks, kv)
+}
+
+/** Every chunk that can see any key of `kv` folds it in. */
+async function attendAll(task: PrefillTask, layer: number, chunks: Chunk[], kv: Kv): Promise<void> {
+  for (const chunk of chunks) {
+    if (chunk.start + chunk.x.tokens <= kv.start) continue
+    await turn(task)
+    await task.engine.attend(layer, chunk.q!, kv, chunk.acc!)
+  }
+}
+
+async function mixLayer(task: PrefillTask, layer: number, chunks: Chunk[]): Promise<void> {
+  for (const chunk of chunks) {
+    await turn(task)
+    releaseQuery(task.engine, chunk)
+    chunk.x = await task.engine.mix(layer, chunk.x, chunk.acc!)
+    delete chunk.acc
+  }
+}
+
+function releaseQuery(engine: Engine, chunk: Chunk): void {
+  if (chunk.q !== undefined) engine.release(chunk.q)
+  delete chunk.q
+}
+
+async function turn(task: PrefillTask): Promise<void> {
+  await task.yieldTurn()
+  if (task.signal.aborted) throw abortError(task.signal)
+}

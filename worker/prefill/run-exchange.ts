@@ -1,0 +1,191 @@
+import type { Clock } from '../../shared/clock.ts'
+import { HeadraceError } from '../../shared/errors.ts'
+import type { Link } from '../../shared/link/link.ts'
+import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
+import { blocksOf } from '../../shared/plan.ts'
+import type { PrefillAssignment } from '../../shared/protocol/control.ts'
+import type { KvHeader, PeerRequest } from '../../shared/protocol/peer.ts'
+import { ExpectedBlocks } from '../kv/expected-blocks.ts'
+import type { KvBlock } from './exchange.ts'
+import { Outbox } from './outbox.ts'
+import { routesOf } from './routes.ts'
+
+/** Layers that may be in flight to a host beyond the one it is working on. Bounds memory at the receiver. */
+export const WINDOW_LAYERS = 3
+
+/**
+ * The moving part of an exchange, on the side of the sockets: which blocks go where and when, for any strategy. What
+ * comes from the source is checked, passed on if the strategy says so, and delivered; own blocks go to the target and to
+ * the decode node; credits go back to the source as layers are finished here and passed on.
+ */
+export class RunExchange {
+  readonly #of: RunExchangeOptions
+  readonly #inbox: ExpectedBlocks
+  readonly #outboxes: { prefix?: Outbox; handoff: Outbox }
+  readonly #targetWorker: string | undefined
+  /** Blocks of each layer still to be passed on. */
+  readonly #unrelayed: number[]
+  #releasedLayers = 0
+  #granted = WINDOW_LAYERS
+
+  constructor(of: RunExchangeOptions) {
+    this.#of = of
+    const { assignment: a, shape } = of
+    const routes = routesOf(a)
+    const makers = routes.origins(a)
+    // The last layer's KV is needed by nobody but the decode node.
+    const sharedLayers = shape.layers - 1
+    this.#inbox = new ExpectedBlocks({
+      makers: makers.flatMap((rank) => a.workers[rank] ?? []),
+      blockTokens: a.blockTokens,
+      layers: sharedLayers,
+      fingerprint: of.fingerprint,
+      bytesPerToken: kvBytesPerTokenLayer(shape),
+    })
+    const blocks = (rank: number): number => blocksOf(a.workers[rank]?.spans ?? [], a.blockTokens).length
+    const relayed = makers.filter((rank) => routes.relays(a, rank)).reduce((n, rank) => n + blocks(rank), 0)
+    this.#unrelayed = Array.from({ length: sharedLayers }, () => relayed)
+    const own = blocks(a.rank)
+    const target = routes.target(a)
+    this.#targetWorker = target === undefined ? undefined : a.workers[target]?.worker
+    this.#outboxes = { handoff: this.#outbox(own * shape.layers) }
+    if (target !== undefined) this.#outboxes.prefix = this.#outbox((own + relayed) * sharedLayers)
+  }
+
+  /** Whom to subscribe to, and with which window. */
+  get source(): { worker: string; url: string; window: number } | undefined {
+    const { assignment: a } = this.#of
+    const rank = routesOf(a).source(a)
+    const peer = rank === undefined ? undefined : a.workers[rank]
+    return peer && { worker: peer.worker, url: peer.url, window: this.#granted }
+  }
+
+  /** All blocks of this worker, and all it had to pass on, have been handed over. */
+  get drained(): boolean {
+    return this.#outboxes.handoff.drained && (this.#outboxes.prefix?.drained ?? true)
+  }
+
+  /** Everything that the source owes has come. */
+  get received(): boolean {
+    return this.#inbox.remaining === 0
+  }
+
+  get sendSeconds(): number {
+    return this.#outboxes.handoff.sendSeconds + (this.#outboxes.prefix?.sendSeconds ?? 0)
+  }
+
+  get sent(): { to: string; bytes: number }[] {
+    const { prefix, handoff } = this.#outboxes
+    const sent = [{ to: this.#of.assignment.decode, bytes: handoff.sentBytes }]
+    if (prefix && this.#targetWorker) sent.unshift({ to: this.#targetWorker, bytes: prefix.sentBytes })
+    return sent
+  }
+
+  /** A block from the layer loop. */
+  publish(block: KvBlock): void {
+    const { assignment: a, shape, encode } = this.#of
+    const origin = a.workers[a.rank]?.worker ?? ''
+    const { bytes, layer, start } = block
+    const frame = encode(
+      {
+        kind: 'kv',
+        run: a.run,
+        fingerprint: this.#of.fingerprint,
+        origin,
+        layer,
+        start,
+        count: block.count,
+        dtype: 'f32',
+        codec: 'raw',
+        crc32: block.crc32,
+      },
+      bytes,
+    )
+    if (layer < shape.layers - 1) this.#outboxes.prefix?.push({ layer, start, frame, relayed: false })
+    this.#outboxes.handoff.push({ layer, start, frame, relayed: false })
+  }
+
+  /** The layer loop has finished `layer`. */
+  release(layer: number): void {
+    this.#releasedLayers = layer + 1
+    this.#creditSource()
+  }
+
+  /** A frame from the source. Throws a coded error if it is not a block that the plan says comes from there. */
+  receive(header: KvHeader, payload: Uint8Array<ArrayBuffer>, frame: Uint8Array): void {
+    const { assignment: a } = this.#of
+    this.#inbox.take(header, payload.byteLength)
+    const origin = a.workers.findIndex(({ worker }) => worker === header.origin)
+    const { layer, start, count, crc32 } = header
+    const relays = routesOf(a).relays(a, origin)
+    // Two readers need two copies: the layer loop takes its bytes to another thread.
+    const bytes = relays ? payload.slice() : payload
+    if (relays) this.#outboxes.prefix?.push({ layer, start, frame, relayed: true })
+    this.#of.deliver({ layer, start, count, crc32, bytes })
+  }
+
+  /** A request of the target or the decode node, over the link it dialled. */
+  handle(request: Exclude<PeerRequest, { kind: 'hello' }>, from: string, link: Link): void {
+    if (request.kind === 'unsubscribe') {
+      const complete =
+        from === this.#of.assignment.decode ? this.#outboxes.handoff.drained : this.#outboxes.prefix?.drained
+      if (!complete) this.#of.onError(new HeadraceError('link_closed', `${from} gave the run up`))
+      return
+    }
+    const outbox = this.#outboxFor(from)
+    if (request.kind === 'subscribe') outbox.attach(link, request.window)
+    else outbox.grant(request.window)
+  }
+
+  /** Nothing more is sent. */
+  clear(): void {
+    this.#outboxes.handoff.clear()
+    this.#outboxes.prefix?.clear()
+  }
+
+  #outboxFor(worker: string): Outbox {
+    if (worker === this.#of.assignment.decode) return this.#outboxes.handoff
+    if (worker === this.#targetWorker && this.#outboxes.prefix) return this.#outboxes.prefix
+    throw new HeadraceError('kv_identity', `${worker} has no part in run ${this.#of.assignment.run} after this worker`)
+  }
+
+  #outbox(expected: number): Outbox {
+    return new Outbox({
+      expected,
+      clock: this.#of.clock,
+      onSent: ({ layer, relayed }) => {
+        if (relayed) {
+          this.#unrelayed[layer]!--
+          this.#creditSource()
+        }
+        if (this.drained) this.#of.onDrained()
+      },
+      onError: this.#of.onError,
+    })
+  }
+
+  /** The source may send up to the window above the first layer that is not both finished here and passed on. */
+  #creditSource(): void {
+    const unrelayed = this.#unrelayed.findIndex((blocks) => blocks > 0)
+    const relayedLayers = unrelayed < 0 ? Number.POSITIVE_INFINITY : unrelayed
+    const window = Math.min(this.#releasedLayers, relayedLayers) + WINDOW_LAYERS
+    if (window <= this.#granted) return
+    this.#granted = window
+    this.#of.credit(window)
+  }
+}
+
+export interface RunExchangeOptions {
+  readonly assignment: PrefillAssignment
+  readonly shape: ModelShape
+  readonly fingerprint: string
+  readonly clock: Clock
+  /** Builds the frame of a block. */
+  readonly encode: (header: KvHeader, payload: Uint8Array) => Uint8Array
+  /** Hands a checked block to the layer loop. */
+  readonly deliver: (block: KvBlock) => void
+  /** Grants the source a larger window. */
+  readonly credit: (window: number) => void
+  readonly onDrained: () => void
+  readonly onError: (error: HeadraceError) => void
+}

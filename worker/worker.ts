@@ -1,0 +1,98 @@
+import { randomInt } from 'node:crypto'
+import { availableParallelism, freemem, hostname, totalmem } from 'node:os'
+import type { HeadraceError } from '../shared/errors.ts'
+import { DATA_LIMITS } from '../shared/link/link.ts'
+import { realClock } from '../shared/link/real-clock.ts'
+import { wsDialer } from '../shared/link/ws-link.ts'
+import { listenLinks } from '../shared/link/ws-server.ts'
+import type { Log } from '../shared/log.ts'
+import { modelFingerprint } from '../shared/model-folder.ts'
+import { PROTOCOL_VERSION, type Role } from '../shared/protocol/control.ts'
+import { packageVersion } from '../shared/version.ts'
+import { Agent } from './agent/agent.ts'
+import { startCompute } from './compute/compute.ts'
+import type { EngineName } from './engine/engine.ts'
+import { WorkerMetrics } from './metrics.ts'
+import { PeerDialling } from './peers/dialling.ts'
+import { PeerListening } from './peers/listening.ts'
+
+export interface WorkerConfig {
+  readonly coordinatorUrl: string
+  readonly modelFolder: string
+  readonly role: Role
+  readonly name: string
+  readonly engine: EngineName
+  readonly threads: number
+  readonly host: string
+  /** 0 takes any free port. */
+  readonly port: number
+  /** Where other workers reach this one, if not at `host`. */
+  readonly advertise: string | undefined
+  readonly kvBudgetBytes: number
+}
+
+export const defaultThreads = (): number => availableParallelism()
+export const defaultKvBudgetBytes = (): number => Math.floor(freemem() * 0.7)
+
+export interface RunningWorker {
+  /** Resolves when the worker has left; rejects if it was refused or cannot compute any more. */
+  readonly done: Promise<void>
+  leave(graceSeconds: number): Promise<void>
+}
+
+/** Puts a worker process together: load the model, listen for peers, dial the coordinator. */
+export async function startWorker(config: WorkerConfig, log: Log): Promise<RunningWorker> {
+  const { modelFolder, engine, threads, kvBudgetBytes, name, role } = config
+  const [compute, fingerprint] = await Promise.all([
+    startCompute({ modelFolder, engine, threads, kvBudgetBytes }),
+    modelFingerprint(modelFolder),
+  ])
+  const metrics = new WorkerMetrics({ version: packageVersion, role, engine })
+  const listening = new PeerListening({ fingerprint, clock: realClock, log })
+  const server = await listenLinks({
+    host: config.host,
+    port: config.port,
+    path: '/link',
+    limits: DATA_LIMITS,
+    onLink: (link) => {
+      listening.serve(link).catch((error: unknown) => log.error({ err: error }, 'a peer was not served'))
+    },
+    routes: {
+      '/metrics': async () => ({ type: 'text/plain; version=0.0.4; charset=utf-8', body: await metrics.text() }),
+      '/health': async () => ({ type: 'application/json', body: JSON.stringify({ status: 'ok', role, name }) }),
+    },
+  })
+  const dialling = new PeerDialling({ dialer: wsDialer, worker: name, fingerprint, log })
+  const url = `ws://${config.advertise ?? config.host}:${server.port}/link`
+  log.info({ url, metrics: `http://${config.host}:${server.port}/metrics`, engine, threads }, 'listening')
+  const agent = new Agent({
+    coordinatorUrl: config.coordinatorUrl,
+    join: {
+      kind: 'join',
+      protocol: PROTOCOL_VERSION,
+      name,
+      role,
+      fingerprint,
+      engine,
+      url,
+      host: hostname(),
+      cores: availableParallelism(),
+      memoryBytes: totalmem(),
+    },
+    dialer: wsDialer,
+    random: () => randomInt(2 ** 32) / 2 ** 32,
+    clock: realClock,
+    log,
+    session: { worker: name, fingerprint, compute, dialling, listening, metrics, clock: realClock, log },
+    residentBytes: () => process.memoryUsage.rss(),
+  })
+  const dead = new Promise<never>((_, reject) =>
+    compute.failed.addEventListener('abort', () => reject(compute.failed.reason as HeadraceError), { once: true }),
+  )
+  const done = Promise.race([agent.serve(), dead]).finally(async () => {
+    dialling.close()
+    await server.close()
+    await compute.close()
+  })
+  return { done, leave: (graceSeconds) => agent.leave(graceSeconds) }
+}
