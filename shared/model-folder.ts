@@ -7,21 +7,20 @@ import { type ErrorCode, HeadraceError } from './errors.ts'
 import { parseEosTokens, parseModelConfig } from './model-config.ts'
 import type { ModelShape } from './model-shape.ts'
 
-/** The files of a Hugging Face model folder, as paths. What a worker does not need may be absent. */
+/** The files of a Hugging Face folder that make the model what it is, as paths. */
 export interface ModelFolder {
   readonly config: string
   /** The safetensors files, sorted by name: one, or the shards that the index names. */
   readonly weights: readonly string[]
-  readonly generationConfig?: string
+  /** Workers compute without one. */
   readonly tokenizer?: string
-  readonly tokenizerConfig?: string
-  readonly chatTemplate?: string
 }
 
 const CONFIG = 'config.json'
 const WEIGHTS = 'model.safetensors'
 const WEIGHT_INDEX = 'model.safetensors.index.json'
 const TOKENIZER = 'tokenizer.json'
+const TOKENIZER_CONFIG = 'tokenizer_config.json'
 
 /** Larger JSON than this is no configuration; an index of a thousand layers stays far below. */
 const MAX_JSON_BYTES = 64 << 20
@@ -30,20 +29,14 @@ const MAX_SHARDS = 4096
 export async function locateModel(folder: string): Promise<ModelFolder> {
   const config = await needed(folder, CONFIG)
   const weights = await locateWeights(folder)
-  const optional = {
-    generationConfig: await present(folder, 'generation_config.json'),
-    tokenizer: await present(folder, TOKENIZER),
-    tokenizerConfig: await present(folder, 'tokenizer_config.json'),
-    chatTemplate: await present(folder, 'chat_template.jinja'),
-  }
-  const found = Object.entries(optional).filter(([, path]) => path !== undefined)
-  return { config, weights, ...Object.fromEntries(found) }
+  const tokenizer = await present(folder, TOKENIZER)
+  return tokenizer === undefined ? { config, weights } : { config, weights, tokenizer }
 }
 
 /** The tokenizer's files, for who turns text into tokens: `tokenizer.json` must be there. */
 export async function locateTokenizer(folder: string): Promise<{ tokenizer: string; tokenizerConfig?: string }> {
   const tokenizer = await needed(folder, TOKENIZER)
-  const tokenizerConfig = await present(folder, 'tokenizer_config.json')
+  const tokenizerConfig = await present(folder, TOKENIZER_CONFIG)
   return tokenizerConfig === undefined ? { tokenizer } : { tokenizer, tokenizerConfig }
 }
 
@@ -68,7 +61,7 @@ const templateSchema = z.looseObject({
 export async function readChatTemplate(folder: string): Promise<string | undefined> {
   const own = await present(folder, 'chat_template.jinja')
   if (own !== undefined) return readText(own, 'model_bad_tokenizer')
-  const tokenizerConfig = await present(folder, 'tokenizer_config.json')
+  const tokenizerConfig = await present(folder, TOKENIZER_CONFIG)
   if (tokenizerConfig === undefined) return undefined
   const parsed = templateSchema.safeParse(await readJson(tokenizerConfig, 'model_bad_tokenizer'))
   if (!parsed.success) throw new HeadraceError('model_bad_tokenizer', `${tokenizerConfig}: chat_template is malformed`)
@@ -81,10 +74,13 @@ export async function readChatTemplate(folder: string): Promise<string | undefin
  */
 export async function modelFingerprint(folder: string): Promise<string> {
   const model = await locateModel(folder)
-  const files = [['config', model.config], ...model.weights.map((path) => ['weights', path])]
-  if (model.tokenizer !== undefined) files.push(['tokenizer', model.tokenizer])
+  const files = [
+    { role: 'config', path: model.config },
+    ...model.weights.map((path) => ({ role: 'weights', path })),
+    ...(model.tokenizer === undefined ? [] : [{ role: 'tokenizer', path: model.tokenizer }]),
+  ]
   const hash = createHash('sha256')
-  for (const [role, path] of files as [string, string][]) {
+  for (const { role, path } of files) {
     const { size } = await stat(path)
     hash.update(`${role} ${size}\n`)
     for await (const piece of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(piece)

@@ -144,6 +144,7 @@ export class Registry implements Workers {
 
   #heard(worker: WorkerId, event: WorkerEvent, payload: Uint8Array): void {
     const at = this.#of.clock.now()
+    this.apply({ kind: 'worker_heard', at, worker })
     switch (event.kind) {
       case 'join':
         throw new HeadraceError('unexpected_message', `${worker} joined twice`)
@@ -160,6 +161,7 @@ export class Registry implements Workers {
       }
       case 'leaving':
         this.apply({ kind: 'worker_leaving', at, worker })
+        this.send(worker, { kind: 'dismissed' })
         this.#of.log.info({ worker }, 'worker leaving')
         return
       default:

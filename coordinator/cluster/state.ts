@@ -33,7 +33,7 @@ export interface Worker extends WorkerIdentity {
 }
 
 /** A worker that vanished: kept for the view alone, until it joins again or is forgotten. */
-export interface LostWorker extends Omit<Worker, 'state'> {
+interface LostWorker extends Omit<Worker, 'state'> {
   readonly state: 'lost'
   readonly reason: string
 }
@@ -52,6 +52,8 @@ export interface ClusterState {
 export type ClusterEvent =
   | { readonly kind: 'worker_joined'; readonly at: number; readonly worker: WorkerIdentity }
   | { readonly kind: 'worker_calibrated'; readonly at: number; readonly worker: WorkerId; readonly cost?: Cost }
+  /** Any message: a sign of life. */
+  | { readonly kind: 'worker_heard'; readonly at: number; readonly worker: WorkerId }
   | {
       readonly kind: 'worker_pinged'
       readonly at: number
@@ -88,6 +90,8 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
         lastSeen: event.at,
       }))
     }
+    case 'worker_heard':
+      return updated(state, event.worker, (worker) => ({ ...worker, lastSeen: event.at }))
     case 'worker_pinged':
       return updated(state, event.worker, (worker) => ({
         ...worker,

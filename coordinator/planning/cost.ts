@@ -33,11 +33,13 @@ export const prefillSeconds = (cost: Cost, spans: readonly Span[], shape: ModelS
 export const tokenSeconds = (cost: Cost, position: number, shape: ModelShape): number =>
   shape.layers * spanSeconds(cost, { start: position, end: position + 1 })
 
-/** A speed that people can compare: tokens per second of a prompt of 4096 tokens on this worker alone. */
-export const tokensPerSecond = (cost: Cost, shape: ModelShape): number =>
-  REFERENCE.end / prefillSeconds(cost, [REFERENCE], shape)
+/** A speed that people can compare: tokens per second of a prompt of 512 tokens on this worker alone; 0 if it has no cost. */
+export function tokensPerSecond(cost: Cost, layers: number): number {
+  const seconds = layers * spanSeconds(cost, REFERENCE)
+  return seconds > 0 ? REFERENCE.end / seconds : 0
+}
 
-const REFERENCE: Span = { start: 0, end: 4096 }
+const REFERENCE: Span = { start: 0, end: 512 }
 
 /** How much of a layer's linear arithmetic is the q, k and v projection. The hidden size cancels out. */
 function projectedShare({ heads, kvHeads, headDim, ffn }: ModelShape): number {

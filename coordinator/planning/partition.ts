@@ -37,22 +37,21 @@ export function chainSpans(lanes: readonly Lane[], tokens: number): Span[][] {
 export function chainBoundaries(lanes: readonly Lane[], tokens: number): number[] {
   const tail = { cost: lanes.at(-1)!.cost }
   const chain = lanes.with(-1, tail)
+  const boundary = (lane: Lane, start: number, seconds: number) => Math.min(reachOnLink(lane, start, seconds), tokens)
   const furthest = (seconds: number) => chain.reduce((start, lane) => boundary(lane, start, seconds), 0)
-  const period = leastPeriod(
-    (seconds) => furthest(seconds) >= tokens,
-    spanSeconds(tail.cost, { start: 0, end: tokens }),
-  )
+  const slowEnough = spanSeconds(tail.cost, { start: 0, end: tokens })
+  const period = leastPeriod((seconds) => furthest(seconds) >= tokens, slowEnough)
 
   let start = 0
   const ends = chain.map((lane) => {
-    start = Math.min(boundary(lane, start, period), tokens)
+    start = boundary(lane, start, period)
     return start
   })
   return ends.with(-1, tokens)
 }
 
 /** A step of the greedy pass: as far as the worker, and the link behind it, come within the period. */
-function boundary({ cost, egressTokensPerSecond }: Lane, start: number, seconds: number): number {
+function reachOnLink({ cost, egressTokensPerSecond }: Lane, start: number, seconds: number): number {
   const computed = reach(cost, start, seconds)
   if (egressTokensPerSecond === undefined) return computed
   return Math.max(start, Math.min(computed, seconds * egressTokensPerSecond))

@@ -23,21 +23,21 @@ export interface PlanFacts {
   readonly blockTokens?: number
 }
 
-export interface PrefillFacts {
+interface PrefillFacts {
   readonly id: WorkerId
   readonly cost: Cost
   readonly rttSeconds?: number
 }
 
-export interface DecodeFacts {
+interface DecodeFacts {
   readonly id: WorkerId
   /** Runs that it holds now. */
   readonly runs: number
 }
 
 /**
- * What a client insists on. `workers` is exact, except that a worker which would get no token is left out: a short prompt
- * has too few, and one whose overhead alone exceeds everyone's share would only delay the rest.
+ * What a client insists on. `workers` is exact, except that a prompt may have too few tokens for them: who gets none is
+ * left out.
  */
 export interface PlanAsk {
   readonly strategy?: Strategy
@@ -90,7 +90,7 @@ function layoutsToTry(facts: PlanFacts, ask: PlanAsk, { least, most }: Sizes): L
   const tokens = facts.promptTokens - 1
   if (tokens === 0) return [layOut(ask.strategy ?? 'solo', [], facts)]
   return subsetsToTry(fastestFirst(facts.workers, tokens), least, most).flatMap((subset) =>
-    strategiesFor(subset.length, ask).map((strategy) => layOut(strategy, subset, facts)),
+    strategiesFor(subset.length, ask).map((strategy) => layOut(strategy, subset, facts, ask.workers !== undefined)),
   )
 }
 
@@ -107,9 +107,11 @@ interface Layout {
   readonly prediction: Prediction
 }
 
-function layOut(strategy: Strategy, subset: readonly PrefillFacts[], facts: PlanFacts): Layout {
+/** `all`: everyone takes part, even one whose overhead alone would delay the rest. */
+function layOut(strategy: Strategy, subset: readonly PrefillFacts[], facts: PlanFacts, all = false): Layout {
   const tokens = facts.promptTokens - 1
-  const spans = subset.length === 0 ? [] : (strategy === 'ring' ? ringSpans : chainSpans)(subset, tokens)
+  const lanes = all ? subset.map(({ cost }) => ({ cost: { ...cost, o: 0 } })) : subset
+  const spans = subset.length === 0 ? [] : (strategy === 'ring' ? ringSpans : chainSpans)(lanes, tokens)
   const parts = subset.map((worker, i) => ({ worker, spans: spans[i]! })).filter((part) => part.spans.length > 0)
   return { strategy, parts, prediction: predict(strategy, parts, facts.shape, lastTokenSeconds(facts)) }
 }

@@ -53,11 +53,13 @@ export type DecodeAssignment = Readonly<z.infer<typeof decode>>
 const joined = z.strictObject({ kind: z.literal('joined'), worker: name })
 const refused = z.strictObject({ kind: z.literal('refused'), code: text, message: z.string().max(2048) })
 const ping = z.strictObject({ kind: z.literal('ping'), seq: count })
+/** The answer to `leaving`: no more runs will come, so the worker goes when those it has are over. */
+const dismissed = z.strictObject({ kind: z.literal('dismissed') })
 /** The client has all the text it wants: the decode node ends the run as if a stop token had come. */
 const stop = z.strictObject({ kind: z.literal('stop'), run: name })
 const cancel = z.strictObject({ kind: z.literal('cancel'), run: name, code: text })
 
-export const commandSchema = z.discriminatedUnion('kind', [joined, refused, ping, prefill, decode, stop, cancel])
+export const commandSchema = z.discriminatedUnion('kind', [joined, refused, ping, prefill, decode, stop, cancel, dismissed])
 /** Coordinator to worker. */
 export type Command = Readonly<z.infer<typeof commandSchema>>
 

@@ -10,10 +10,11 @@ import { type Cutting, PlainRun } from '../support/plain-run.ts'
 /** The references are printed with five decimals. */
 const TOLERANCE = 5e-5
 
+/** The reference engine is slow: it runs the first two. */
 const CUTTINGS: readonly Cutting[] = [
   { chunkTokens: 256, blockTokens: 512 },
-  { chunkTokens: 64, blockTokens: 1024 },
   { chunkTokens: 100, blockTokens: 37, order: (blocks) => blocks.toReversed() },
+  { chunkTokens: 64, blockTokens: 1024 },
   // a ring's order: what was computed here first, then what others send
   { chunkTokens: 128, blockTokens: 128, order: (blocks) => [...blocks.slice(-1), ...blocks.slice(0, -1)] },
 ]
@@ -29,7 +30,7 @@ export function huggingFaceContract(name: EngineName, folder: string): void {
 
     for (const expected of expectedCases(fixture(folder))) {
       const { length } = expected.ids
-      for (const cutting of CUTTINGS)
+      for (const cutting of name === 'reference' ? CUTTINGS.slice(0, 2) : CUTTINGS)
         test(`${length} tokens in chunks of ${cutting.chunkTokens} and blocks of ${cutting.blockTokens}`, async () => {
           const run = new PlainRun(engine, length, cutting)
           const logits = await run.feed(expected.ids)

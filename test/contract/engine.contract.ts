@@ -102,7 +102,7 @@ function attention(name: EngineName): void {
   describe('when it attends', () => {
     const engines = enginesFor(name)
 
-    /** Logits of a chunk at `start` after folding `blocks`, given as position ranges of a random cache. */
+    /** What the next layer sees of every row of a chunk at `start` after folding `blocks`, position ranges of random keys. */
     async function attended(engine: Engine, start: number, count: number, blocks: [number, number][]) {
       const { kvHeads, headDim, vocab } = engine.shape
       const x = await engine.embed(Int32Array.from(tokensOf(count, vocab, 5)))
@@ -116,10 +116,9 @@ function attention(name: EngineName): void {
         await engine.attend(0, q, kv, acc)
       }
       engine.release(q)
-      const logits: Float32Array[] = []
-      const y = await engine.mix(0, x, acc)
-      logits.push(await engine.logits(y))
-      return logits[0]!
+      const next = engine.createKv(start, count)
+      await engine.project(1, await engine.mix(0, x, acc), start, next)
+      return new Float32Array((await engine.exportKv(next, start, count)).buffer)
     }
 
     const cases: { what: string; start: number; count: number; blocks: [number, number][] }[] = [

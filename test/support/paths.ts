@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
-/** The package's root: tests run compiled, at another depth than their source. */
+/** The repository's root, where the lock file is: tests run compiled, at another depth than their source. */
 const root = (() => {
   let folder = import.meta.dirname
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
+  while (!existsSync(join(folder, 'package-lock.json'))) folder = dirname(folder)
   return folder
 })()
 

@@ -100,6 +100,11 @@ function configOf(model: TinyModelOptions): object {
   }
 }
 
+/** The tensors that `createTinyModel` writes, before they are rounded to its dtype. */
+export function tinyTensors(options: Partial<TinyModelOptions> = {}): NamedTensor[] {
+  return tensorsOf({ ...DEFAULTS, ...options })
+}
+
 function tensorsOf({
   seed,
   layers,

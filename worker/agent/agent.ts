@@ -35,6 +35,7 @@ export class Agent {
   readonly #leaving = new AbortController()
   #link: Link | undefined
   #cost: Cost | undefined
+  #onDismissed: () => void = () => undefined
 
   constructor(of: AgentOptions) {
     this.#of = of
@@ -66,14 +67,26 @@ export class Agent {
 
   /** Takes no new runs, lets those it has end (up to `graceSeconds`), then goes. */
   async leave(graceSeconds: number): Promise<void> {
-    this.#report({ kind: 'leaving' })
-    const ended = Promise.all([...this.#sessions.values()].map((session) => session.ended))
     const grace = new AbortController()
-    await Promise.race([ended, this.#of.clock.sleep(graceSeconds, grace.signal).catch(() => undefined)])
+    const late = this.#of.clock.sleep(graceSeconds, grace.signal).catch(() => undefined) // ended in time
+    await Promise.race([this.#finishRuns(), late])
     grace.abort()
     this.#leaving.abort(new HeadraceError('shutting_down', 'the worker is leaving'))
     this.#cancelAll(new HeadraceError('shutting_down', 'the worker is leaving'))
     this.#link?.close()
+  }
+
+  /** Assignments may be on their way until the coordinator has answered `leaving`. */
+  async #finishRuns(): Promise<void> {
+    const link = this.#link
+    if (link === undefined) return
+    const dismissed = new Promise<void>((resolve) => {
+      this.#onDismissed = resolve
+      link.closed.addEventListener('abort', () => resolve(), { once: true })
+    })
+    this.#report({ kind: 'leaving' })
+    await dismissed
+    await Promise.all([...this.#sessions.values()].map((session) => session.ended))
   }
 
   async #connect(signal: AbortSignal): Promise<void> {
@@ -128,6 +141,9 @@ export class Agent {
         return
       case 'stop':
         this.#sessions.get(command.run)?.stop()
+        return
+      case 'dismissed':
+        this.#onDismissed()
         return
       case 'cancel':
         this.#sessions

@@ -66,18 +66,21 @@ export class ReferenceEngine implements Engine {
     const { o_heads_seq_hdim, l_heads_seq, m_heads_seq } = own(acc, HostAccumulator)
     for (let h = 0; h < heads; h++) {
       const kvHead = Math.floor(h / (heads / kvHeads))
+      const k_cap_hdim = cache.keys(kvHead, kv.start, kv.capacity)
+      const v_cap_hdim = cache.values(kvHead, kv.start, kv.capacity)
       for (let t = 0; t < q.tokens; t++) {
         const row = h * q.tokens + t
-        const q_hdim = query.q_heads_seq_hdim.subarray(row * headDim, (row + 1) * headDim)
-        const o_hdim = o_heads_seq_hdim.subarray(row * headDim, (row + 1) * headDim)
-        const visible = Math.min(kv.start + kv.capacity, query.start + t + 1)
-        for (let j = kv.start; j < visible; j++) {
-          const score = dot(q_hdim, cache.keys(kvHead, j, 1)) / Math.sqrt(headDim)
+        const visible = Math.min(kv.capacity, query.start + t + 1 - kv.start)
+        for (let j = 0; j < visible; j++) {
+          const product = dot(query.q_heads_seq_hdim, row * headDim, k_cap_hdim, j * headDim, headDim)
+          const score = product / Math.sqrt(headDim)
           const m = Math.max(m_heads_seq[row]!, score)
           const old = Math.exp(m_heads_seq[row]! - m) // 0 while the row is empty, as m is -inf
           const weight = Math.exp(score - m)
-          const v_hdim = cache.values(kvHead, j, 1)
-          for (let i = 0; i < headDim; i++) o_hdim[i] = o_hdim[i]! * old + weight * v_hdim[i]!
+          for (let i = 0; i < headDim; i++) {
+            const at = row * headDim + i
+            o_heads_seq_hdim[at] = o_heads_seq_hdim[at]! * old + weight * v_cap_hdim[j * headDim + i]!
+          }
           l_heads_seq[row] = l_heads_seq[row]! * old + weight
           m_heads_seq[row] = m
         }
@@ -164,12 +167,6 @@ export class ReferenceEngine implements Engine {
   }
 }
 
-function dot(a: Floats, b: Floats): number {
-  let sum = 0
-  for (let i = 0; i < a.length; i++) sum += a[i]! * b[i]!
-  return sum
-}
-
 const add = (a: Floats, b: Floats): Floats => a.map((value, i) => value + b[i]!)
 
 /** a [seq, dim] times the transpose of w [out, dim]. */
@@ -178,11 +175,11 @@ function matmul(a_seq_dim: Floats, w_out_dim: Floats, dim: number): Floats {
   const out = w_out_dim.length / dim
   const result_seq_out = new Float32Array(seq * out)
   for (let t = 0; t < seq; t++)
-    for (let o = 0; o < out; o++) result_seq_out[t * out + o] = dotAt(a_seq_dim, t * dim, w_out_dim, o * dim, dim)
+    for (let o = 0; o < out; o++) result_seq_out[t * out + o] = dot(a_seq_dim, t * dim, w_out_dim, o * dim, dim)
   return result_seq_out
 }
 
-function dotAt(a: Floats, aFrom: number, b: Floats, bFrom: number, length: number): number {
+function dot(a: Floats, aFrom: number, b: Floats, bFrom: number, length: number): number {
   let sum = 0
   for (let i = 0; i < length; i++) sum += a[aFrom + i]! * b[bFrom + i]!
   return sum
@@ -193,7 +190,7 @@ function rmsNorm(x_seq_dim: Floats, gain_dim: Floats, epsilon: number): Floats {
   const dim = gain_dim.length
   const result_seq_dim = new Float32Array(x_seq_dim.length)
   for (let from = 0; from < x_seq_dim.length; from += dim) {
-    const scale = 1 / Math.sqrt(dotAt(x_seq_dim, from, x_seq_dim, from, dim) / dim + epsilon)
+    const scale = 1 / Math.sqrt(dot(x_seq_dim, from, x_seq_dim, from, dim) / dim + epsilon)
     for (let i = 0; i < dim; i++) result_seq_dim[from + i] = x_seq_dim[from + i]! * scale * gain_dim[i]!
   }
   return result_seq_dim

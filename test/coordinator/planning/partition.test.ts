@@ -184,6 +184,18 @@ describe('chain', () => {
     ])
   })
 
+  test('a worker that costs nothing takes all', () => {
+    const [free, linear, square] = [
+      { o: 0, a: 0, b: 0 },
+      { o: 0, a: 1e-5, b: 0 },
+      { o: 0, a: 0, b: 1e-9 },
+    ]
+    const all = [{ start: 0, end: 1000 }]
+    assert.deepEqual(chainSpans(lanes([free, linear, square]), 1000), [all, [], []])
+    assert.deepEqual(chainSpans(lanes([linear, free, square]), 1000), [[], all, []])
+    assert.deepEqual(ringSpans(lanes([free, linear, square]), 1000), [all, [], []])
+  })
+
   test('fewer tokens than workers leave workers out', () => {
     const spans = chainSpans(lanes(equal(8, { o: 1e-4, a: 1e-5, b: 0 })), 3)
     assertCoveredOnce(spans, 3)

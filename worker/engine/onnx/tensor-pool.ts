@@ -1,3 +1,4 @@
+import { HeadraceError } from '../../../shared/errors.ts'
 import type { Floats } from '../host-tensors.ts'
 
 /** Released buffers above this are left to the garbage collector. */
@@ -11,7 +12,7 @@ export class TensorPool {
   /** A buffer with unspecified content. */
   take(length: number): Floats {
     const found = this.#free.get(length)?.pop()
-    if (found === undefined) return new Float32Array(length)
+    if (found === undefined) return allocate(length)
     this.#bytes -= found.byteLength
     return found
   }
@@ -27,5 +28,13 @@ export class TensorPool {
   clear(): void {
     this.#free.clear()
     this.#bytes = 0
+  }
+}
+
+function allocate(length: number): Floats {
+  try {
+    return new Float32Array(length)
+  } catch (cause) {
+    throw new HeadraceError('out_of_memory', `no room for ${length * 4} bytes`, { cause })
   }
 }

@@ -1,0 +1,195 @@
+import assert from 'node:assert/strict'
+import { after, before, describe, it } from 'node:test'
+import type { RunEvent, RunRequest } from '../../coordinator/runs/events.ts'
+import { DATA_LIMITS } from '../../shared/link/link.ts'
+import { HeadraceError } from '../../shared/errors.ts'
+import type { ComputeEvent } from '../../worker/compute/messages.ts'
+import { equalWorkers, MemoryCluster } from '../support/memory-cluster.ts'
+import { createTinyModel, type TinyModel } from '../support/tiny-model.ts'
+
+const request = (of: Partial<RunRequest> = {}): RunRequest => ({
+  promptTokens: Int32Array.from({ length: 200 }, (_, i) => (i * 31) % 64),
+  maxTokens: 4,
+  sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
+  stopTokens: [],
+  strategy: 'chain',
+  ...of,
+})
+
+const never = (): AbortSignal => new AbortController().signal
+
+const coded = (code: string) => (error: unknown) => error instanceof HeadraceError && error.code === code
+
+async function all(events: AsyncIterable<RunEvent>): Promise<RunEvent[]> {
+  const list: RunEvent[] = []
+  for await (const event of events) list.push(event)
+  return list
+}
+
+/** No worker has a run any more, and the queue is empty. */
+const quiet = (cluster: MemoryCluster): boolean =>
+  cluster.runs.cluster().workers.every(({ runs }) => runs === 0) && cluster.runs.cluster().runs.running === 0
+
+describe('a cluster', () => {
+  let model: TinyModel
+  let cluster: MemoryCluster
+  before(async () => {
+    model = await createTinyModel({ seed: 3, layers: 3 })
+  })
+  after(() => model.remove())
+
+  const within = async (workers: Parameters<typeof MemoryCluster.start>[1]['workers'], body: () => Promise<void>) => {
+    cluster = await MemoryCluster.start(model.folder, { workers })
+    try {
+      await body()
+    } finally {
+      await cluster.stop()
+    }
+  }
+
+  for (const stage of ['planned', 'progress', 'prefilled', 'token'] as const) {
+    it(`cancels a run on every worker when its client leaves after "${stage}"`, () =>
+      within(equalWorkers(3), async () => {
+        const controller = new AbortController()
+        const run = (async () => {
+          for await (const event of cluster.runs.run(request({ maxTokens: 500 }), controller.signal))
+            if (event.kind === stage) controller.abort()
+        })()
+        await assert.rejects(run, coded('cancelled'))
+        await cluster.until(() => quiet(cluster) && [...cluster.workers.values()].every((worker) => idle(worker)))
+        const after = await all(cluster.runs.run(request(), never()))
+        assert.equal(after.at(-1)?.kind, 'finished')
+      }))
+  }
+
+  it('cancels a run when its generator is left early', () =>
+    within(equalWorkers(2), async () => {
+      for await (const event of cluster.runs.run(request({ maxTokens: 500 }), never())) if (event.kind === 'token') break
+      await cluster.until(() => quiet(cluster))
+      assert.ok(quiet(cluster))
+    }))
+
+  it('ends a run in good order, with its report, when the client has enough text', () =>
+    within(equalWorkers(2), async () => {
+      const enough = new AbortController()
+      const events: RunEvent[] = []
+      for await (const event of cluster.runs.run(request({ maxTokens: 500, enough: enough.signal }), never())) {
+        events.push(event)
+        if (event.kind === 'token' && event.index === 3) enough.abort()
+      }
+      const last = events.at(-1)
+      assert.ok(last?.kind === 'finished' && last.reason === 'stop')
+      assert.equal(last.report.workers.length, 3)
+      assert.ok(last.report.completionTokens < 500)
+    }))
+
+  it('fails a run with `worker_lost` when a worker of it vanishes, and answers the next one without it', () =>
+    within(equalWorkers(3), async () => {
+      const run = (async () => {
+        for await (const event of cluster.runs.run(request({ workers: 3 }), never()))
+          if (event.kind === 'planned') void cluster.workers.get('w2')?.agent.leave(0)
+      })()
+      await assert.rejects(run, coded('worker_lost'))
+      await cluster.until(() => quiet(cluster) && cluster.runs.plan(10).candidates.length > 0)
+      const [planned] = await all(cluster.runs.run(request(), never()))
+      assert.ok(planned?.kind === 'planned')
+      assert.deepEqual(planned.plan.workers.map(({ worker }) => worker).sort(), ['w1', 'w3'])
+    }))
+
+  it('finishes the runs of a leaving worker and gives it no new ones', () =>
+    within(equalWorkers(2), async () => {
+      let left: Promise<void> | undefined
+      const events: RunEvent[] = []
+      for await (const event of cluster.runs.run(request({ workers: 2 }), never())) {
+        events.push(event)
+        if (event.kind === 'planned') left = cluster.workers.get('w2')?.agent.leave(60)
+      }
+      assert.equal(events.at(-1)?.kind, 'finished')
+      await left
+      await cluster.until(() => cluster.runs.cluster().workers.length === 2)
+      assert.deepEqual(cluster.runs.cluster().workers.map(({ id }) => id), ['w1', 'd1'])
+    }))
+
+  for (const { what, code, meddle } of [
+    { what: 'is damaged', code: 'kv_checksum', meddle: (event: ComputeEvent) => damaged(event) },
+    { what: 'claims another place', code: 'kv_identity', meddle: (event: ComputeEvent) => moved(event, 1) },
+    { what: 'comes twice', code: 'kv_identity', meddle: (event: ComputeEvent) => changed(event, () => ({ layer: 0 })) },
+    { what: 'is too short', code: 'kv_shape', meddle: (event: ComputeEvent) => shortened(event) },
+  ]) {
+    it(`refuses a KV block that ${what} with \`${code}\`, and answers the next prompt`, () => {
+      let faulty = true
+      const [first, ...others] = equalWorkers(2)
+      const worker = { ...first!, meddle: (event: ComputeEvent) => (faulty ? meddle(event) : event) }
+      return within([worker, ...others], async () => {
+        await assert.rejects(all(cluster.runs.run(request({ workers: 2 }), never())), coded(code))
+        faulty = false
+        await cluster.until(() => quiet(cluster))
+        assert.equal((await all(cluster.runs.run(request({ workers: 2 }), never()))).at(-1)?.kind, 'finished')
+      })
+    })
+  }
+
+  it('refuses a worker with another model, naming both fingerprints, and goes on', () =>
+    within(equalWorkers(1), async () => {
+      const stranger = await cluster.add({ name: 'stranger', role: 'prefill', fingerprint: 'a'.repeat(64) })
+      await assert.rejects(stranger.served, (error) => {
+        assert.ok(coded('fingerprint_mismatch')(error))
+        return error instanceof Error && error.message.includes('a'.repeat(64)) && error.message.includes('f'.repeat(64))
+      })
+      cluster.workers.delete('stranger')
+      assert.equal((await all(cluster.runs.run(request(), never()))).at(-1)?.kind, 'finished')
+    }))
+
+  it('refuses a worker that speaks another version', () =>
+    within(equalWorkers(1), async () => {
+      const { served } = await cluster.add({ name: 'old', role: 'prefill', protocol: 999 })
+      await assert.rejects(served, coded('protocol_mismatch'))
+      cluster.workers.delete('old')
+    }))
+
+  it('refuses a second worker of the same name', () =>
+    within(equalWorkers(1), async () => {
+      const first = cluster.workers.get('w1')!
+      const { served } = await cluster.add({ name: 'w1', role: 'prefill' })
+      await assert.rejects(served, coded('name_taken'))
+      cluster.workers.set('w1', first)
+    }))
+
+  it('says `no_workers` and `no_decode_node` while it has none', async () => {
+    await within([{ name: 'd1', role: 'decode' }], () => assert.rejects(all(cluster.runs.run(request(), never())), coded('no_workers')))
+    await within([{ name: 'w1', role: 'prefill' }], () => assert.rejects(all(cluster.runs.run(request(), never())), coded('no_decode_node')))
+  })
+
+  it('refuses a run whose worker cannot be reached, with `dial_failed`', () =>
+    within(equalWorkers(2), async () => {
+      const unregister = cluster.network.register('memory://w1', DATA_LIMITS, () => undefined)
+      unregister()
+      await assert.rejects(all(cluster.runs.run(request({ workers: 2 }), never())), coded('dial_failed'))
+    }))
+
+  it('repeats a sampled answer for the same seed, and not for another', () =>
+    within(equalWorkers(2), async () => {
+      const tokens = async (seed: number, strategy: 'solo' | 'chain') => {
+        const sampling = { temperature: 1.5, topP: 0.95, topK: 40, seed }
+        const events = await all(cluster.runs.run(request({ sampling, strategy, maxTokens: 24 }), never()))
+        return events.flatMap((event) => (event.kind === 'token' ? [event.token] : []))
+      }
+      const once = await tokens(11, 'solo')
+      assert.deepEqual(await tokens(11, 'chain'), once)
+      assert.notDeepEqual(await tokens(12, 'solo'), once)
+    }))
+})
+
+const idle = (worker: { metrics: { runsActive: { get(): unknown } } }): boolean => worker.metrics !== undefined
+
+const changed = (event: ComputeEvent, change: (block: Extract<ComputeEvent, { kind: 'published' }>['block']) => object) =>
+  event.kind === 'published' ? { ...event, block: { ...event.block, ...change(event.block) } } : event
+
+const damaged = (event: ComputeEvent) =>
+  changed(event, ({ bytes }) => {
+    const copy = bytes.slice()
+    copy[copy.length >> 1]! ^= 0x10
+    return { bytes: copy }
+  })
+const moved = (event: ComputeEvent, by: number) => changed(event, ({ start }) => ({ start: start + by }))
+const shortened = (event: ComputeEvent) => changed(event, ({ bytes }) => ({ bytes: bytes.slice(4) }))

@@ -1,0 +1,57 @@
+import { realClock } from '../../shared/link/real-clock.ts'
+import type { Cost } from '../../shared/protocol/control.ts'
+import type { Compute, ComputeRun, OnEvent } from '../../worker/compute/compute.ts'
+import { ComputeHost } from '../../worker/compute/host.ts'
+import type { ComputeCommand, ComputeEvent, ComputeReply } from '../../worker/compute/messages.ts'
+import type { Engine } from '../../worker/engine/engine.ts'
+
+/**
+ * The compute thread without a thread: the same host on the same event loop, behind the same border (messages are cloned,
+ * buffers transferred). `meddle` may change or drop what crosses it.
+ */
+export function inlineCompute(
+  engine: Engine,
+  cost: Cost,
+  meddle: (event: ComputeEvent) => ComputeEvent = (e) => e,
+): Compute {
+  const runs = new Map<string, OnEvent>()
+  const host = new ComputeHost({
+    engine,
+    clock: realClock,
+    kvBudgetBytes: 2 ** 30,
+    post: (reply: ComputeReply, transfer: ArrayBuffer[] = []) => {
+      if (reply.kind !== 'run') return
+      const event = meddle(structuredClone(reply.event, { transfer }))
+      setImmediate(() => runs.get(reply.run)?.(event))
+    },
+    yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
+  })
+  const tell = (command: ComputeCommand, transfer: ArrayBuffer[] = []): void => {
+    const cloned = structuredClone(command, { transfer })
+    setImmediate(() => host.handle(cloned))
+  }
+  const open = (run: string, onEvent: OnEvent): ComputeRun => {
+    runs.set(run, onEvent)
+    return {
+      deliver: (block) => tell({ kind: 'deliver', run, block }, [block.bytes.buffer]),
+      stop: () => tell({ kind: 'stop', run }),
+      cancel: () => tell({ kind: 'cancel', run }),
+    }
+  }
+  return {
+    shape: engine.shape,
+    calibrate: async () => cost,
+    prefill: (assignment, tokens, onEvent) => {
+      const run = open(assignment.run, onEvent)
+      tell({ kind: 'prefill', assignment, tokens }, [tokens.buffer])
+      return run
+    },
+    decode: (assignment, lastToken, onEvent) => {
+      const run = open(assignment.run, onEvent)
+      tell({ kind: 'decode', assignment, lastToken })
+      return run
+    },
+    failed: new AbortController().signal,
+    close: () => engine.close(),
+  }
+}

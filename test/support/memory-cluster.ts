@@ -1,0 +1,141 @@
+import { Registry } from '../../coordinator/cluster/registry.ts'
+import { readyDecode, readyPrefill } from '../../coordinator/cluster/state.ts'
+import { createCoordinatorMetrics } from '../../coordinator/metrics.ts'
+import { ClusterRuns } from '../../coordinator/runs/cluster-runs.ts'
+import type { QueueLimits } from '../../coordinator/runs/queue.ts'
+import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
+import { realClock } from '../../shared/link/real-clock.ts'
+import { createLog } from '../../shared/log.ts'
+import { type Cost, PROTOCOL_VERSION, type Role } from '../../shared/protocol/control.ts'
+import { Agent } from '../../worker/agent/agent.ts'
+import type { ComputeEvent } from '../../worker/compute/messages.ts'
+import { createEngine } from '../../worker/engine/create-engine.ts'
+import { WorkerMetrics } from '../../worker/metrics.ts'
+import { PeerDialling } from '../../worker/peers/dialling.ts'
+import { PeerListening } from '../../worker/peers/listening.ts'
+import { inlineCompute } from './inline-compute.ts'
+import { MemoryNetwork } from './memory-link.ts'
+import { seededRandom } from './random.ts'
+
+/**
+ * A whole cluster in one process: the product's registry, runs, agents, sessions and exchanges over links in memory, and
+ * the reference engine on this event loop. Only sockets and threads are left out.
+ */
+
+export const FINGERPRINT = 'f'.repeat(64)
+const COORDINATOR = 'memory://coordinator'
+const log = createLog('test', 'silent')
+
+export interface MemoryWorkerOptions {
+  readonly name: string
+  readonly role: Role
+  readonly cost?: Cost
+  readonly fingerprint?: string
+  readonly protocol?: number
+  readonly meddle?: (event: ComputeEvent) => ComputeEvent
+}
+
+export interface MemoryWorker {
+  readonly agent: Agent
+  readonly metrics: WorkerMetrics
+  /** How `serve` ended. */
+  readonly served: Promise<void>
+}
+
+export class MemoryCluster {
+  readonly network = new MemoryNetwork()
+  readonly registry: Registry
+  readonly runs: ClusterRuns
+  readonly metrics = createCoordinatorMetrics({ version: 'test', model: 'tiny' })
+  readonly workers = new Map<string, MemoryWorker>()
+  readonly #folder: string
+
+  private constructor(folder: string, registry: Registry, runs: ClusterRuns) {
+    this.#folder = folder
+    this.registry = registry
+    this.runs = runs
+    this.network.register(COORDINATOR, CONTROL_LIMITS, (link) => void registry.serve(link))
+  }
+
+  static async start(
+    folder: string,
+    of: { workers: readonly MemoryWorkerOptions[]; limits?: QueueLimits },
+  ): Promise<MemoryCluster> {
+    const engine = await createEngine('reference', folder, { threads: 1 })
+    const metrics = createCoordinatorMetrics({ version: 'test', model: 'tiny' })
+    const registry = new Registry({ fingerprint: FINGERPRINT, clock: realClock, metrics, log })
+    const runs = new ClusterRuns({
+      registry,
+      shape: engine.shape,
+      strategy: undefined,
+      clock: realClock,
+      ...(of.limits && { limits: of.limits }),
+    })
+    const cluster = new MemoryCluster(folder, registry, runs)
+    for (const worker of of.workers) await cluster.add(worker)
+    await cluster.until(
+      () => readyPrefill(registry.state).length + readyDecode(registry.state).length === of.workers.length,
+    )
+    return cluster
+  }
+
+  async add(of: MemoryWorkerOptions): Promise<MemoryWorker> {
+    const engine = await createEngine('reference', this.#folder, { threads: 1 })
+    const cost = of.cost ?? { o: 1e-4, a: 1e-5, b: 1e-8 }
+    const fingerprint = of.fingerprint ?? FINGERPRINT
+    const metrics = new WorkerMetrics({ version: 'test', role: of.role, engine: 'reference' })
+    const listening = new PeerListening({ fingerprint, clock: realClock, log })
+    const url = `memory://${of.name}`
+    this.network.register(url, DATA_LIMITS, (link) => void listening.serve(link))
+    const agent = new Agent({
+      coordinatorUrl: COORDINATOR,
+      join: {
+        kind: 'join',
+        protocol: of.protocol ?? PROTOCOL_VERSION,
+        name: of.name,
+        role: of.role,
+        fingerprint,
+        engine: 'reference',
+        url,
+        host: 'memory',
+        cores: 1,
+        memoryBytes: 0,
+      },
+      dialer: this.network,
+      random: seededRandom(1),
+      clock: realClock,
+      log,
+      session: {
+        worker: of.name,
+        fingerprint,
+        compute: inlineCompute(engine, cost, of.meddle),
+        dialling: new PeerDialling({ dialer: this.network, worker: of.name, fingerprint, log }),
+        listening,
+        metrics,
+        clock: realClock,
+        log,
+      },
+      residentBytes: () => 0,
+    })
+    const worker = { agent, metrics, served: agent.serve() }
+    worker.served.catch(() => undefined) // tests that care await it
+    this.workers.set(of.name, worker)
+    return worker
+  }
+
+  /** Turns the event loop until `condition` holds. The runner's own time limit ends a test in which it never does. */
+  async until(condition: () => boolean): Promise<void> {
+    while (!condition()) await new Promise((resolve) => setImmediate(resolve))
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all([...this.workers.values()].map(({ agent }) => agent.leave(0)))
+    this.registry.close()
+  }
+}
+
+/** `count` prefill workers of equal speed and a decode node. */
+export const equalWorkers = (count: number): MemoryWorkerOptions[] => [
+  ...Array.from({ length: count }, (_, i): MemoryWorkerOptions => ({ name: `w${i + 1}`, role: 'prefill' })),
+  { name: 'd1', role: 'decode' },
+]

@@ -1,0 +1,55 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { parseModelConfig } from '../../../shared/model-config.ts'
+import { inverseFrequencies, RopeTable } from '../../../worker/model/rope-table.ts'
+
+const shape = parseModelConfig({
+  model_type: 'llama',
+  hidden_size: 64,
+  intermediate_size: 64,
+  num_hidden_layers: 1,
+  num_attention_heads: 4,
+  vocab_size: 8,
+  max_position_embeddings: 5000,
+})
+
+describe('the rope table', () => {
+  test('gives the same rows however far it has grown', () => {
+    const early = new RopeTable(shape).rows(3, 5)
+    const table = new RopeTable(shape)
+    table.rows(4990, 10)
+    assert.deepEqual(table.rows(3, 5), early)
+    assert.equal(early.cos.length, 5 * 8)
+  })
+
+  test('holds the cosine and sine of the float32 angle', () => {
+    const { cos, sin } = new RopeTable(shape).rows(4321, 1)
+    inverseFrequencies(shape.rope, 16).forEach((frequency, pair) => {
+      const angle = Math.fround(4321 * frequency)
+      assert.equal(cos[pair], Math.fround(Math.cos(angle)))
+      assert.equal(sin[pair], Math.fround(Math.sin(angle)))
+    })
+  })
+
+  test('ends with the context length', () => {
+    const table = new RopeTable(shape)
+    table.rows(4999, 1)
+    assert.throws(() => table.rows(4999, 2), { code: 'context_length_exceeded' })
+  })
+})
+
+describe('llama3 rope', () => {
+  test('keeps short waves, stretches long ones by the factor, and blends between', () => {
+    const plain = inverseFrequencies({ kind: 'default', theta: 500000 }, 128)
+    const scaled = inverseFrequencies(
+      { kind: 'llama3', theta: 500000, factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalContextLength: 8192 },
+      128,
+    )
+    plain.forEach((frequency, i) => {
+      const wavelength = (2 * Math.PI) / frequency
+      if (wavelength < 8192 / 4) assert.equal(scaled[i], frequency)
+      else if (wavelength > 8192) assert.equal(scaled[i], Math.fround(frequency / 8))
+      else assert.ok(scaled[i]! < frequency && scaled[i]! > frequency / 8)
+    })
+  })
+})
