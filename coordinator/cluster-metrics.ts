@@ -17,9 +17,9 @@ export function observeCluster(metrics: CoordinatorMetrics, runs: Runs, layers: 
   for (const view of workers) {
     const worker = { worker: view.id }
     metrics.workers.inc({ role: view.role, state: view.state })
-    workerMemory.set(worker, view.memoryBytes)
-    workerLastSeen.set(worker, view.lastSeenSeconds)
-    if (view.rttSeconds !== undefined) linkRtt.set(worker, view.rttSeconds)
+    workerMemory.set({ ...worker, kind: 'offered' }, view.memoryBytes)
+    workerLastSeen.set(worker, Date.now() / 1000 - view.lastSeenSeconds)
+    if (view.rttSeconds !== undefined) linkRtt.set({ ...worker, peer: 'coordinator' }, view.rttSeconds)
     if (view.cost !== undefined) workerSpeed.set(worker, tokensPerSecond(view.cost, layers))
   }
 }

@@ -67,9 +67,9 @@ function clusterSeries({ counter, gauge }: Makers) {
     ready: gauge('cluster_ready', 'Whether a prompt sent now would be computed (0 or 1)'),
     workers: gauge('workers', 'Workers by role and state', ['role', 'state']),
     workerSpeed: gauge('worker_speed_tokens_per_second', 'Fitted speed for a prompt of 512 tokens', ['worker']),
-    workerMemory: gauge('worker_memory_bytes', 'Memory the worker offers', ['worker']),
-    workerLastSeen: gauge('worker_last_seen_seconds', 'Seconds since the worker was last heard of', ['worker']),
-    linkRtt: gauge('link_rtt_seconds', 'Round trip on the control link', ['worker']),
+    workerMemory: gauge('worker_memory_bytes', 'Memory of the worker', ['worker', 'kind']),
+    workerLastSeen: gauge('worker_last_seen_timestamp_seconds', 'When the worker was last heard of', ['worker']),
+    linkRtt: gauge('link_rtt_seconds', 'Round trip on the control link', ['worker', 'peer']),
     disconnects: counter('worker_disconnects_total', 'Links to workers that ended', ['reason']),
     joinsRefused: counter('joins_refused_total', 'Workers that were not let in', ['code']),
   }

@@ -6,12 +6,13 @@ import type { RunEvent, RunReport, RunRequest, Runs } from './runs/events.ts'
 
 /** The same runs, with every event counted on its way: the one place where run metrics are kept. */
 export function measuredRuns(runs: Runs, metrics: CoordinatorMetrics, clock: Clock): Runs {
+  const links = createLinkLabels()
   return {
     plan: (promptTokens, ask) => runs.plan(promptTokens, ask),
     unready: () => runs.unready(),
     cluster: () => runs.cluster(),
     async *run(request, signal) {
-      const record = createRecord(metrics, clock, request)
+      const record = createRecord(metrics, clock, request, links)
       try {
         for await (const event of runs.run(request, signal)) {
           record.note(event)
@@ -28,7 +29,7 @@ export function measuredRuns(runs: Runs, metrics: CoordinatorMetrics, clock: Clo
   }
 }
 
-function createRecord(metrics: CoordinatorMetrics, clock: Clock, request: RunRequest) {
+function createRecord(metrics: CoordinatorMetrics, clock: Clock, request: RunRequest, links: LinkLabels) {
   const started = clock.now()
   let plan: Plan | undefined
   let queueSeconds = 0
@@ -69,7 +70,7 @@ function createRecord(metrics: CoordinatorMetrics, clock: Clock, request: RunReq
       const cached = report?.cachedTokens ?? 0
       metrics.promptTokens.inc({ source: 'cached' }, cached)
       metrics.promptTokens.inc({ source: 'computed' }, request.promptTokens.length - cached)
-      if (report !== undefined) observeReport(metrics, report)
+      if (report !== undefined) observeReport(metrics, report, links)
     },
   }
 }
@@ -81,17 +82,31 @@ function observePlan(metrics: CoordinatorMetrics, request: RunRequest, plan: Pla
   metrics.phase.observe({ phase: 'queue' }, queueSeconds)
 }
 
-function observeReport(metrics: CoordinatorMetrics, { workers, decodeSeconds }: RunReport): void {
+function observeReport(metrics: CoordinatorMetrics, { workers, decodeSeconds }: RunReport, links: LinkLabels): void {
   const prefill = workers.filter(({ role }) => role === 'prefill')
   const slowest = (key: 'computeSeconds' | 'waitSeconds' | 'sendSeconds') =>
     prefill.reduce((most, worker) => Math.max(most, worker[key]), 0)
   metrics.phase.observe({ phase: 'decode' }, decodeSeconds)
   for (const { worker, sent } of workers)
-    for (const { to, bytes } of sent) metrics.linkBytes.inc({ worker, peer: to, direction: 'sent' }, bytes)
+    for (const { to, bytes } of sent) metrics.linkBytes.inc({ ...links(worker, to), direction: 'sent' }, bytes)
   if (prefill.length === 0) return
   metrics.phase.observe({ phase: 'compute' }, slowest('computeSeconds'))
   metrics.phase.observe({ phase: 'wait' }, slowest('waitSeconds'))
   metrics.phase.observe({ phase: 'send' }, slowest('sendSeconds'))
   const mean = prefill.reduce((sum, { computeSeconds }) => sum + computeSeconds, 0) / prefill.length
   if (mean > 0) metrics.imbalance.observe(slowest('computeSeconds') / mean)
+}
+
+/** Workers that come and go under new names must not add series without end: from here on they share one. */
+const MAX_LINKS = 1024
+
+type LinkLabels = ReturnType<typeof createLinkLabels>
+
+function createLinkLabels() {
+  const known = new Set<string>()
+  return (worker: string, peer: string) => {
+    const link = JSON.stringify([worker, peer])
+    if (known.size < MAX_LINKS) known.add(link)
+    return known.has(link) ? { worker, peer } : { worker: 'other', peer: 'other' }
+  }
 }

@@ -88,6 +88,4 @@ async function run(args: WorkerArgs): Promise<void> {
   )
   await Promise.race([worker.done, aborted(stopped).then(() => worker.leave(GRACE_SECONDS))])
   await worker.done
-  // An idle parent channel would keep the process alive.
-  if (process.connected) process.disconnect()
 }

@@ -70,7 +70,6 @@ async function run(args: CoordinatorArgs): Promise<void> {
   process.stdout.write(`${coordinator.url}\n`)
   await aborted(stopped)
   await coordinator.close()
-  if (process.connected) process.disconnect()
 }
 
 export const strategyOf = (choice: (typeof STRATEGY_CHOICES)[number]): Strategy | undefined =>

@@ -27,7 +27,7 @@ export function startWorkers(group: ProcessGroup, url: string, of: LocalWorkers)
   const start = (name: string, role: string, threads: number, options: StartOptions): void => {
     const args = ['worker', '--coordinator', url, '--model', of.model, '--role', role, '--name', name]
     const engine = ['--engine', of.engine, '--threads', String(threads), '--log-level', of.logLevel]
-    group.add(name, startHeadrace([...args, ...engine], options))
+    group.addReplaceable(name, () => startHeadrace([...args, ...engine], options))
   }
   for (let i = 0; i < of.workers; i++)
     start(`worker-${i + 1}`, 'prefill', of.pin ? 1 : shared, of.pin ? { core: i % cores } : {})

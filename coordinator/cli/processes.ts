@@ -1,32 +1,41 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
 import { HeadraceError } from '../../shared/errors.ts'
 
 /** Child processes of this program: they end with it, and it hears when one of them ends. */
 
 /** How long a process may take to leave in good order before it is killed. */
 const LEAVE_SECONDS = 12
+/** A process that dies again and again has a reason that starting it once more does not cure. */
+const MOST_RESTARTS = 5
+
+/** The `headrace` program, which every process of a cluster is started from. */
+const PROGRAM = fileURLToPath(new URL('../../deploy/headrace.js', import.meta.url))
 
 export interface StartOptions {
   /** Core to run on alone (Linux, by `taskset`); absent leaves it to the system. */
   readonly core?: number | undefined
+  /** Standard error: this program's own, or a pipe to read. */
+  readonly errors?: 'inherit' | 'pipe'
 }
 
-/** Starts this very program with other arguments. */
 export function startHeadrace(args: readonly string[], options: StartOptions = {}): ChildProcess {
-  const program = [process.execPath, process.argv[1]!, ...args]
+  const program = [process.execPath, PROGRAM, ...args]
   const [file, ...rest] = options.core === undefined ? program : ['taskset', '-c', String(options.core), ...program]
   // The channel tells the child when this process is gone, however it went.
-  return spawn(file!, rest, { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] })
+  return spawn(file!, rest, { stdio: ['ignore', 'pipe', options.errors ?? 'inherit', 'ipc'] })
 }
 
 /** A family of processes that end together. */
 export class ProcessGroup {
   readonly #children = new Map<string, ChildProcess>()
   readonly #failure = new AbortController()
+  /** Says that a process is started again; absent until `keep` is called. */
+  #onRestart: ((what: string) => void) | undefined
   #stopping = false
 
-  /** Aborted, with the reason, when a process ends that should not have. */
+  /** Aborted, with the reason, when a process has ended that the family cannot do without. */
   get failed(): AbortSignal {
     return this.#failure.signal
   }
@@ -35,14 +44,22 @@ export class ProcessGroup {
     return new Map([...this.#children].map(([name, child]) => [name, child.pid ?? 0]))
   }
 
+  /** A process that all others depend on: when it ends, the family has failed. */
   add(name: string, child: ChildProcess): void {
-    this.#children.set(name, child)
-    const ended = (how: string): void => {
-      this.#children.delete(name)
-      if (!this.#stopping) this.#failure.abort(new HeadraceError('worker_lost', `${name} ended (${how})`))
-    }
-    child.once('error', (error) => ended(error.message))
-    child.once('exit', (code, signal) => ended(signal ?? `status ${code}`))
+    this.#watch(name, child, (how) => this.#fail(name, how))
+  }
+
+  /** A process that can be started again, once the family is to be kept; before that its end is a failure. */
+  addReplaceable(name: string, start: () => ChildProcess, restarts = 0): void {
+    this.#watch(name, start(), (how) => {
+      if (this.#onRestart === undefined || restarts === MOST_RESTARTS) return this.#fail(name, how)
+      this.#onRestart(`${name} ended (${how}); starting it again`)
+      this.addReplaceable(name, start, restarts + 1)
+    })
+  }
+
+  keep(onRestart: (what: string) => void): void {
+    this.#onRestart = onRestart
   }
 
   /** Asks all to leave, kills who does not, and resolves when all are gone. */
@@ -56,6 +73,21 @@ export class ProcessGroup {
     }, LEAVE_SECONDS * 1000)
     await Promise.all(gone)
     clearTimeout(kill)
+  }
+
+  #watch(name: string, child: ChildProcess, onEnd: (how: string) => void): void {
+    this.#children.set(name, child)
+    const ended = (how: string): void => {
+      if (this.#children.get(name) !== child) return
+      this.#children.delete(name)
+      if (!this.#stopping) onEnd(how)
+    }
+    child.once('error', (error) => ended(error.message))
+    child.once('exit', (code, signal) => ended(signal ?? `status ${code}`))
+  }
+
+  #fail(name: string, how: string): void {
+    this.#failure.abort(new HeadraceError('worker_lost', `${name} ended (${how})`))
   }
 }
 

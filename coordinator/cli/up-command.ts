@@ -62,6 +62,7 @@ async function run(args: UpArgs): Promise<void> {
     },
     stopped,
   )
+  group.keep((what) => process.stderr.write(`headrace: ${what}\n`))
   process.stdout.write(`${url}\n`)
   try {
     await Promise.race([aborted(stopped), aborted(group.failed)])

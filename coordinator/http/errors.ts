@@ -18,7 +18,7 @@ export function errorBody(error: HeadraceError): ErrorBody {
     error: {
       message: error.message,
       type: ERRORS[error.code].type,
-      param: typeof param === 'string' ? param : null,
+      param: typeof param === 'string' && param !== '' ? param : null,
       code: error.code,
     },
   }

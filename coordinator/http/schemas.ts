@@ -78,7 +78,6 @@ export const chatSchema = z
     error: 'needs `logprobs: true`',
     path: ['top_logprobs'],
   })
-export type ChatBody = z.infer<typeof chatSchema>
 
 /** A batch of one is taken for what it holds. */
 const single = <T extends z.ZodType>(schema: T) =>
@@ -96,7 +95,7 @@ export const completionSchema = z.object({
   logprobs: optional(z.number().int().min(0).max(20)),
 })
 export type CompletionBody = z.infer<typeof completionSchema>
-export type CommonBody = Pick<CompletionBody & ChatBody, keyof typeof common>
+export type CommonBody = Pick<CompletionBody, keyof typeof common>
 
 export const tokenizeSchema = z
   .object({ content: optional(z.string()), prompt: optional(z.string()), messages: optional(messages) })

@@ -110,7 +110,8 @@ class News implements RunFollower {
 
   onEvent(worker: string, event: WorkerEvent, payload: Uint8Array): void {
     if (event.kind === 'failed') {
-      const code = isErrorCode(event.code) ? event.code : 'worker_failed'
+      // A link between two workers broke: whichever of them is gone, its own link tells soon enough.
+      const code = event.code === 'link_closed' ? 'worker_lost' : isErrorCode(event.code) ? event.code : 'worker_failed'
       this.fail(new HeadraceError(code, `${worker}: ${event.message}`, { details: { worker } }))
       return
     }

@@ -9,6 +9,8 @@ export function stopSignal(): AbortSignal {
   const stop = (cause: string) => () => controller.abort(new HeadraceError('shutting_down', `stopping: ${cause}`))
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, stop(name))
   process.once('disconnect', stop('the parent process has ended'))
+  // Listening to the parent alone is no reason to stay.
+  process.channel?.unref()
   return controller.signal
 }
 

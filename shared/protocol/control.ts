@@ -59,7 +59,16 @@ const dismissed = z.strictObject({ kind: z.literal('dismissed') })
 const stop = z.strictObject({ kind: z.literal('stop'), run: name })
 const cancel = z.strictObject({ kind: z.literal('cancel'), run: name, code: text })
 
-export const commandSchema = z.discriminatedUnion('kind', [joined, refused, ping, prefill, decode, stop, cancel, dismissed])
+export const commandSchema = z.discriminatedUnion('kind', [
+  joined,
+  refused,
+  ping,
+  prefill,
+  decode,
+  stop,
+  cancel,
+  dismissed,
+])
 /** Coordinator to worker. */
 export type Command = Readonly<z.infer<typeof commandSchema>>
 

@@ -60,7 +60,11 @@ describe('a prompt split over workers', () => {
   })
 })
 
-async function answer(cluster: MemoryCluster, length: number, ask: { strategy: 'solo' | 'chain' | 'ring'; workers?: number }) {
+async function answer(
+  cluster: MemoryCluster,
+  length: number,
+  ask: { strategy: 'solo' | 'chain' | 'ring'; workers?: number },
+) {
   const random = seededRandom(length)
   const promptTokens = Int32Array.from({ length }, () => randomInt(random, 64))
   assert.ok(length < 3 || new Set(promptTokens).size > 1, 'the prompt varies')

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
 import type { RunEvent, RunRequest } from '../../coordinator/runs/events.ts'
-import { DATA_LIMITS } from '../../shared/link/link.ts'
 import { HeadraceError } from '../../shared/errors.ts'
+import { DATA_LIMITS } from '../../shared/link/link.ts'
 import type { ComputeEvent } from '../../worker/compute/messages.ts'
 import { equalWorkers, MemoryCluster } from '../support/memory-cluster.ts'
 import { createTinyModel, type TinyModel } from '../support/tiny-model.ts'
@@ -64,7 +64,8 @@ describe('a cluster', () => {
 
   it('cancels a run when its generator is left early', () =>
     within(equalWorkers(2), async () => {
-      for await (const event of cluster.runs.run(request({ maxTokens: 500 }), never())) if (event.kind === 'token') break
+      for await (const event of cluster.runs.run(request({ maxTokens: 500 }), never()))
+        if (event.kind === 'token') break
       await cluster.until(() => quiet(cluster))
       assert.ok(quiet(cluster))
     }))
@@ -107,7 +108,10 @@ describe('a cluster', () => {
       assert.equal(events.at(-1)?.kind, 'finished')
       await left
       await cluster.until(() => cluster.runs.cluster().workers.length === 2)
-      assert.deepEqual(cluster.runs.cluster().workers.map(({ id }) => id), ['w1', 'd1'])
+      assert.deepEqual(
+        cluster.runs.cluster().workers.map(({ id }) => id),
+        ['w1', 'd1'],
+      )
     }))
 
   for (const { what, code, meddle } of [
@@ -134,7 +138,9 @@ describe('a cluster', () => {
       const stranger = await cluster.add({ name: 'stranger', role: 'prefill', fingerprint: 'a'.repeat(64) })
       await assert.rejects(stranger.served, (error) => {
         assert.ok(coded('fingerprint_mismatch')(error))
-        return error instanceof Error && error.message.includes('a'.repeat(64)) && error.message.includes('f'.repeat(64))
+        return (
+          error instanceof Error && error.message.includes('a'.repeat(64)) && error.message.includes('f'.repeat(64))
+        )
       })
       cluster.workers.delete('stranger')
       assert.equal((await all(cluster.runs.run(request(), never()))).at(-1)?.kind, 'finished')
@@ -156,8 +162,12 @@ describe('a cluster', () => {
     }))
 
   it('says `no_workers` and `no_decode_node` while it has none', async () => {
-    await within([{ name: 'd1', role: 'decode' }], () => assert.rejects(all(cluster.runs.run(request(), never())), coded('no_workers')))
-    await within([{ name: 'w1', role: 'prefill' }], () => assert.rejects(all(cluster.runs.run(request(), never())), coded('no_decode_node')))
+    await within([{ name: 'd1', role: 'decode' }], () =>
+      assert.rejects(all(cluster.runs.run(request(), never())), coded('no_workers')),
+    )
+    await within([{ name: 'w1', role: 'prefill' }], () =>
+      assert.rejects(all(cluster.runs.run(request(), never())), coded('no_decode_node')),
+    )
   })
 
   it('refuses a run whose worker cannot be reached, with `dial_failed`', () =>
@@ -182,8 +192,10 @@ describe('a cluster', () => {
 
 const idle = (worker: { metrics: { runsActive: { get(): unknown } } }): boolean => worker.metrics !== undefined
 
-const changed = (event: ComputeEvent, change: (block: Extract<ComputeEvent, { kind: 'published' }>['block']) => object) =>
-  event.kind === 'published' ? { ...event, block: { ...event.block, ...change(event.block) } } : event
+const changed = (
+  event: ComputeEvent,
+  change: (block: Extract<ComputeEvent, { kind: 'published' }>['block']) => object,
+) => (event.kind === 'published' ? { ...event, block: { ...event.block, ...change(event.block) } } : event)
 
 const damaged = (event: ComputeEvent) =>
   changed(event, ({ bytes }) => {

@@ -39,7 +39,9 @@ export const commands: readonly Command[] = [
     sampling: { temperature: 0.5, topP: 1, topK: 40, seed: 0xffffffff, logprobs: 2 },
     wantLogits: true,
   },
+  { kind: 'stop', run },
   { kind: 'cancel', run, code: 'cancelled' },
+  { kind: 'dismissed' },
 ]
 
 export const events: readonly WorkerEvent[] = [

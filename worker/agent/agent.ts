@@ -187,10 +187,11 @@ export class Agent {
     const session = create({ ...deps, report })
     this.#sessions.set(run, session)
     deps.metrics.runsActive.set(this.#sessions.size)
-    session.ended.then(() => {
+    const forget = (): void => {
       this.#sessions.delete(run)
       deps.metrics.runsActive.set(this.#sessions.size)
-    })
+    }
+    session.ended.then(forget, forget)
   }
 
   #cancelAll(reason: HeadraceError): void {

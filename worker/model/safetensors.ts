@@ -33,7 +33,7 @@ const DTYPE_BYTES = {
   I64: 8,
   U64: 8,
 } as const
-export type Dtype = keyof typeof DTYPE_BYTES
+type Dtype = keyof typeof DTYPE_BYTES
 
 export const PREFIX_BYTES = 8
 const MAX_HEADER_BYTES = 100 << 20
@@ -101,17 +101,27 @@ function headerObject(header: Uint8Array, file: string): object {
 /** JSON.parse silently keeps the last of two equal keys; this finds them in text that is known to be valid JSON. */
 function duplicateKey(json: string): string | undefined {
   const open: Set<string>[] = []
-  for (const [token] of json.matchAll(/"(?:[^"\\]|\\.)*"(?:\s*:)?|[{}]/g)) {
-    if (token === '{') open.push(new Set())
-    else if (token === '}') open.pop()
-    else if (token.endsWith(':')) {
-      const key: string = JSON.parse(token.slice(0, token.lastIndexOf('"') + 1))
-      const keys = open.at(-1)
-      if (keys?.has(key)) return key
-      keys?.add(key)
+  for (let at = 0; at < json.length; at++) {
+    if (json[at] === '{') open.push(new Set())
+    else if (json[at] === '}') open.pop()
+    else if (json[at] === '"') {
+      const start = at
+      for (at += 1; json[at] !== '"'; at++) if (json[at] === '\\') at += 1
+      if (!isKey(json, at + 1)) continue
+      const key: string = JSON.parse(json.slice(start, at + 1))
+      if (open.at(-1)?.has(key)) return key
+      open.at(-1)?.add(key)
     }
   }
   return undefined
 }
 
-export const malformed = (file: string, what: string) => new HeadraceError('model_bad_weights', `${file}: ${what}`)
+/** Whether the string that ends before `at` is followed by a colon. */
+function isKey(json: string, at: number): boolean {
+  while (' \t\r\n'.includes(json[at] ?? '.')) at += 1
+  return json[at] === ':'
+}
+
+/** A hostile name may be megabytes long: the message shows its beginning. */
+export const malformed = (file: string, what: string) =>
+  new HeadraceError('model_bad_weights', `${file}: ${what.slice(0, 300)}`)

@@ -1,6 +1,62 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { createEngine } from '../../../worker/engine/create-engine.ts'
+import { MaskCache } from '../../../worker/engine/onnx/mask-cache.ts'
+import { TensorPool } from '../../../worker/engine/onnx/tensor-pool.ts'
 import { engineContract } from '../../contract/engine.contract.ts'
 import { huggingFaceContract } from '../../contract/engine-huggingface.contract.ts'
+import { createTinyModel } from '../../support/tiny-model.ts'
 
 engineContract('onnx')
 huggingFaceContract('onnx', 'llama')
 huggingFaceContract('onnx', 'llama3-rope')
+
+describe('the onnx engine', () => {
+  test('fails by code, with the native reason, when a released tensor is used', async (t) => {
+    const model = await createTinyModel()
+    const engine = await createEngine('onnx', model.folder, { threads: 1 })
+    t.after(() => engine.close().then(model.remove))
+    const x = await engine.embed(Int32Array.of(1, 2, 3))
+    const q = await engine.project(0, x, 0, engine.createKv(0, 3))
+    const acc = engine.accumulator(q)
+    engine.release(q)
+    const kv = engine.createKv(0, 3)
+    await assert.rejects(engine.attend(0, q, kv, acc), { code: 'engine_failed', message: /ONNX Runtime, attend/ })
+    engine.release(x)
+    await assert.rejects(engine.logits(x), { code: 'engine_failed' })
+  })
+
+  test('refuses a tensor of another kind, and a chunk larger than it asked for', async (t) => {
+    const model = await createTinyModel()
+    const engine = await createEngine('onnx', model.folder, { threads: 1 })
+    t.after(() => engine.close().then(model.remove))
+    await assert.rejects(engine.embed(new Int32Array(engine.chunkTokens + 1)), { code: 'internal' })
+    await assert.rejects(engine.logits({ tokens: 3 }), { code: 'internal' })
+  })
+})
+
+describe('the tensor pool', () => {
+  test('gives a buffer back once, by length, and keeps no more than its bound', () => {
+    const pool = new TensorPool()
+    const buffer = pool.take(10)
+    pool.give(buffer)
+    assert.notEqual(pool.take(11), buffer)
+    assert.equal(pool.take(10), buffer)
+    assert.notEqual(pool.take(10), buffer)
+    const large = Array.from({ length: 3 }, () => pool.take((32 << 20) / 4))
+    for (const one of large) pool.give(one)
+    const again = large.map((one) => pool.take(one.length))
+    assert.equal(again.filter((one) => large.includes(one)).length, 2)
+  })
+})
+
+describe('the mask cache', () => {
+  test('hides the keys after each query, at any offset', () => {
+    const masks = new MaskCache()
+    const visible = (offset: number) => [...masks.get(2, 3, offset)].map((value) => value === 0)
+    assert.deepEqual(visible(0), [true, false, false, true, true, false])
+    assert.deepEqual(visible(-1), [true, true, false, true, true, true])
+    assert.deepEqual(visible(1), [false, false, false, true, false, false])
+    assert.equal(masks.get(2, 3, 1), masks.get(2, 3, 1))
+  })
+})

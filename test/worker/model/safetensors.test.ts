@@ -136,6 +136,11 @@ describe('a hostile safetensors file is refused', () => {
       '{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"\\u0061":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
     ],
     ['with a field twice', '{"a":{"dtype":"F16","dtype":"F32","shape":[4],"data_offsets":[0,16]}}'],
+    [
+      'with a name twice, spaced',
+      '{"a" :{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"a"\t\n: {"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    ],
+    ['with one long string of escapes', `{"${'\\\\n'.repeat(2_000_000)}":7}`],
     ['that nests deeply', '['.repeat(200_000)],
   ] // prettier-ignore
   for (const [what, header] of headers)

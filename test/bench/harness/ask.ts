@@ -1,0 +1,107 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { PrefillInfo } from '../../../coordinator/cli/client.ts'
+import { bundledModel } from '../../support/paths.ts'
+
+/** A prompt as the API takes it, the same for every run of a suite. */
+export interface Prompt {
+  readonly path: string
+  readonly body: object
+  readonly about: string
+  /** What the model must say, where that is known. */
+  readonly answer: string | undefined
+}
+
+export interface Asked {
+  /** From just before the request to the first piece of text. */
+  readonly ttftSeconds: number
+  readonly totalSeconds: number
+  readonly text: string
+  readonly promptTokens: number
+  readonly prefill: PrefillInfo
+}
+
+const DEMO = join(bundledModel, '..', '..', 'demo')
+
+/** The log-book and its question through the chat API: about 12,000 tokens, tokenizer included in what is measured. */
+export async function logbookPrompt(): Promise<Prompt> {
+  const text = await readFile(join(DEMO, 'logbook.txt'), 'utf8')
+  const demo = JSON.parse(await readFile(join(DEMO, 'demo.json'), 'utf8')) as { question: string; answer: string }
+  return {
+    path: '/v1/chat/completions',
+    body: { messages: [{ role: 'user', content: `${text}\n\n${demo.question}` }], max_tokens: 24 },
+    about: 'the log-book and its question (chat)',
+    answer: demo.answer,
+  }
+}
+
+/** Exactly `count` token ids: the log-book's, over and over. */
+export async function tokensPrompt(url: string, count: number, signal: AbortSignal): Promise<Prompt> {
+  const content = await readFile(join(DEMO, 'logbook.txt'), 'utf8')
+  const answer = await post(`${url}/tokenize`, { content }, signal)
+  const { tokens } = (await answer.json()) as { tokens: number[] }
+  return {
+    path: '/v1/completions',
+    body: {
+      prompt: Array.from({ length: count }, (_, i) => tokens[i % tokens.length]),
+      max_tokens: 4,
+      headrace: { ignore_eos: true },
+    },
+    about: `${count} token ids of the log-book, repeated or cut (completions)`,
+    answer: undefined,
+  }
+}
+
+/** Asks with greedy sampling, and times it as a client sees it. */
+export async function ask(
+  url: string,
+  prompt: Prompt,
+  how: { strategy: string; workers?: number },
+  signal: AbortSignal,
+): Promise<Asked> {
+  const given = 'headrace' in prompt.body ? (prompt.body.headrace as object) : {}
+  const started = performance.now()
+  const elapsed = (): number => (performance.now() - started) / 1000
+  const body = { ...prompt.body, stream: true, temperature: 0, headrace: { ...given, ...how } }
+  const answer = await post(`${url}${prompt.path}`, body, signal)
+  let text = ''
+  let ttftSeconds = 0
+  let last: { prefill: PrefillInfo; timings: { prompt_n: number } } | undefined
+  for await (const chunk of chunksOf(answer)) {
+    if (chunk.error) throw new Error(`the cluster answered: ${chunk.error.message}`)
+    const choice = chunk.choices?.[0]
+    const piece = choice?.delta?.content ?? choice?.text ?? ''
+    if (piece !== '' && text === '') ttftSeconds = elapsed()
+    text += piece
+    if (chunk.prefill && chunk.timings) last = { prefill: chunk.prefill, timings: chunk.timings }
+  }
+  if (last === undefined) throw new Error('the stream ended without an account of the prefill')
+  const { prefill, timings } = last
+  return { ttftSeconds, totalSeconds: elapsed(), text: text.trim(), promptTokens: timings.prompt_n, prefill }
+}
+
+async function post(url: string, body: object, signal: AbortSignal): Promise<Response> {
+  const headers = { 'content-type': 'application/json' }
+  const answer = await fetch(url, { method: 'POST', headers, body: JSON.stringify(body), signal })
+  if (!answer.ok) throw new Error(`${url} answered ${answer.status}: ${await answer.text()}`)
+  return answer
+}
+
+interface Chunk {
+  readonly choices?: readonly { delta?: { content?: string }; text?: string }[]
+  readonly prefill?: PrefillInfo
+  readonly timings?: { prompt_n: number }
+  readonly error?: { message: string }
+}
+
+async function* chunksOf(answer: Response): AsyncGenerator<Chunk, void> {
+  const decoder = new TextDecoder()
+  let text = ''
+  for await (const piece of answer.body ?? []) {
+    text += decoder.decode(piece as Uint8Array, { stream: true })
+    const lines = text.split('\n')
+    text = lines.pop() ?? ''
+    for (const line of lines)
+      if (line.startsWith('data: {')) yield JSON.parse(line.slice('data: '.length)) as Chunk
+  }
+}

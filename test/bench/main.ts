@@ -1,0 +1,38 @@
+import { writeFile } from 'node:fs/promises'
+import yargs from 'yargs'
+import { hideBin } from 'yargs/helpers'
+import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
+import { machineFacts, machineText } from './harness/machine.ts'
+import { reportText } from './harness/report.ts'
+import type { Suite } from './suite.ts'
+import { memorySuite } from './suites/memory.ts'
+import { splitSuite } from './suites/split.ts'
+
+/** `npm run bench -- SUITE`: real processes on this machine. Suites are listed here and know nothing of each other. */
+const SUITES: readonly Suite[] = [splitSuite, memorySuite]
+
+const { stdout, stderr } = process
+const program = yargs(hideBin(process.argv))
+  .scriptName('npm run bench --')
+  .usage('$0 SUITE [--json FILE] [options]')
+  .option('json', { type: 'string', describe: 'Also write everything that was measured to this file' })
+  // Without a suite it only says what there is: `node --test` runs every file below `dist/test`, so this one too.
+  .command('$0', false, {}, () => program.showHelp('log'))
+for (const suite of SUITES)
+  program.command(suite.name, suite.describe, suite.options, (args) =>
+    run(suite, args).catch((thrown: unknown) => reportFatal(thrown)),
+  )
+await program.strict().version(false).wrap(110).parseAsync()
+
+async function run(suite: Suite, args: Parameters<Suite['run']>[0] & { json?: unknown }): Promise<void> {
+  const signal = stopSignal()
+  const machine = machineFacts()
+  stdout.write(`${machineText(machine)}\n`)
+  const note = (text: string): void => void stderr.write(`${text}\n`)
+  const report = await suite.run(args, { signal, note })
+  stdout.write(`\n${reportText(report)}\n`)
+  if (typeof args.json !== 'string') return
+  const json = { suite: suite.name, machine, ...report.data }
+  await writeFile(args.json, `${JSON.stringify(json, undefined, 2)}\n`)
+  note(`written to ${args.json}`)
+}

@@ -1,0 +1,105 @@
+import type { Strategy } from '../../../shared/plan.ts'
+import { ask, logbookPrompt, tokensPrompt } from '../harness/ask.ts'
+import { type BenchCluster, placementText, withCluster } from '../harness/cluster.ts'
+import { forgetPeak, type Memory, memoryOf } from '../harness/proc.ts'
+import { mebibytes, type Report, type ReportPart } from '../harness/report.ts'
+import { settledGrowth } from '../harness/statistics.ts'
+import { defineSuite } from '../suite.ts'
+
+/** Whether memory comes back to its level after each run, in every process. */
+export const memorySuite = defineSuite({
+  name: 'memory',
+  describe: 'Resident memory of every process over many runs: chain, then ring',
+  options: {
+    workers: { type: 'number', default: 2, describe: 'Workers, one core each' },
+    runs: { type: 'number', default: 20, describe: 'Runs of each strategy, 8 or more' },
+    tokens: { type: 'number', describe: 'Length of the prompt [default: the log-book, about 12,000]' },
+    strategies: {
+      type: 'array',
+      choices: ['solo', 'chain', 'ring'],
+      default: ['chain', 'ring'],
+      describe: 'One after the other, in one cluster',
+    },
+    'allowed-mib': { type: 'number', default: 16, describe: 'Growth of a process that is not called growth' },
+  },
+  run: ({ workers, runs, tokens, strategies, 'allowed-mib': allowed }, { signal, note }) =>
+    withCluster({ workers }, signal, async (cluster) => {
+      const prompt =
+        tokens === undefined ? await logbookPrompt() : await tokensPrompt(cluster.url, tokens, cluster.signal)
+      const before = look(cluster)
+      note(`before: ${lookText(before)}`)
+      const phases: Phase[] = []
+      for (const strategy of strategies as Strategy[]) {
+        const looks: Look[] = []
+        for (let run = 0; run < runs; run++) {
+          for (const pid of cluster.pids.values()) forgetPeak(pid)
+          const how = strategy === 'solo' ? { strategy } : { strategy, workers }
+          const { ttftSeconds } = await ask(cluster.url, prompt, how, cluster.signal)
+          looks.push(look(cluster))
+          note(`${strategy} ${run + 1} of ${runs}, ${ttftSeconds.toFixed(2)} s: ${lookText(looks.at(-1)!)}`)
+        }
+        phases.push({ strategy, looks })
+      }
+      return report(cluster, prompt.about, before, phases, allowed * 2 ** 20)
+    }),
+})
+
+/** Every process by name. */
+type Look = Readonly<Record<string, Memory>>
+
+interface Phase {
+  readonly strategy: Strategy
+  readonly looks: readonly Look[]
+}
+
+const look = ({ pids }: BenchCluster): Look =>
+  Object.fromEntries([...pids].map(([name, pid]) => [name, memoryOf(pid)]))
+
+function report(cluster: BenchCluster, about: string, before: Look, phases: readonly Phase[], allowed: number): Report {
+  const names = [...cluster.pids.keys()]
+  const found = phases.flatMap(({ strategy, looks }) => names.map((name) => growthOf(strategy, name, looks)))
+  const grown = found.filter(({ growth }) => growth > allowed)
+  const parts: ReportPart[] = [
+    { line: placementText(cluster) },
+    { line: `The prompt: ${about}.` },
+    everyRun(names, before, phases),
+    {
+      title: 'Growth in MiB: the median after the last 3 runs over that after runs 3 to 5',
+      head: ['strategy', 'process', 'runs 3-5', 'last 3', 'growth', 'peak'],
+      rows: found.map(({ strategy, name, from, to, growth, peak }) =>
+        [strategy, name, ...[from, to, growth, peak].map(mebibytes)],
+      ),
+    },
+    {
+      line:
+        grown.length === 0
+          ? `Verdict: no process grew by more than ${mebibytes(allowed)} MiB.`
+          : `Verdict: GROWTH in ${grown.map(({ name, strategy, growth }) => `${name} (${strategy}, ${mebibytes(growth)} MiB)`).join(', ')}.`,
+    },
+  ]
+  return { parts, data: { prompt: about, placement: placementText(cluster), before, phases, found } }
+}
+
+function growthOf(strategy: Strategy, name: string, looks: readonly Look[]) {
+  const resident = looks.map((at) => at[name]!.residentBytes)
+  const peak = Math.max(...looks.map((at) => at[name]!.peakBytes))
+  return { strategy, name, ...settledGrowth(resident), peak }
+}
+
+const everyRun = (names: readonly string[], before: Look, phases: readonly Phase[]): ReportPart => ({
+  title: 'Resident memory in MiB after each run, and in brackets the most during it',
+  head: ['run', ...names],
+  rows: [
+    ['before', ...names.map((name) => cell(before[name]!))],
+    ...phases.flatMap(({ strategy, looks }) =>
+      looks.map((at, i) => [`${strategy} ${i + 1}`, ...names.map((name) => cell(at[name]!))]),
+    ),
+  ],
+})
+
+const cell = ({ residentBytes, peakBytes }: Memory): string => `${mebibytes(residentBytes)} (${mebibytes(peakBytes)})`
+
+const lookText = (at: Look): string =>
+  Object.entries(at)
+    .map(([name, memory]) => `${name} ${cell(memory)}`)
+    .join(', ')

@@ -1,0 +1,82 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { HeadraceError } from '../../../shared/errors.ts'
+import type { KvHeader } from '../../../shared/protocol/peer.ts'
+import { ExpectedBlocks } from '../../../worker/kv/expected-blocks.ts'
+
+const fingerprint = 'c'.repeat(64)
+const expected = () =>
+  new ExpectedBlocks({
+    makers: [
+      {
+        worker: 'a',
+        url: '',
+        spans: [
+          { start: 0, end: 5 },
+          { start: 20, end: 23 },
+        ],
+      },
+      { worker: 'b', url: '', spans: [{ start: 5, end: 20 }] },
+    ],
+    blockTokens: 4,
+    layers: 2,
+    fingerprint,
+    bytesPerToken: 8,
+  })
+
+const header = (of: Partial<KvHeader> = {}): KvHeader => ({
+  kind: 'kv',
+  run: 'r',
+  fingerprint,
+  origin: 'a',
+  layer: 0,
+  start: 0,
+  count: 4,
+  dtype: 'f32',
+  codec: 'raw',
+  crc32: 0,
+  ...of,
+})
+
+describe('the blocks that a run expects', () => {
+  it('are those of the plan, each once', () => {
+    const blocks = expected()
+    assert.equal(blocks.remaining, 2 * (2 + 1 + 4))
+    for (const layer of [0, 1])
+      for (const [origin, start, count] of [
+        ['a', 0, 4],
+        ['a', 4, 1],
+        ['a', 20, 3],
+        ['b', 5, 4],
+        ['b', 9, 4],
+        ['b', 13, 4],
+        ['b', 17, 3],
+      ] as const)
+        blocks.take(header({ layer, origin, start, count }), count * 8)
+    assert.equal(blocks.remaining, 0)
+  })
+
+  for (const { what, of, bytes = 32, code } of [
+    { what: 'of another model', of: { fingerprint: 'd'.repeat(64) }, code: 'kv_identity' },
+    { what: 'of a layer beyond the last', of: { layer: 2 }, code: 'kv_identity' },
+    { what: 'that starts elsewhere', of: { start: 1 }, code: 'kv_identity' },
+    { what: 'of another maker', of: { origin: 'b' }, code: 'kv_identity' },
+    { what: 'of another length', of: { count: 3 }, bytes: 24, code: 'kv_shape' },
+    { what: 'whose payload is too long', of: {}, bytes: 33, code: 'kv_shape' },
+  ]) {
+    it(`do not include one ${what}`, () => {
+      const blocks = expected()
+      assert.throws(
+        () => blocks.take(header(of), bytes),
+        (error) => error instanceof HeadraceError && error.code === code,
+      )
+      assert.equal(blocks.remaining, 14)
+    })
+  }
+
+  it('do not include one that came before', () => {
+    const blocks = expected()
+    blocks.take(header(), 32)
+    assert.throws(() => blocks.take(header(), 32), /came twice/)
+  })
+})

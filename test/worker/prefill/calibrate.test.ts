@@ -1,0 +1,45 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import fc from 'fast-check'
+import { fitCost } from '../../../worker/prefill/calibrate.ts'
+
+const POINTS = [
+  [32, 0],
+  [128, 0],
+  [256, 0],
+  [256, 2048],
+  [256, 4096],
+] as const
+
+describe("the fit of a worker's cost", () => {
+  it('finds the coefficients that made the timings', () => {
+    const positive = (max: number) => fc.double({ min: max / 1e4, max, noNaN: true })
+    fc.assert(
+      fc.property(positive(1e-2), positive(1e-3), positive(1e-6), (o, a, b) => {
+        const found = fitCost(POINTS.map(([n, p]) => ({ n, p, seconds: o + a * n + b * n * (p + n / 2) })))
+        for (const [n, p] of [
+          [1000, 0],
+          [700, 30_000],
+        ] as const) {
+          const truth = o + a * n + b * n * (p + n / 2)
+          const guess = found.o + found.a * n + found.b * n * (p + n / 2)
+          assert.ok(Math.abs(guess / truth - 1) < 1e-4, `${guess} instead of ${truth}`)
+        }
+      }),
+      { seed: 5 },
+    )
+  })
+
+  it('never gives a negative coefficient, whatever the noise', () => {
+    const noise = fc.array(fc.double({ min: 0.2, max: 5, noNaN: true }), { minLength: 5, maxLength: 5 })
+    fc.assert(
+      fc.property(noise, (factors) => {
+        const { o, a, b } = fitCost(
+          POINTS.map(([n, p], i) => ({ n, p, seconds: factors[i]! * (1e-4 + 1e-5 * n + 1e-8 * n * (p + n / 2)) })),
+        )
+        return o >= 0 && a >= 0 && b >= 0 && o + a + b > 0
+      }),
+      { seed: 6 },
+    )
+  })
+})

@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import fc from 'fast-check'
+import type { HeadraceError } from '../../../shared/errors.ts'
+import { realClock } from '../../../shared/link/real-clock.ts'
+import { type OutboundFrame, Outbox } from '../../../worker/prefill/outbox.ts'
+import { memoryLinkPair } from '../../support/memory-link.ts'
+
+const frame = (layer: number, start: number): OutboundFrame => ({
+  layer,
+  start,
+  relayed: false,
+  frame: Uint8Array.of(layer, start),
+})
+
+function outbox(expected: number) {
+  const sent: OutboundFrame[] = []
+  const errors: HeadraceError[] = []
+  const box = new Outbox({ expected, clock: realClock, onSent: (f) => sent.push(f), onError: (e) => errors.push(e) })
+  return { box, sent, errors }
+}
+
+const settle = async (): Promise<void> => {
+  for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve))
+}
+
+describe('an outbox', () => {
+  it('keeps frames until its subscriber comes, then sends the lowest layer and position first', async () => {
+    const { box, sent } = outbox(4)
+    for (const [layer, start] of [
+      [1, 0],
+      [0, 9],
+      [0, 2],
+      [1, 7],
+    ] as const)
+      box.push(frame(layer, start))
+    await settle()
+    assert.equal(sent.length, 0)
+    const [near] = memoryLinkPair()
+    box.attach(near, 8)
+    await settle()
+    assert.deepEqual(
+      sent.map(({ layer, start }) => [layer, start]),
+      [
+        [0, 2],
+        [0, 9],
+        [1, 0],
+        [1, 7],
+      ],
+    )
+    assert.ok(box.drained)
+  })
+
+  it('sends no layer at or above the window, and windows only grow', async () => {
+    const { box, sent } = outbox(4)
+    const [near] = memoryLinkPair()
+    box.attach(near, 1)
+    for (let layer = 0; layer < 4; layer++) box.push(frame(layer, 0))
+    await settle()
+    assert.equal(sent.length, 1)
+    box.grant(3)
+    box.grant(2)
+    await settle()
+    assert.equal(sent.length, 3)
+    assert.ok(!box.drained)
+  })
+
+  it('reports a link that closes', async () => {
+    const { box, errors } = outbox(1)
+    const [near] = memoryLinkPair()
+    near.close()
+    box.attach(near, 1)
+    box.push(frame(0, 0))
+    await settle()
+    assert.deepEqual(
+      errors.map(({ code }) => code),
+      ['link_closed'],
+    )
+  })
+
+  it('loses and repeats nothing, whatever the order of pushes and grants', async () => {
+    const steps = fc.array(
+      fc.oneof(fc.record({ grant: fc.nat(6) }), fc.record({ layer: fc.nat(5), start: fc.nat(9) })),
+      { maxLength: 40 },
+    )
+    await fc.assert(
+      fc.asyncProperty(steps, async (list) => {
+        const pushed = list.filter((step) => 'layer' in step)
+        const { box, sent } = outbox(pushed.length)
+        const [near, far] = memoryLinkPair({ maxFrameBytes: 64, maxQueuedFrames: 100 })
+        box.attach(near, 0)
+        for (const step of list) {
+          if ('layer' in step) box.push(frame(step.layer, step.start))
+          else box.grant(step.grant)
+          await new Promise((resolve) => setImmediate(resolve))
+        }
+        box.grant(6)
+        await settle()
+        assert.equal(sent.length, pushed.length)
+        assert.ok(box.drained)
+        const arrived = []
+        for (let i = 0; i < pushed.length; i++) arrived.push([...(await far.receive())!].join())
+        assert.deepEqual(arrived.sort(), pushed.map(({ layer, start }) => `${layer},${start}`).sort())
+      }),
+      { seed: 4, numRuns: 60 },
+    )
+  })
+})
