@@ -1,5 +1,6 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { Role } from '../shared/protocol/control.ts'
+import type { WorkerReport } from '../shared/protocol/run-types.ts'
 
 /** Every series of a worker process. Base units, bounded labels, all of them present from the start. */
 export class WorkerMetrics {
@@ -13,12 +14,8 @@ export class WorkerMetrics {
   readonly runsActive = this.#gauge('worker_runs_running', 'Runs this worker has a part in now')
   readonly tokens = this.#counter('worker_tokens_total', 'Tokens computed (prefill) or sampled (decode)')
   readonly #phase = this.#counter('worker_phase_seconds_total', 'Where the time of runs went', ['phase'])
-  readonly wait = new Histogram({
-    name: 'headrace_kv_wait_seconds',
-    help: 'Seconds a run stood still here because KV had not arrived',
-    buckets: [0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300],
-    registers: [this.registry],
-  })
+  readonly #wait = this.#histogram('kv_wait_seconds', 'A run of a prefill worker stood still: KV had not arrived')
+  readonly #handoff = this.#histogram('kv_handoff_seconds', 'From the assignment to the complete cache (decode node)')
   readonly linkBytes = this.#counter('link_bytes_total', 'Bytes of KV frames', ['direction', 'peer'])
   readonly checksumErrors = this.#counter('kv_checksum_errors_total', 'KV blocks whose bytes were damaged')
   readonly handoffFailures = this.#counter('kv_handoff_failures_total', 'Hand-offs that broke off', ['reason'])
@@ -36,18 +33,13 @@ export class WorkerMetrics {
   }
 
   /** A session's totals, once it has finished. */
-  observe(of: {
-    tokens: number
-    computeSeconds: number
-    waitSeconds: number
-    sendSeconds: number
-    sent: readonly { to: string; bytes: number }[]
-  }): void {
+  observe(of: WorkerReport): void {
     this.tokens.inc(of.tokens)
     this.#phase.inc({ phase: 'compute' }, of.computeSeconds)
     this.#phase.inc({ phase: 'wait' }, of.waitSeconds)
     this.#phase.inc({ phase: 'send' }, of.sendSeconds)
-    this.wait.observe(of.waitSeconds)
+    const wait = of.role === 'decode' ? this.#handoff : this.#wait
+    wait.observe(of.waitSeconds)
     for (const { to, bytes } of of.sent) this.linkBytes.inc({ direction: 'sent', peer: to }, bytes)
   }
 
@@ -61,6 +53,11 @@ export class WorkerMetrics {
 
   #counter<L extends string>(name: string, help: string, labelNames: L[] = []): Counter<L> {
     return new Counter({ name: `headrace_${name}`, help, labelNames, registers: [this.registry] })
+  }
+
+  #histogram(name: string, help: string): Histogram {
+    const buckets = [0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 480, 1920, 7680]
+    return new Histogram({ name: `headrace_${name}`, help, buckets, registers: [this.registry] })
   }
 
   #gauge<L extends string>(name: string, help: string, labelNames: L[] = []): Gauge<L> {

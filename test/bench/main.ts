@@ -16,13 +16,13 @@ const program = yargs(hideBin(process.argv))
   .scriptName('npm run bench --')
   .usage('$0 SUITE [--json FILE] [options]')
   .option('json', { type: 'string', describe: 'Also write everything that was measured to this file' })
-  // Without a suite it only says what there is: `node --test` runs every file below `dist/test`, so this one too.
-  .command('$0', false, {}, () => program.showHelp('log'))
 for (const suite of SUITES)
   program.command(suite.name, suite.describe, suite.options, (args) =>
     run(suite, args).catch((thrown: unknown) => reportFatal(thrown)),
   )
-await program.strict().version(false).wrap(110).parseAsync()
+const { _: asked } = await program.strict().version(false).wrap(110).parseAsync()
+// No suite is no error: `node --test` runs every file below `dist/test`, so this one too.
+if (asked.length === 0) program.showHelp('log')
 
 async function run(suite: Suite, args: Parameters<Suite['run']>[0] & { json?: unknown }): Promise<void> {
   const signal = stopSignal()

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 /** The repository's root, where the lock file is: tests run compiled, at another depth than their source. */
-const root = (() => {
+export const root = (() => {
   let folder = import.meta.dirname
   while (!existsSync(join(folder, 'package-lock.json'))) folder = dirname(folder)
   return folder

@@ -79,14 +79,9 @@ export class DecodeSession extends Session {
       report({ ...event, kind: 'token_sampled', run })
     } else if (event.kind === 'finished') {
       const { computeSeconds, waitSeconds, reason } = event
-      const tokens = this.#tokens
-      metrics.observe({ tokens, computeSeconds, waitSeconds, sendSeconds: 0, sent: [] })
-      this.finish({
-        kind: 'finished',
-        run,
-        ...(reason === undefined ? {} : { reason }),
-        report: { worker, role: 'decode', tokens, computeSeconds, waitSeconds, sendSeconds: 0, sent: [] },
-      })
+      const times = { computeSeconds, waitSeconds, sendSeconds: 0 }
+      const told = { worker, role: 'decode' as const, tokens: this.#tokens, ...times, sent: [] }
+      this.finish({ kind: 'finished', run, ...(reason === undefined ? {} : { reason }), report: told })
     } else if (event.kind === 'failed') {
       if (event.code === 'kv_checksum') metrics.checksumErrors.inc()
       this.fail(errorFromPlain(event))

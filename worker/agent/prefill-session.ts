@@ -77,13 +77,9 @@ export class PrefillSession extends Session {
     const { computeSeconds, waitSeconds } = this.#times
     const { sent, sendSeconds } = this.#exchange
     const tokens = spanTokens(this.#assignment.workers[this.#assignment.rank]?.spans ?? [])
-    const { worker, metrics } = this.deps
-    metrics.observe({ tokens, computeSeconds, waitSeconds, sendSeconds, sent })
-    this.finish({
-      kind: 'finished',
-      run: this.run,
-      report: { worker, role: 'prefill', tokens, computeSeconds, waitSeconds, sendSeconds, sent },
-    })
+    const { worker } = this.deps
+    const report = { worker, role: 'prefill' as const, tokens, computeSeconds, waitSeconds, sendSeconds, sent }
+    this.finish({ kind: 'finished', run: this.run, report })
   }
 
   protected clear(): void {

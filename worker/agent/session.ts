@@ -64,6 +64,7 @@ export abstract class Session {
 
   protected finish(event: Extract<WorkerEvent, { kind: 'finished' }>): void {
     if (this.over) return
+    this.deps.metrics.observe(event.report)
     this.deps.report(event)
     this.#end('finished', new HeadraceError('cancelled', 'the run is finished here'))
   }

@@ -101,7 +101,6 @@ async function* chunksOf(answer: Response): AsyncGenerator<Chunk, void> {
     text += decoder.decode(piece as Uint8Array, { stream: true })
     const lines = text.split('\n')
     text = lines.pop() ?? ''
-    for (const line of lines)
-      if (line.startsWith('data: {')) yield JSON.parse(line.slice('data: '.length)) as Chunk
+    for (const line of lines) if (line.startsWith('data: {')) yield JSON.parse(line.slice('data: '.length)) as Chunk
   }
 }

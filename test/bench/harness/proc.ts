@@ -43,8 +43,7 @@ export function forgetPeak(pid: number): boolean {
 }
 
 /** The cores a process may run on, as the kernel writes them: `0`, `0-1`. */
-export const coresOf = (pid: number): string =>
-  field(readFileSync(`/proc/${pid}/status`, 'utf8'), 'Cpus_allowed_list')
+export const coresOf = (pid: number): string => field(readFileSync(`/proc/${pid}/status`, 'utf8'), 'Cpus_allowed_list')
 
 export function machineCpu(): MachineCpu {
   return parseMachineCpu(readFileSync('/proc/stat', 'utf8'))

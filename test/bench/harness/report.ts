@@ -20,6 +20,9 @@ export function spreadText({ median, min, max }: Spread, digits = 2): string {
   return `${text(median)} (${text(min)}-${text(max)})`
 }
 
+/** A table's head, written as a line. */
+export const columns = (names: string): string[] => names.split(', ')
+
 export const percent = (share: number): string => `${(share * 100).toFixed(1)} %`
 
 export const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)

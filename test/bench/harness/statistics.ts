@@ -26,7 +26,8 @@ export const spreadOf = (values: readonly number[]): Spread => ({
  * slowed the machine for minutes slowed both; the quotient of two medians would not have that.
  */
 export function speedUps(base: readonly number[], candidate: readonly number[]): number[] {
-  if (base.length !== candidate.length) throw new Error(`${base.length} rounds of one, ${candidate.length} of the other`)
+  if (base.length !== candidate.length)
+    throw new Error(`${base.length} rounds of one, ${candidate.length} of the other`)
   return base.map((seconds, round) => seconds / candidate[round]!)
 }
 

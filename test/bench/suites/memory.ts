@@ -52,8 +52,7 @@ interface Phase {
   readonly looks: readonly Look[]
 }
 
-const look = ({ pids }: BenchCluster): Look =>
-  Object.fromEntries([...pids].map(([name, pid]) => [name, memoryOf(pid)]))
+const look = ({ pids }: BenchCluster): Look => Object.fromEntries([...pids].map(([name, pid]) => [name, memoryOf(pid)]))
 
 function report(cluster: BenchCluster, about: string, before: Look, phases: readonly Phase[], allowed: number): Report {
   const names = [...cluster.pids.keys()]
@@ -66,9 +65,11 @@ function report(cluster: BenchCluster, about: string, before: Look, phases: read
     {
       title: 'Growth in MiB: the median after the last 3 runs over that after runs 3 to 5',
       head: ['strategy', 'process', 'runs 3-5', 'last 3', 'growth', 'peak'],
-      rows: found.map(({ strategy, name, from, to, growth, peak }) =>
-        [strategy, name, ...[from, to, growth, peak].map(mebibytes)],
-      ),
+      rows: found.map(({ strategy, name, from, to, growth, peak }) => [
+        strategy,
+        name,
+        ...[from, to, growth, peak].map(mebibytes),
+      ]),
     },
     {
       line:

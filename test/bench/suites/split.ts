@@ -3,7 +3,7 @@ import { HeadraceError } from '../../../shared/errors.ts'
 import { STRATEGIES, type Strategy } from '../../../shared/plan.ts'
 import { type Asked, ask, logbookPrompt, type Prompt, tokensPrompt } from '../harness/ask.ts'
 import { type BenchCluster, type Load, placementText, underWatch, withCluster } from '../harness/cluster.ts'
-import { percent, type Report, type ReportPart, spreadText } from '../harness/report.ts'
+import { columns, percent, type Report, type ReportPart, spreadText } from '../harness/report.ts'
 import { median, rotated, speedUps, spreadOf, sum } from '../harness/statistics.ts'
 import { defineSuite } from '../suite.ts'
 
@@ -60,7 +60,9 @@ function report(cluster: BenchCluster, prompt: Prompt, candidates: readonly Stra
     { line: `${promptTokens} tokens: ${prompt.about}. ${found[0]!.ttft.count} rounds, strategies in turn.` },
     ttftTable(found),
     workersTable(candidates.map((strategy) => of(strategy))),
-    { line: texts.size === 1 ? `All answers are "${[...texts][0]}".` : `The answers differ: ${[...texts].join(' | ')}` },
+    {
+      line: texts.size === 1 ? `All answers are "${[...texts][0]}".` : `The answers differ: ${[...texts].join(' | ')}`,
+    },
   ]
   return { parts, data: { prompt: prompt.about, promptTokens, placement: placementText(cluster), found, runs } }
 }
@@ -94,8 +96,9 @@ function waitShare({ asked }: Run): number {
 
 const ttftTable = (found: readonly ReturnType<typeof summary>[]): ReportPart => ({
   title: 'Time to first token in seconds: median (least-most)',
-  head: ['strategy', 'workers', 'at the client', 'reported', 'predicted', 'measured/predicted']
-    .concat(['speed-up', 'efficiency', 'wait share', 'cores used by others']),
+  head: columns(
+    'strategy, workers, at the client, reported, predicted, measured/predicted, speed-up, efficiency, wait share, cores used by others',
+  ),
   rows: found.map((one) => [
     one.strategy,
     String(one.workers),
@@ -114,8 +117,9 @@ const workersTable = (groups: readonly (readonly Run[])[]): ReportPart => ({
   title:
     'Each worker, medians in seconds. "on core": CPU time of the arithmetic and of the sockets; ' +
     '"in queue": ready, but the core was given to another thread or program',
-  head: ['strategy', 'worker', 'spans', 'tokens', 'compute', 'wait', 'send', 'on core: arithmetic', 'sockets', 'other']
-    .concat(['in queue: arithmetic', 'us of core a token']),
+  head: columns(
+    'strategy, worker, spans, tokens, compute, wait, send, on core: arithmetic, sockets, other, in queue: arithmetic, us of core a token',
+  ),
   rows: groups.flatMap((runs) => [...new Set(runs.flatMap(workerIds))].sort().map((id) => workerRow(runs, id))),
 })
 
