@@ -13,7 +13,9 @@ const readme = readFileSync(join(root, 'README.md'), 'utf8')
 
 describe('the README', () => {
   it('names only files that exist', () => {
-    const files = [...readme.matchAll(/`((?:shared|coordinator|worker|deploy|test)\/[\w./-]*)`/g)].map((match) => match[1]!)
+    const files = [...readme.matchAll(/`((?:shared|coordinator|worker|deploy|test)\/[\w./-]*)`/g)].map(
+      (match) => match[1]!,
+    )
     assert.ok(files.length > 15)
     for (const file of files) assert.ok(existsSync(join(root, file)), file)
   })
@@ -35,7 +37,8 @@ describe('the README', () => {
 
   it('lists every dependency with a reason', () => {
     const { dependencies, peerDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
-    for (const name of Object.keys({ ...dependencies, ...peerDependencies })) assert.ok(readme.includes(`\`${name}\``), name)
+    for (const name of Object.keys({ ...dependencies, ...peerDependencies }))
+      assert.ok(readme.includes(`\`${name}\``), name)
   })
 
   it('has a glossary of at most 20 words', () => {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
+import type { RunReport } from '../runs/events.ts'
 import type { ModelFacts } from './deps.ts'
-import type { Summary } from './generation.ts'
 
 /** The parts that every answer has: OpenAI's head and usage, llama-server's timings, and our own account of the prefill. */
 
@@ -23,7 +23,7 @@ export function answerHead(prefix: 'chatcmpl' | 'cmpl', object: string, model: M
   }
 }
 
-export function usageOf({ promptTokens, cachedTokens, completionTokens }: Summary) {
+export function usageOf({ promptTokens, cachedTokens, completionTokens }: RunReport) {
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
@@ -34,29 +34,29 @@ export function usageOf({ promptTokens, cachedTokens, completionTokens }: Summar
 }
 
 /** llama-server's names, because tools read them: prompt_n + cache_n + predicted_n is the context in use. */
-export function timingsOf(summary: Summary) {
-  const promptTokens = summary.promptTokens - summary.cachedTokens
-  const promptMs = Math.max(0, summary.ttftSeconds - summary.queueSeconds) * 1000
-  const predictedMs = summary.decodeSeconds * 1000
+export function timingsOf(report: RunReport) {
+  const promptTokens = report.promptTokens - report.cachedTokens
+  const promptMs = Math.max(0, report.ttftSeconds - report.queueSeconds) * 1000
+  const predictedMs = report.decodeSeconds * 1000
   return {
-    cache_n: summary.cachedTokens,
+    cache_n: report.cachedTokens,
     prompt_n: promptTokens,
     prompt_ms: promptMs,
     prompt_per_token_ms: ratio(promptMs, promptTokens),
     prompt_per_second: ratio(promptTokens * 1000, promptMs),
-    predicted_n: summary.completionTokens,
+    predicted_n: report.completionTokens,
     predicted_ms: predictedMs,
-    predicted_per_token_ms: ratio(predictedMs, summary.completionTokens),
-    predicted_per_second: ratio(summary.completionTokens * 1000, predictedMs),
+    predicted_per_token_ms: ratio(predictedMs, report.completionTokens),
+    predicted_per_second: ratio(report.completionTokens * 1000, predictedMs),
   }
 }
 
-/** Who computed what, and where the time to the first token went. Workers' seconds are absent if the run ended early. */
-export function prefillOf({ plan, workers, queueSeconds, ttftSeconds }: Summary) {
+/** Who computed what, and where the time to the first token went. */
+export function prefillOf({ plan, workers, queueSeconds, ttftSeconds }: RunReport) {
   return {
     strategy: plan.strategy,
     workers: plan.workers.map(({ worker, spans }) => {
-      const report = workers?.find((candidate) => candidate.worker === worker && candidate.role === 'prefill')
+      const report = workers.find((candidate) => candidate.worker === worker && candidate.role === 'prefill')
       return {
         id: worker,
         spans: spans.map(spanPair),
@@ -70,7 +70,7 @@ export function prefillOf({ plan, workers, queueSeconds, ttftSeconds }: Summary)
             }),
       }
     }),
-    ...(workers === undefined ? {} : { links: linksOf(workers) }),
+    links: linksOf(workers),
     decode: plan.decode,
     queue_seconds: queueSeconds,
     ttft_seconds: ttftSeconds,
@@ -94,7 +94,7 @@ export function planOf(plan: Plan) {
   }
 }
 
-const linksOf = (workers: NonNullable<Summary['workers']>) =>
+const linksOf = (workers: RunReport['workers']) =>
   workers.flatMap(({ worker, sent }) => sent.map(({ to, bytes }) => ({ from: worker, to, bytes })))
 
 const spanPair = ({ start, end }: Span): [number, number] => [start, end]

@@ -30,7 +30,9 @@ const RETRY_AFTER_SECONDS = 5
 export function sendError(reply: FastifyReply, thrown: unknown): void {
   const error = httpError(thrown)
   const { status } = ERRORS[error.code]
-  if (status === 429 || status === 503) reply.header('retry-after', RETRY_AFTER_SECONDS)
+  // A full queue knows how long it is; everything else that passes takes about as long as a person waits.
+  const seconds = error.details['retryAfterSeconds'] ?? RETRY_AFTER_SECONDS
+  if (status === 429 || status === 503) reply.header('retry-after', String(seconds))
   void reply.code(status).send(errorBody(error))
 }
 

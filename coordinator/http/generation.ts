@@ -1,5 +1,4 @@
 import { HeadraceError } from '../../shared/errors.ts'
-import type { Plan } from '../../shared/plan.ts'
 import type { FinishReason, TokenLogprob } from '../../shared/protocol/run-types.ts'
 import type { RunEvent, RunReport } from '../runs/events.ts'
 import { createTextStream } from '../tokenizer/text-stream.ts'
@@ -18,20 +17,17 @@ export type Piece =
   | { readonly kind: 'progress'; readonly processed: number; readonly total: number; readonly seconds: number }
   | { readonly kind: 'started' }
   | { readonly kind: 'text'; readonly text: string; readonly scored: readonly ScoredToken[] }
-  | { readonly kind: 'ended'; readonly reason: FinishReason; readonly summary: Summary }
+  | { readonly kind: 'ended'; readonly reason: FinishReason; readonly report: RunReport }
 
-/** A run's report, or what is known without one: a run that a stop string ends reports no more. */
-export type Summary = Pick<
-  RunReport,
-  'queueSeconds' | 'ttftSeconds' | 'decodeSeconds' | 'promptTokens' | 'cachedTokens' | 'completionTokens'
-> & { readonly plan: Plan; readonly workers?: RunReport['workers'] }
-
-/** Runs a request and turns its tokens into text. Leaving early, as a stop string does, cancels the run everywhere. */
+/**
+ * Runs a request and turns its tokens into text. A stop string lets the run end in good order, so that its report comes;
+ * what is sampled until then is dropped. Leaving early cancels the run everywhere.
+ */
 export async function* generate(deps: ServerDeps, ask: Ask, signal: AbortSignal): AsyncGenerator<Piece, void> {
-  const watch = createStopwatch(deps)
   const answer = createAnswer(deps, ask)
-  for await (const event of deps.runs.run(ask.request, signal)) {
-    watch.note(event)
+  const enough = new AbortController()
+  let tokens = 0
+  for await (const event of deps.runs.run({ ...ask.request, enough: enough.signal }, signal)) {
     switch (event.kind) {
       case 'planned':
       case 'prefilled':
@@ -40,16 +36,16 @@ export async function* generate(deps: ServerDeps, ask: Ask, signal: AbortSignal)
       case 'progress':
         yield event
         break
-      case 'token': {
+      case 'token':
         if (event.index === 0) yield { kind: 'started' }
-        const stopped = yield* answer.take(event)
-        if (!stopped) break
-        yield { kind: 'ended', reason: 'stop', summary: watch.summary() }
-        return
-      }
+        if (enough.signal.aborted) break
+        tokens += 1
+        if (yield* answer.take(event)) enough.abort()
+        break
       case 'finished': {
-        const stopped = yield* answer.rest()
-        yield { kind: 'ended', reason: stopped ? 'stop' : event.reason, summary: event.report }
+        const stopped = enough.signal.aborted || (yield* answer.rest())
+        const report = { ...event.report, completionTokens: tokens }
+        yield { kind: 'ended', reason: stopped ? 'stop' : event.reason, report }
         return
       }
       default:
@@ -83,33 +79,5 @@ function createAnswer({ tokenizer }: ServerDeps, { request, stops }: Ask) {
       return yield* emit(decoder.push(event.token), false)
     },
     rest: (): Generator<Piece, boolean> => emit(decoder.flush(), true),
-  }
-}
-
-/** What a run's events alone tell about its time. */
-function createStopwatch({ clock }: ServerDeps) {
-  const started = clock.now()
-  let planned: Extract<RunEvent, { kind: 'planned' }> | undefined
-  let firstToken = started
-  let tokens = 0
-  return {
-    note(event: RunEvent): void {
-      if (event.kind === 'planned') planned = event
-      if (event.kind !== 'token') return
-      if (tokens === 0) firstToken = clock.now()
-      tokens += 1
-    },
-    summary(): Summary {
-      if (planned === undefined) throw new HeadraceError('internal', 'the run has tokens but no plan')
-      return {
-        plan: planned.plan,
-        queueSeconds: planned.queueSeconds,
-        ttftSeconds: firstToken - started,
-        decodeSeconds: clock.now() - firstToken,
-        promptTokens: planned.plan.promptTokens,
-        cachedTokens: 0,
-        completionTokens: tokens,
-      }
-    },
   }
 }

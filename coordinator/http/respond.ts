@@ -2,12 +2,13 @@ import { setImmediate } from 'node:timers/promises'
 import type { FastifyReply } from 'fastify'
 import { abortError, asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import type { FinishReason } from '../../shared/protocol/run-types.ts'
+import type { RunReport } from '../runs/events.ts'
 import { type Head, prefillOf, timingsOf, usageOf } from './answer.ts'
 import { type Ask, checkCluster } from './ask.ts'
 import { clientGone } from './client.ts'
 import type { ServerDeps } from './deps.ts'
 import { errorBody, httpError } from './errors.ts'
-import { generate, type Piece, type ScoredToken, type Summary } from './generation.ts'
+import { generate, type Piece, type ScoredToken } from './generation.ts'
 import { openSse, type SseStream } from './sse.ts'
 
 /** How one API words an answer: the `choices` entry of a whole answer and of each kind of chunk. */
@@ -64,8 +65,8 @@ async function answerWhole(pieces: Pieces, voice: Voice): Promise<object> {
       return {
         ...voice.whole,
         choices: [voice.complete(text, scored, piece.reason)],
-        usage: usageOf(piece.summary),
-        ...accountOf(piece.summary),
+        usage: usageOf(piece.report),
+        ...accountOf(piece.report),
       }
     }
   }
@@ -106,8 +107,8 @@ async function answerStream(
           break
         case 'ended':
           await open()
-          await chunk([voice.closing(piece.reason)], { ...usageSoFar, ...accountOf(piece.summary) })
-          if (ask.includeUsage) await chunk([], { usage: usageOf(piece.summary) })
+          await chunk([voice.closing(piece.reason)], { ...usageSoFar, ...accountOf(piece.report) })
+          if (ask.includeUsage) await chunk([], { usage: usageOf(piece.report) })
           await sse.send('[DONE]')
           break
         default:
@@ -131,7 +132,7 @@ async function sendLastError(deps: ServerDeps, sse: SseStream, thrown: unknown):
   }
 }
 
-const accountOf = (summary: Summary) => ({ timings: timingsOf(summary), prefill: prefillOf(summary) })
+const accountOf = (report: RunReport) => ({ timings: timingsOf(report), prefill: prefillOf(report) })
 
 /** llama.cpp's names. What is stored already is not known before the run's report. */
 const progressOf = ({ total, processed, seconds }: Extract<Piece, { kind: 'progress' }>) => ({

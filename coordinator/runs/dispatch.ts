@@ -1,4 +1,4 @@
-import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
+import { asHeadraceError, type ErrorCode, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import type { RunId } from '../../shared/ids.ts'
 import type { Plan } from '../../shared/plan.ts'
 import type { Command, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
@@ -110,9 +110,7 @@ class News implements RunFollower {
 
   onEvent(worker: string, event: WorkerEvent, payload: Uint8Array): void {
     if (event.kind === 'failed') {
-      // A link between two workers broke: whichever of them is gone, its own link tells soon enough.
-      const code = event.code === 'link_closed' ? 'worker_lost' : isErrorCode(event.code) ? event.code : 'worker_failed'
-      this.fail(new HeadraceError(code, `${worker}: ${event.message}`, { details: { worker } }))
+      this.fail(new HeadraceError(codeForClient(event.code), `${worker}: ${event.message}`, { details: { worker } }))
       return
     }
     this.#unread.push({ worker, event, payload })
@@ -141,4 +139,10 @@ class News implements RunFollower {
       })
     }
   }
+}
+
+/** A link between two workers broke: whichever of them is gone, its own link to here tells soon enough. */
+function codeForClient(code: string): ErrorCode {
+  if (code === 'link_closed') return 'worker_lost'
+  return isErrorCode(code) ? code : 'worker_failed'
 }

@@ -29,13 +29,13 @@ export interface ListenOptions extends LinkOptions {
   readonly routes?: Readonly<Record<string, Route>>
 }
 
-export interface Answer {
+interface Answer {
   readonly status?: number
   readonly type: string
   readonly body: string
 }
 
-export type Route = () => Answer | Promise<Answer>
+type Route = () => Answer | Promise<Answer>
 
 export interface LinkServer {
   readonly url: string

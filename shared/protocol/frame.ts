@@ -18,7 +18,7 @@ import { scanHeader } from './scan.ts'
  * through MessagePack, and the only file that touches the MessagePack library is this one.
  */
 
-export const FRAME_VERSION = 1
+const FRAME_VERSION = 1
 export const MAX_HEADER_BYTES = 2 ** 16
 
 const PRELUDE_BYTES = 16

@@ -88,24 +88,20 @@ export function fitCost(points: readonly Point[]): Cost {
   }
 }
 
-/** Solves the normal equations of `rows` over the columns `free` by Gaussian elimination with pivoting. */
+/**
+ * Solves the normal equations of `rows` over the columns `free` by elimination. They are symmetric and positive definite,
+ * so no pivoting is needed.
+ */
 function solveNormal(rows: readonly { terms: number[]; target: number }[], free: readonly number[]): number[] {
   const matrix = free.map((i) => [
     ...free.map((j) => rows.reduce((sum, r) => sum + r.terms[i]! * r.terms[j]!, 0)),
     rows.reduce((sum, r) => sum + r.terms[i]! * r.target, 0),
   ])
-  const size = free.length
-  for (let column = 0; column < size; column++) {
-    const rest = matrix.slice(column)
-    const pivot = column + rest.findIndex((row) => row[column] === Math.max(...rest.map((r) => r[column]!)))
-    const swap = matrix[column]!
-    matrix[column] = matrix[Math.max(pivot, column)]!
-    matrix[Math.max(pivot, column)] = swap
-    for (let row = 0; row < size; row++) {
+  for (const [column, pivot] of matrix.entries())
+    for (const [row, cells] of matrix.entries()) {
       if (row === column) continue
-      const factor = matrix[row]![column]! / matrix[column]![column]!
-      for (let k = column; k <= size; k++) matrix[row]![k] = matrix[row]![k]! - factor * matrix[column]![k]!
+      const factor = cells[column]! / pivot[column]!
+      for (let k = column; k < cells.length; k++) cells[k] = cells[k]! - factor * pivot[k]!
     }
-  }
-  return matrix.map((row, i) => row[size]! / row[i]!)
+  return matrix.map((row, i) => row[free.length]! / row[i]!)
 }

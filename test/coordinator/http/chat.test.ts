@@ -111,7 +111,9 @@ describe('a chat completion', () => {
       stop: null,
       n: 1,
     })
-    const { promptTokens, ...rest } = api.runs.requests[0] ?? { promptTokens: [] }
+    const [request] = api.runs.requests
+    assert.ok(request?.enough)
+    const { promptTokens, enough: _enough, ...rest } = request
     assert.equal(promptTokens.length, tokenizer.encode(promptText).length)
     assert.deepEqual(rest, {
       maxTokens: 9,
@@ -157,12 +159,13 @@ describe('a chat completion', () => {
 })
 
 describe('a stop string', () => {
-  it('ends the answer before itself, and cancels the run', async () => {
+  it('ends the answer before itself, and lets the run end', async () => {
     await using api = await startApi(writes(tokenizer.encode('one two three four')))
     const completion = await api.openai.chat.completions.create({ ...question, stop: ['xyz', 'o th'] })
     assert.equal(completion.choices[0]?.message.content, 'one tw')
     assert.equal(completion.choices[0]?.finish_reason, 'stop')
-    assert.equal(api.runs.leftEarly, 1)
+    assert.ok(api.runs.requests[0]?.enough?.aborted)
+    assert.equal(api.runs.leftEarly, 0)
     assert.ok((completion.usage?.completion_tokens ?? 0) < tokenizer.encode('one two three four').length)
   })
 
@@ -170,7 +173,7 @@ describe('a stop string', () => {
     await using api = await startApi(writes([...tokenizer.encode('one two'), 4]))
     const completion = await api.openai.chat.completions.create({ ...question, stop: 'two three' })
     assert.equal(completion.choices[0]?.message.content, 'one two')
-    assert.equal(api.runs.leftEarly, 0)
+    assert.ok(!api.runs.requests[0]?.enough?.aborted)
   })
 })
 

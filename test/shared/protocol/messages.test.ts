@@ -28,6 +28,8 @@ describe('golden frames', () => {
       const frame = encodeMessage(schema, message, payload)
       assert.equal(toHex(frame), GOLDEN_FRAMES[name])
       assert.deepEqual(decodeMessage(schema, frame, LIMIT), { message, payload })
+      const backwards = Object.fromEntries(Object.entries(message).reverse()) as typeof message
+      assert.deepEqual(encodeMessage(schema, backwards, payload), frame)
     })
   }
 })
