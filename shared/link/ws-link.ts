@@ -51,7 +51,7 @@ export class WsLink implements Link {
     })
   }
 
-  receive(signal?: AbortSignal): Promise<Uint8Array | undefined> {
+  receive(signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer> | undefined> {
     return this.#received.take(signal)
   }
 

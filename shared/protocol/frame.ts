@@ -45,7 +45,10 @@ export function encodeFrame(header: object, payload: Uint8Array = NO_PAYLOAD): U
 }
 
 /** Everything is checked before anything is allocated. The payload is a view of `bytes`, not a copy. */
-export function decodeFrame(bytes: Uint8Array, maxFrameBytes: number): { header: unknown; payload: Uint8Array } {
+export function decodeFrame<B extends ArrayBufferLike>(
+  bytes: Uint8Array<B>,
+  maxFrameBytes: number,
+): { header: unknown; payload: Uint8Array<B> } {
   const { headerEnd, start } = checkPrelude(bytes, maxFrameBytes)
   for (let i = headerEnd; i < start; i++) if (bytes[i] !== 0) throw badHeader('its padding is not zero')
   const packed = bytes.subarray(PRELUDE_BYTES, headerEnd)

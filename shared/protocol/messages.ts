@@ -21,11 +21,11 @@ export function encodeMessage<S extends MessageSchema>(
 }
 
 /** The payload is a view of `bytes`. The message is built from plain objects that have the fields of its schema only. */
-export function decodeMessage<S extends MessageSchema>(
+export function decodeMessage<S extends MessageSchema, B extends ArrayBufferLike>(
   schema: S,
-  bytes: Uint8Array,
+  bytes: Uint8Array<B>,
   maxFrameBytes: number,
-): { message: z.output<S>; payload: Uint8Array } {
+): { message: z.output<S>; payload: Uint8Array<B> } {
   const { header, payload } = decodeFrame(bytes, maxFrameBytes)
   const parsed = z.safeParse(schema, header)
   if (!parsed.success) throw badSchema(parsed.error)

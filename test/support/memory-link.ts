@@ -51,7 +51,7 @@ class MemoryLink implements Link {
     await sent
   }
 
-  receive(signal?: AbortSignal): Promise<Uint8Array | undefined> {
+  receive(signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer> | undefined> {
     return this.#received.take(signal)
   }
 
@@ -71,7 +71,7 @@ class MemoryLink implements Link {
       this.#end(oversized(frame))
       throw this.#lost()
     }
-    this.#other.#received.push(frame.slice())
+    this.#other.#received.push(new Uint8Array(frame))
   }
 
   #block(): void {

@@ -1,4 +1,4 @@
-import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
+import { abortError, asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { DATA_LIMITS, type Dialer, type Link } from '../../shared/link/link.ts'
 import type { Log } from '../../shared/log.ts'
 import { PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
@@ -11,6 +11,8 @@ import { type KvHeader, type PeerRequest, peerDeliverySchema, peerRequestSchema 
 export class PeerDialling {
   readonly #of: { dialer: Dialer; worker: string; fingerprint: string; log: Log }
   readonly #peers = new Map<string, Promise<Peer>>()
+  /** A link outlives the run that it was dialled for, so no run's end may abort the dialling. */
+  readonly #closing = new AbortController()
 
   constructor(of: { dialer: Dialer; worker: string; fingerprint: string; log: Log }) {
     this.#of = of
@@ -18,20 +20,21 @@ export class PeerDialling {
 
   /** Asks the worker at `url` for its blocks of a run; they come to `receiver` until `end` is called. */
   async subscribe(of: SubscribeOptions, receiver: BlockReceiver, signal: AbortSignal): Promise<Subscription> {
-    const peer = await this.#peer(of.url, signal)
-    signal.throwIfAborted()
+    const peer = await this.#peer(of.url)
+    if (signal.aborted) throw abortError(signal)
     return peer.subscribe(of, receiver)
   }
 
   close(): void {
+    this.#closing.abort(new HeadraceError('shutting_down', 'the worker is leaving'))
     for (const peer of this.#peers.values()) peer.then((p) => p.link.close()).catch(() => undefined) // never dialled
     this.#peers.clear()
   }
 
-  #peer(url: string, signal: AbortSignal): Promise<Peer> {
+  #peer(url: string): Promise<Peer> {
     const known = this.#peers.get(url)
     if (known) return known
-    const dialled = this.#dial(url, signal)
+    const dialled = this.#dial(url)
     this.#peers.set(url, dialled)
     const forget = (): void => {
       if (this.#peers.get(url) === dialled) this.#peers.delete(url)
@@ -40,9 +43,9 @@ export class PeerDialling {
     return dialled
   }
 
-  async #dial(url: string, signal: AbortSignal): Promise<Peer> {
+  async #dial(url: string): Promise<Peer> {
     const { dialer, worker, fingerprint, log } = this.#of
-    const link = await dialer.dial(url, DATA_LIMITS, signal)
+    const link = await dialer.dial(url, DATA_LIMITS, this.#closing.signal)
     const peer = new Peer(link, log)
     await peer.request({ kind: 'hello', protocol: PROTOCOL_VERSION, worker, fingerprint })
     peer.listen()
@@ -114,7 +117,7 @@ class Peer {
     for (let frame = await this.link.receive(); frame; frame = await this.link.receive()) this.#deliver(frame)
   }
 
-  #deliver(frame: Uint8Array): void {
+  #deliver(frame: Uint8Array<ArrayBuffer>): void {
     const { message, payload } = decodeMessage(peerDeliverySchema, frame, DATA_LIMITS.maxFrameBytes)
     if (message.kind === 'refused') throw peerError(message)
     const receiver = this.#receivers.get(message.run)
