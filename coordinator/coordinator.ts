@@ -20,7 +20,7 @@ import { loadChatTemplate } from './tokenizer/chat-template.ts'
 import { loadTokenizer } from './tokenizer/tokenizer.ts'
 
 /** Where workers dial. */
-export const LINK_PATH = '/link'
+const LINK_PATH = '/link'
 
 export interface CoordinatorConfig {
   readonly modelFolder: string

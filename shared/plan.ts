@@ -17,7 +17,7 @@ export const spanTokens = (spans: readonly Span[]): number => spans.reduce((n, s
 export type Bound = 'compute' | 'latency'
 
 /** One worker's part of a plan, in the order of the chain or ring. Spans are in ascending order. */
-export interface PlanWorker {
+interface PlanWorker {
   readonly worker: WorkerId
   readonly spans: readonly Span[]
   /** Predicted seconds of arithmetic for these spans, all layers. */

@@ -89,10 +89,14 @@ export async function startWorker(config: WorkerConfig, log: Log): Promise<Runni
   const dead = new Promise<never>((_, reject) =>
     compute.failed.addEventListener('abort', () => reject(compute.failed.reason as HeadraceError), { once: true }),
   )
-  const done = Promise.race([agent.serve(), dead]).finally(async () => {
-    dialling.close()
-    await server.close()
-    await compute.close()
-  })
-  return { done, leave: (graceSeconds) => agent.leave(graceSeconds) }
+  const serve = async (): Promise<void> => {
+    try {
+      await Promise.race([agent.serve(), dead])
+    } finally {
+      dialling.close()
+      await server.close()
+      await compute.close()
+    }
+  }
+  return { done: serve(), leave: (graceSeconds) => agent.leave(graceSeconds) }
 }

@@ -10,7 +10,7 @@ export interface Chat {
   readonly temperature: number
 }
 
-export interface Progress {
+interface Progress {
   readonly total: number
   readonly processed: number
   readonly time_ms: number

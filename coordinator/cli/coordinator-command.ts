@@ -72,5 +72,5 @@ async function run(args: CoordinatorArgs): Promise<void> {
   await coordinator.close()
 }
 
-export const strategyOf = (choice: (typeof STRATEGY_CHOICES)[number]): Strategy | undefined =>
+const strategyOf = (choice: (typeof STRATEGY_CHOICES)[number]): Strategy | undefined =>
   choice === 'auto' ? undefined : choice

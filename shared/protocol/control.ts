@@ -14,10 +14,10 @@ const count = z.number().int().min(0)
 const fingerprint = z.string().length(64)
 
 /** Coefficients of a worker's cost per layer, in seconds: o + a n + b n (P + n/2) for n tokens after P (DESIGN 6). */
-export const costSchema = z.strictObject({ o: z.number().min(0), a: z.number().min(0), b: z.number().min(0) })
+const costSchema = z.strictObject({ o: z.number().min(0), a: z.number().min(0), b: z.number().min(0) })
 export type Cost = Readonly<z.infer<typeof costSchema>>
 
-export const roleSchema = z.enum(['prefill', 'decode'])
+const roleSchema = z.enum(['prefill', 'decode'])
 export type Role = z.infer<typeof roleSchema>
 
 /** One host of a run, in the order of the chain or ring; `url` is where its KV can be fetched. */

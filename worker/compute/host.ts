@@ -142,15 +142,14 @@ export class ComputeHost {
 
   /** Reports how a run ended, exactly once, and forgets it. */
   #settle(run: string, ending: Promise<Omit<Extract<ComputeEvent, { kind: 'finished' }>, 'kind'>>): void {
-    ending
-      .then(
-        (times): ComputeEvent => ({ kind: 'finished', ...times }),
-        (thrown: unknown): ComputeEvent => ({ kind: 'failed', ...plainError(thrown) }),
-      )
-      .then((event) => {
-        this.#runs.delete(run)
-        this.#post(run, event)
-      })
+    const end = (event: ComputeEvent): void => {
+      this.#runs.delete(run)
+      this.#post(run, event)
+    }
+    ending.then(
+      (times) => end({ kind: 'finished', ...times }),
+      (thrown: unknown) => end({ kind: 'failed', ...plainError(thrown) }),
+    )
   }
 
   #post(run: string, event: ComputeEvent, transfer: ArrayBuffer[] = []): void {

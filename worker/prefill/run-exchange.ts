@@ -11,7 +11,7 @@ import { Outbox } from './outbox.ts'
 import { routesOf } from './routes.ts'
 
 /** Layers that may be in flight to a host beyond the one it is working on. Bounds memory at the receiver. */
-export const WINDOW_LAYERS = 3
+const WINDOW_LAYERS = 3
 
 /**
  * The moving part of an exchange, on the side of the sockets: which blocks go where and when, for any strategy. What

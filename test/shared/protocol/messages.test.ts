@@ -12,6 +12,7 @@ import { commands, FAMILIES, SAMPLES } from '../../support/sample-messages.ts'
 import { arbitraryOf } from '../../support/schema-arbitrary.ts'
 
 const LIMIT = 2 ** 20
+const SCHEMAS: readonly (readonly [string, z.ZodType<object, object>])[] = Object.entries(FAMILIES)
 
 describe('golden frames', () => {
   it('are there for every kind of message', () => {
@@ -35,12 +36,12 @@ describe('golden frames', () => {
 })
 
 describe('a message', () => {
-  for (const [family, schema] of Object.entries(FAMILIES))
+  for (const [family, schema] of SCHEMAS)
     it(`comes back as it was: any ${family}`, () => {
       fc.assert(
         fc.property(arbitraryOf(schema), fc.uint8Array({ maxLength: 300 }), (message, payload) => {
-          const frame = encodeMessage<z.ZodType<object, object>>(schema, message as object, payload)
-          const again = decodeMessage<z.ZodType<object, object>>(schema, frame, LIMIT)
+          const frame = encodeMessage(schema, message as object, payload)
+          const again = decodeMessage<z.ZodType<object, object>, ArrayBuffer>(schema, frame, LIMIT)
           assert.deepEqual(again, { message, payload })
           assert.equal(again.payload.buffer, frame.buffer)
         }),
@@ -83,10 +84,11 @@ describe('a message is refused', () => {
 
   it('when its kind is of another family', () => {
     for (const a of SAMPLES)
-      for (const [family, schema] of Object.entries(FAMILIES))
+      for (const [family, schema] of SCHEMAS)
         if (family !== a.family && a.message.kind !== 'refused')
           assert.throws(
-            () => decodeMessage<z.ZodType<object, object>>(schema, encodeMessage(a.schema, a.message), LIMIT),
+            () =>
+              decodeMessage<z.ZodType<object, object>, ArrayBuffer>(schema, encodeMessage(a.schema, a.message), LIMIT),
             {
               code: 'frame_bad_schema',
               message: /^kind: /,
