@@ -118,7 +118,9 @@ export class Registry implements Workers {
     } catch (thrown) {
       const error = asHeadraceError(thrown)
       metrics.joinsRefused.inc({ code: error.code })
-      await link.send(encodeMessage(commandSchema, { kind: 'refused', code: error.code, message: error.message }))
+      await link.send(
+        encodeMessage(commandSchema, { kind: 'refused', code: error.code, message: error.message.slice(0, 2048) }),
+      )
       throw error
     }
     this.#connections.set(worker, { link, pingSeq: 0, pingAt: clock.now() })

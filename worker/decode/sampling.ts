@@ -14,11 +14,15 @@ export function sample(logits: Float32Array, sampling: Sampling, position: numbe
   return candidates.at(-1)!.token
 }
 
+/** What a token that the model rules out (a logit of -inf) is reported with: JSON has no infinity. */
+const LEAST_LOGPROB = -9999
+
 /** Log-probabilities under the model's own distribution: of `token` and of the `count` most likely. */
 export function logprobsOf(logits: Float32Array, token: number, count: number): TokenLogprob {
   const norm = logSumExp(logits)
-  const top = largest(logits, count).map((id) => ({ token: id, logprob: logits[id]! - norm }))
-  return { logprob: logits[token]! - norm, top }
+  const logprobOf = (id: number): number => Math.max(logits[id]! - norm, LEAST_LOGPROB)
+  const top = largest(logits, count).map((id) => ({ token: id, logprob: logprobOf(id) }))
+  return { logprob: logprobOf(token), top }
 }
 
 /** The smallest id among the largest logits. */
