@@ -61,6 +61,13 @@ export type ClusterEvent =
       readonly rttSeconds: number
       readonly residentBytes: number
     }
+  /** A run took the worker longer, or less long, than its cost had said. */
+  | {
+      readonly kind: 'worker_measured'
+      readonly worker: WorkerId
+      readonly predictedSeconds: number
+      readonly measuredSeconds: number
+    }
   | { readonly kind: 'worker_leaving'; readonly at: number; readonly worker: WorkerId }
   | { readonly kind: 'worker_lost'; readonly worker: WorkerId; readonly reason: string }
   | { readonly kind: 'run_assigned'; readonly worker: WorkerId; readonly run: RunId }
@@ -75,6 +82,10 @@ const MAX_LOST = 64
 
 /** The weight of a new round trip in the smoothed one, as in TCP (RFC 6298, section 2). */
 const RTT_GAIN = 1 / 8
+
+/** How far one run moves a worker's cost, and the most that a single run is believed to be off by. */
+const COST_GAIN = 0.5
+const MOST_OFF = 4
 
 /** The only way to a new state. Throws `name_taken` if a worker of the same name is connected. */
 export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterState {
@@ -99,6 +110,8 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
         residentBytes: event.residentBytes,
         lastSeen: event.at,
       }))
+    case 'worker_measured':
+      return updated(state, event.worker, (worker) => corrected(worker, event.measuredSeconds / event.predictedSeconds))
     case 'worker_leaving':
       return updated(state, event.worker, (worker) => ({ ...worker, state: 'leaving', lastSeen: event.at }))
     case 'worker_lost':
@@ -138,6 +151,17 @@ const updated = (state: ClusterState, id: WorkerId, change: (worker: Worker) => 
 
 const without = <T extends WorkerIdentity>(workers: readonly T[], id: WorkerId): readonly T[] =>
   workers.filter((worker) => worker.id !== id)
+
+/**
+ * Moves the fitted cost towards what a real run took: the machine may be busier, hotter or quieter than it was while
+ * calibrating. Overhead, linear and attention part are scaled alike, because a run does not tell them apart.
+ */
+function corrected(worker: Worker, ratio: number): Worker {
+  if (worker.cost === undefined || !(ratio > 0)) return worker
+  const { o, a, b } = worker.cost
+  const scale = 1 + COST_GAIN * (Math.min(Math.max(ratio, 1 / MOST_OFF), MOST_OFF) - 1)
+  return { ...worker, cost: { o: o * scale, a: a * scale, b: b * scale } }
+}
 
 const smoothed = (old: number | undefined, measured: number): number =>
   old === undefined ? measured : old + RTT_GAIN * (measured - old)

@@ -23,6 +23,8 @@ export interface ClusterRunsOptions {
 
 /** The weight of a new run in the rate that waiting times are estimated by. */
 const RATE_GAIN = 0.3
+/** A shorter run is mostly overhead and chance. */
+const LEAST_TELLING_SECONDS = 0.2
 
 /** `Runs` over a real cluster: admission, the registry's facts, and a plan per request. */
 export class ClusterRuns implements Runs {
@@ -77,6 +79,20 @@ export class ClusterRuns implements Runs {
     return toClusterView(this.#of.registry.state, this.#of.clock.now(), { running, waiting })
   }
 
+  /**
+   * Workers of one run were busy at the same time, which is how the next split will find them; a solo run says nothing
+   * about that, unless there is nobody to split with.
+   */
+  #correctCosts({ plan, workers }: RunReport): void {
+    const { registry } = this.#of
+    if (plan.workers.length === 1 && readyPrefill(registry.state).length > 1) return
+    for (const { worker, computeSeconds: predictedSeconds } of plan.workers) {
+      const measuredSeconds = workers.find((report) => report.worker === worker)?.computeSeconds ?? 0
+      if (measuredSeconds < LEAST_TELLING_SECONDS || predictedSeconds === 0) continue
+      registry.apply({ kind: 'worker_measured', worker, predictedSeconds, measuredSeconds })
+    }
+  }
+
   #occupy(run: RunId, plan: Plan): () => void {
     const { registry } = this.#of
     const workers = [...plan.workers.map(({ worker }) => worker), plan.decode]
@@ -86,7 +102,9 @@ export class ClusterRuns implements Runs {
     }
   }
 
-  #measured({ promptTokens, ttftSeconds, queueSeconds }: RunReport): void {
+  #measured(report: RunReport): void {
+    const { promptTokens, ttftSeconds, queueSeconds } = report
+    this.#correctCosts(report)
     const tokensPerSecond = promptTokens / Math.max(ttftSeconds - queueSeconds, 1e-6)
     const old = this.#tokensPerSecond
     this.#tokensPerSecond = old === 0 ? tokensPerSecond : old + RATE_GAIN * (tokensPerSecond - old)

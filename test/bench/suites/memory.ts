@@ -1,5 +1,5 @@
 import type { Strategy } from '../../../shared/plan.ts'
-import { ask, logbookPrompt, tokensPrompt } from '../harness/ask.ts'
+import { ask, logbookPrompt, type Prompt, tokensPrompt } from '../harness/ask.ts'
 import { type BenchCluster, placementText, withCluster } from '../harness/cluster.ts'
 import { forgetPeak, type Memory, memoryOf } from '../harness/proc.ts'
 import { mebibytes, type Report, type ReportPart } from '../harness/report.ts'
@@ -20,12 +20,16 @@ export const memorySuite = defineSuite({
       default: ['chain', 'ring'],
       describe: 'One after the other, in one cluster',
     },
+    varied: { type: 'boolean', default: false, describe: 'Every prompt 37 tokens shorter than the one before' },
     'allowed-mib': { type: 'number', default: 16, describe: 'Growth of a process that is not called growth' },
   },
-  run: ({ workers, runs, tokens, strategies, 'allowed-mib': allowed }, { signal, note }) =>
+  run: ({ workers, runs, tokens, strategies, varied, 'allowed-mib': allowed }, { signal, note }) =>
     withCluster({ workers }, signal, async (cluster) => {
-      const prompt =
-        tokens === undefined ? await logbookPrompt() : await tokensPrompt(cluster.url, tokens, cluster.signal)
+      const promptOf = async (run: number): Promise<Prompt> => {
+        if (tokens === undefined && !varied) return await logbookPrompt()
+        const length = (tokens ?? VARIED_TOKENS) - (varied ? run * SHORTER_TOKENS : 0)
+        return await tokensPrompt(cluster.url, length, cluster.signal)
+      }
       const before = look(cluster)
       note(`before: ${lookText(before)}`)
       const phases: Phase[] = []
@@ -34,15 +38,19 @@ export const memorySuite = defineSuite({
         for (let run = 0; run < runs; run++) {
           for (const pid of cluster.pids.values()) forgetPeak(pid)
           const how = strategy === 'solo' ? { strategy } : { strategy, workers }
-          const { ttftSeconds } = await ask(cluster.url, prompt, how, cluster.signal)
+          const { ttftSeconds } = await ask(cluster.url, await promptOf(run), how, cluster.signal)
           looks.push(look(cluster))
           note(`${strategy} ${run + 1} of ${runs}, ${ttftSeconds.toFixed(2)} s: ${lookText(looks.at(-1)!)}`)
         }
         phases.push({ strategy, looks })
       }
-      return report(cluster, prompt.about, before, phases, allowed * 2 ** 20)
+      return report(cluster, (await promptOf(0)).about, before, phases, allowed * 2 ** 20)
     }),
 })
+
+const VARIED_TOKENS = 12_000
+/** Prime, so that no last chunk or block has a size that was there before. */
+const SHORTER_TOKENS = 37
 
 /** Every process by name. */
 type Look = Readonly<Record<string, Memory>>

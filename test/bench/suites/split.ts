@@ -1,6 +1,7 @@
 import { spansText } from '../../../coordinator/cli/table.ts'
 import { HeadraceError } from '../../../shared/errors.ts'
 import { STRATEGIES, type Strategy } from '../../../shared/plan.ts'
+import { type Account, accountOf } from '../harness/account.ts'
 import { type Asked, ask, logbookPrompt, type Prompt, tokensPrompt } from '../harness/ask.ts'
 import { type BenchCluster, type Load, placementText, underWatch, withCluster } from '../harness/cluster.ts'
 import { columns, percent, type Report, type ReportPart, spreadText } from '../harness/report.ts'
@@ -59,6 +60,7 @@ function report(cluster: BenchCluster, prompt: Prompt, candidates: readonly Stra
     { line: placementText(cluster) },
     { line: `${promptTokens} tokens: ${prompt.about}. ${found[0]!.ttft.count} rounds, strategies in turn.` },
     ttftTable(found),
+    accountTable(candidates.map((strategy) => of(strategy))),
     workersTable(candidates.map((strategy) => of(strategy))),
     {
       line: texts.size === 1 ? `All answers are "${[...texts][0]}".` : `The answers differ: ${[...texts].join(' | ')}`,
@@ -112,6 +114,31 @@ const ttftTable = (found: readonly ReturnType<typeof summary>[]): ReportPart => 
     spreadText(one.otherCores),
   ]),
 })
+
+/** Medians of parts add up only nearly to the median of the whole. */
+function accountTable(groups: readonly (readonly Run[])[]): ReportPart {
+  const accounts = groups.map((runs) => runs.map(({ asked, load }) => accountOf(asked, load)))
+  const solo = median(accounts[0]!.map(({ allArithmeticSeconds }) => allArithmeticSeconds))
+  const middle = (of: readonly Account[], part: (account: Account) => number): string => median(of.map(part)).toFixed(2)
+  return {
+    title: 'Where it went, by the worker that ended last: medians in seconds',
+    head: columns(
+      'strategy, first token, arithmetic, core given to others, wait, before and after, arithmetic of all, against solo, busiest/even share, coordinator and decode node',
+    ),
+    rows: accounts.map((of, i) => [
+      groups[i]![0]!.strategy,
+      middle(of, (account) => account.ttftSeconds),
+      middle(of, (account) => account.arithmeticSeconds),
+      middle(of, (account) => account.displacedSeconds),
+      middle(of, (account) => account.waitSeconds),
+      middle(of, (account) => account.outsideSeconds),
+      middle(of, (account) => account.allArithmeticSeconds),
+      middle(of, (account) => account.allArithmeticSeconds / solo),
+      middle(of, (account) => account.imbalance),
+      middle(of, (account) => account.helperSeconds),
+    ]),
+  }
+}
 
 const workersTable = (groups: readonly (readonly Run[])[]): ReportPart => ({
   title:

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { describe, it, test } from 'node:test'
 import fc from 'fast-check'
 import {
   applyEvent,
@@ -183,4 +183,40 @@ test('any order of events keeps one worker of a name, and never changes an old s
     }),
     { seed: 20_260_801, numRuns: 300 },
   )
+})
+
+describe('a cost that a run has measured', () => {
+  const identity = {
+    id: asWorkerId('w'),
+    role: 'prefill' as const,
+    engine: 'onnx',
+    host: 'h',
+    url: '',
+    cores: 1,
+    memoryBytes: 0,
+  }
+  const calibrated = applyEvent(applyEvent(EMPTY_CLUSTER, { kind: 'worker_joined', at: 0, worker: identity }), {
+    kind: 'worker_calibrated',
+    at: 1,
+    worker: identity.id,
+    cost: { o: 1, a: 2, b: 4 },
+  })
+  const measured = (state: typeof calibrated, ratio: number) =>
+    applyEvent(state, { kind: 'worker_measured', worker: identity.id, predictedSeconds: 1, measuredSeconds: ratio })
+
+  it('moves half of the way, all parts alike', () => {
+    assert.deepEqual(findWorker(measured(calibrated, 2), identity.id)?.cost, { o: 1.5, a: 3, b: 6 })
+  })
+
+  it('is not thrown off by one absurd run', () => {
+    assert.deepEqual(findWorker(measured(calibrated, 1e6), identity.id)?.cost, { o: 2.5, a: 5, b: 10 })
+    assert.deepEqual(findWorker(measured(calibrated, Number.NaN), identity.id)?.cost, { o: 1, a: 2, b: 4 })
+  })
+
+  it('comes close to the truth in a few runs', () => {
+    let state = calibrated
+    const truth = 3
+    for (let run = 0; run < 8; run++) state = measured(state, truth / (findWorker(state, identity.id)?.cost?.o ?? 0))
+    assert.ok(Math.abs((findWorker(state, identity.id)?.cost?.o ?? 0) - truth) < 0.02)
+  })
 })
