@@ -1,8 +1,8 @@
 import { hostname } from 'node:os'
 import { checkHost, linkUrl, type Program, wholeNumber } from '../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../shared/cli/process.ts'
+import { ENGINES } from '../shared/engine-name.ts'
 import { createLog } from '../shared/log.ts'
-import { ENGINES } from './engine/engine.ts'
 import { defaultKvBudgetBytes, defaultThreads, startWorker, type WorkerConfig } from './worker.ts'
 
 /** Runs that a leaving worker still has may take so long to end. */

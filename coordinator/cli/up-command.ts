@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
+import { ENGINES } from '../../shared/engine-name.ts'
 import { abortError } from '../../shared/errors.ts'
 import { STRATEGY_CHOICES } from './coordinator-command.ts'
 import { startLocalCluster } from './local-cluster.ts'
@@ -30,7 +31,7 @@ export const upCommand = (program: Program): Program =>
           default: 'auto' as const,
           describe: 'For requests that ask for none',
         })
-        .option('engine', { type: 'string', default: 'onnx', describe: 'What does the arithmetic' })
+        .option('engine', { choices: ENGINES, default: 'onnx' as const, describe: 'What does the arithmetic' })
         .option('threads', { type: 'number', describe: 'Threads of each worker [default: cores / workers]' })
         .option('pin', { type: 'boolean', default: false, describe: 'Each worker on one core of its own, one thread' })
         .default('log-level', 'warn'),

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
+import { ENGINES } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { createLog } from '../../shared/log.ts'
 import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
@@ -24,7 +25,7 @@ export const verifyCommand = (program: Program): Program =>
           type: 'string',
           describe: 'Reference numbers [default: expected.json in the model folder]',
         })
-        .option('engine', { type: 'string', default: 'onnx', describe: 'What does the arithmetic' })
+        .option('engine', { choices: ENGINES, default: 'onnx' as const, describe: 'What does the arithmetic' })
         .option('strategy', { choices: STRATEGIES, describe: 'Only this one [default: all]' })
         .option('workers', { type: 'number', default: 2, describe: 'Prefill worker processes' })
         .option('tolerance', { type: 'number', default: 2e-3, describe: 'Largest absolute logit error allowed' })

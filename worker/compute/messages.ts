@@ -1,8 +1,8 @@
+import type { EngineName } from '../../shared/engine-name.ts'
 import type { ErrorDetails } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { FinishReason, TokenLogprob } from '../../shared/protocol/run-types.ts'
-import type { EngineName } from '../engine/engine.ts'
 import type { KvBlock } from '../prefill/exchange.ts'
 
 /**

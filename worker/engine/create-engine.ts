@@ -1,6 +1,7 @@
+import type { EngineName } from '../../shared/engine-name.ts'
 import { readModelShape } from '../../shared/model-folder.ts'
 import { loadWeights } from '../model/weights.ts'
-import type { Engine, EngineName } from './engine.ts'
+import type { Engine } from './engine.ts'
 import { ReferenceEngine } from './reference-engine.ts'
 
 /** The engine of this name, with the model of a Hugging Face folder loaded. The native library loads only if it is used. */

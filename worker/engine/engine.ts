@@ -1,3 +1,4 @@
+import type { EngineName } from '../../shared/engine-name.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 
 /**
@@ -56,9 +57,6 @@ export interface Engine {
   /** Frees weights and sessions. No call may be running. */
   close(): Promise<void>
 }
-
-export const ENGINES = ['onnx', 'reference'] as const
-export type EngineName = (typeof ENGINES)[number]
 
 /** The residual stream of a chunk, x_seq_dim. */
 export interface Hidden {
