@@ -12,6 +12,7 @@ import { PROTOCOL_VERSION, type Role } from '../shared/protocol/control.ts'
 import { packageVersion } from '../shared/version.ts'
 import { Agent } from './agent/agent.ts'
 import { startCompute } from './compute/compute.ts'
+import { collectGarbage } from './idle.ts'
 import { WorkerMetrics } from './metrics.ts'
 import { PeerDialling } from './peers/dialling.ts'
 import { PeerListening } from './peers/listening.ts'
@@ -85,6 +86,7 @@ export async function startWorker(config: WorkerConfig, log: Log): Promise<Runni
     log,
     session: { worker: name, fingerprint, compute, dialling, listening, metrics, clock: realClock, log },
     residentBytes: () => process.memoryUsage.rss(),
+    collectGarbage,
   })
   const dead = new Promise<never>((_, reject) =>
     compute.failed.addEventListener('abort', () => reject(compute.failed.reason as HeadraceError), { once: true }),

@@ -24,6 +24,7 @@ export function inlineCompute(
       const event = meddle(structuredClone(reply.event, { transfer }))
       setImmediate(() => runs.get(reply.run)?.(event))
     },
+    collectGarbage: () => undefined,
     yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
   })
   const tell = (command: ComputeCommand, transfer: ArrayBuffer[] = []): void => {

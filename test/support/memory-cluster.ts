@@ -116,6 +116,7 @@ export class MemoryCluster {
         log,
       },
       residentBytes: () => 0,
+      collectGarbage: () => undefined,
     })
     const worker = { agent, metrics, served: agent.serve() }
     worker.served.catch(() => undefined) // tests that care await it

@@ -5,6 +5,7 @@ import type { Log } from '../../shared/log.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { type Command, commandSchema, eventSchema, type Join, type WorkerEvent } from '../../shared/protocol/control.ts'
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
+import { Idle } from '../idle.ts'
 import { DecodeSession } from './decode-session.ts'
 import { PrefillSession } from './prefill-session.ts'
 import type { Session, SessionDeps } from './session.ts'
@@ -23,6 +24,7 @@ export interface AgentOptions {
   /** Everything a session needs but the way to report, which is this agent's link. */
   readonly session: Omit<SessionDeps, 'report'>
   readonly residentBytes: () => number
+  readonly collectGarbage: () => void
 }
 
 /**
@@ -33,12 +35,14 @@ export class Agent {
   readonly #of: AgentOptions
   readonly #sessions = new Map<string, Session>()
   readonly #leaving = new AbortController()
+  readonly #idle: Idle
   #link: Link | undefined
   #cost: Cost | undefined
   #onDismissed: () => void = () => undefined
 
   constructor(of: AgentOptions) {
     this.#of = of
+    this.#idle = new Idle(of.clock, of.collectGarbage)
   }
 
   /** Serves until `leave`. Rejects with the coded refusal if the coordinator does not want this worker. */
@@ -186,9 +190,11 @@ export class Agent {
     }
     const session = create({ ...deps, report })
     this.#sessions.set(run, session)
+    this.#idle.end()
     deps.metrics.runsActive.set(this.#sessions.size)
     const forget = (): void => {
       this.#sessions.delete(run)
+      if (this.#sessions.size === 0) this.#idle.begin()
       deps.metrics.runsActive.set(this.#sessions.size)
     }
     session.ended.then(forget, forget)

@@ -5,6 +5,7 @@ import type { DecodeAssignment, PrefillAssignment } from '../../shared/protocol/
 import { Assembly } from '../decode/assembly.ts'
 import { decode } from '../decode/decode-loop.ts'
 import type { Engine } from '../engine/engine.ts'
+import { Idle } from '../idle.ts'
 import { Arrivals } from '../prefill/arrivals.ts'
 import { calibrate } from '../prefill/calibrate.ts'
 import type { KvBlock } from '../prefill/exchange.ts'
@@ -26,9 +27,14 @@ interface Running {
 export class ComputeHost {
   readonly #of: ComputeHostOptions
   readonly #runs = new Map<string, Running>()
+  readonly #idle: Idle
 
   constructor(of: ComputeHostOptions) {
     this.#of = of
+    this.#idle = new Idle(of.clock, () => {
+      of.engine.trim()
+      of.collectGarbage()
+    })
   }
 
   handle(command: ComputeCommand): void {
@@ -142,9 +148,11 @@ export class ComputeHost {
 
   /** Reports how a run ended, exactly once, and forgets it. */
   #settle(run: string, ending: Promise<Omit<Extract<ComputeEvent, { kind: 'finished' }>, 'kind'>>): void {
+    this.#idle.end()
     const end = (event: ComputeEvent): void => {
       this.#runs.delete(run)
       this.#post(run, event)
+      if (this.#runs.size === 0) this.#idle.begin()
     }
     ending.then(
       (times) => end({ kind: 'finished', ...times }),
@@ -163,6 +171,7 @@ export interface ComputeHostOptions {
   readonly kvBudgetBytes: number
   readonly post: (reply: ComputeReply, transfer?: ArrayBuffer[]) => void
   readonly yieldTurn: () => Promise<void>
+  readonly collectGarbage: () => void
 }
 
 /** An error in a form that threads can pass on. */

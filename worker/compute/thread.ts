@@ -1,6 +1,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { createEngine } from '../engine/create-engine.ts'
+import { collectGarbage } from '../idle.ts'
 import { ComputeHost, plainError } from './host.ts'
 import type { ComputeCommand, ComputeConfig, ComputeReply } from './messages.ts'
 
@@ -13,7 +14,7 @@ const { modelFolder, engine: name, threads, kvBudgetBytes } = workerData as Comp
 try {
   const engine = await createEngine(name, modelFolder, { threads })
   const yieldTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
-  const host = new ComputeHost({ engine, clock: realClock, kvBudgetBytes, post, yieldTurn })
+  const host = new ComputeHost({ engine, clock: realClock, kvBudgetBytes, post, yieldTurn, collectGarbage })
   port.on('message', (command: ComputeCommand) => host.handle(command))
   post({ kind: 'loaded', shape: engine.shape })
 } catch (thrown) {

@@ -54,6 +54,9 @@ export interface Engine {
   /** Gives the memory of tensors back at once. Using a released tensor is a defect. */
   release(...tensors: (Hidden | Query | Accumulator | Kv)[]): void
 
+  /** No tensor is in use: gives back the memory that was kept for the next one. */
+  trim(): void
+
   /** Frees weights and sessions. No call may be running. */
   close(): Promise<void>
 }

@@ -147,6 +147,11 @@ export class ReferenceEngine implements Engine {
     // the garbage collector is quick enough for tests
   }
 
+  /** Nothing is kept. */
+  trim(): void {
+    return
+  }
+
   async close(): Promise<void> {
     // no sessions; the weights go with the engine
   }

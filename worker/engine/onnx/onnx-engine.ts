@@ -187,6 +187,10 @@ export class OnnxEngine implements Engine {
     for (const tensor of tensors) for (const buffer of takeBuffers(tensor)) this.#pool.give(buffer)
   }
 
+  trim(): void {
+    this.#pool.clear()
+  }
+
   async close(): Promise<void> {
     this.#pool.clear()
     await this.#sessions.release()
