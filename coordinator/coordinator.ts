@@ -63,7 +63,10 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     bodyLimitBytes,
   })
   const detach = attachLinks(app.server, { path: LINK_PATH, limits: CONTROL_LIMITS, onLink: core.onLink })
-  const url = await app.listen({ host, port })
+  const url = await app.listen({ host, port }).catch((cause: Error) => {
+    throw new HeadraceError('bad_config', `cannot listen on ${host}:${port}: ${cause.message}`, { cause })
+  })
+  core.keepWatch()
   log.info({ url, model: model.name, fingerprint }, 'listening')
   return {
     url,
@@ -80,7 +83,13 @@ export async function startHeadless(
   modelFolder: string,
   log: Log,
 ): Promise<{ runs: Runs; shape: ModelShape; url: string; close(): Promise<void> }> {
-  const { runs, shape, onLink, close } = await startCore(modelFolder, basename(resolve(modelFolder)), undefined, log)
+  const { runs, shape, onLink, keepWatch, close } = await startCore(
+    modelFolder,
+    basename(resolve(modelFolder)),
+    undefined,
+    log,
+  )
+  keepWatch()
   const server = await listenLinks({ host: '127.0.0.1', port: 0, path: LINK_PATH, limits: CONTROL_LIMITS, onLink })
   return {
     runs,
@@ -99,6 +108,8 @@ interface Core {
   readonly shape: ModelShape
   readonly fingerprint: string
   readonly onLink: (link: Link) => void
+  /** Asks the workers for signs of life, until `close`. */
+  keepWatch(): void
   close(): Promise<void>
 }
 
@@ -112,7 +123,7 @@ async function startCore(
   const metrics = createCoordinatorMetrics({ version: packageVersion, model: modelName })
   const registry = new Registry({ fingerprint, clock: realClock, metrics, log })
   const stopping = new AbortController()
-  const watch = registry.keepWatch(stopping.signal)
+  let watch = Promise.resolve()
   return {
     runs: measuredRuns(new ClusterRuns({ registry, shape, strategy, clock: realClock }), metrics, realClock),
     metrics,
@@ -120,6 +131,9 @@ async function startCore(
     fingerprint,
     onLink: (link) => {
       registry.serve(link).catch((error: unknown) => log.error({ err: error }, 'a worker was not served'))
+    },
+    keepWatch: () => {
+      watch = registry.keepWatch(stopping.signal)
     },
     close: async () => {
       stopping.abort(new HeadraceError('shutting_down', 'the coordinator is stopping'))

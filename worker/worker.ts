@@ -5,13 +5,13 @@ import type { HeadraceError } from '../shared/errors.ts'
 import { DATA_LIMITS } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
 import { wsDialer } from '../shared/link/ws-link.ts'
-import { listenLinks } from '../shared/link/ws-server.ts'
+import { type LinkServer, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
 import { modelFingerprint } from '../shared/model-folder.ts'
 import { PROTOCOL_VERSION, type Role } from '../shared/protocol/control.ts'
 import { packageVersion } from '../shared/version.ts'
 import { Agent } from './agent/agent.ts'
-import { startCompute } from './compute/compute.ts'
+import { type Compute, startCompute } from './compute/compute.ts'
 import { collectGarbage } from './idle.ts'
 import { WorkerMetrics } from './metrics.ts'
 import { PeerDialling } from './peers/dialling.ts'
@@ -43,26 +43,32 @@ export interface RunningWorker {
 
 /** Puts a worker process together: load the model, listen for peers, dial the coordinator. */
 export async function startWorker(config: WorkerConfig, log: Log): Promise<RunningWorker> {
-  const { modelFolder, engine, threads, kvBudgetBytes, name, role } = config
-  const [compute, fingerprint] = await Promise.all([
+  const { modelFolder, engine, threads, kvBudgetBytes } = config
+  const [compute, fingerprint] = await Promise.allSettled([
     startCompute({ modelFolder, engine, threads, kvBudgetBytes }),
     modelFingerprint(modelFolder),
   ])
+  if (compute.status === 'rejected') throw compute.reason
+  try {
+    if (fingerprint.status === 'rejected') throw fingerprint.reason
+    return await joinCluster(config, compute.value, fingerprint.value, log)
+  } catch (error) {
+    // The thread would keep a process alive that can do nothing.
+    await compute.value.close()
+    throw error
+  }
+}
+
+async function joinCluster(
+  config: WorkerConfig,
+  compute: Compute,
+  fingerprint: string,
+  log: Log,
+): Promise<RunningWorker> {
+  const { engine, threads, name, role } = config
   const metrics = new WorkerMetrics({ version: packageVersion, role, engine })
   const listening = new PeerListening({ fingerprint, clock: realClock, log })
-  const server = await listenLinks({
-    host: config.host,
-    port: config.port,
-    path: '/link',
-    limits: DATA_LIMITS,
-    onLink: (link) => {
-      listening.serve(link).catch((error: unknown) => log.error({ err: error }, 'a peer was not served'))
-    },
-    routes: {
-      '/metrics': async () => ({ type: 'text/plain; version=0.0.4; charset=utf-8', body: await metrics.text() }),
-      '/health': async () => ({ type: 'application/json', body: JSON.stringify({ status: 'ok', role, name }) }),
-    },
-  })
+  const server = await listen(config, listening, metrics, log)
   const dialling = new PeerDialling({ dialer: wsDialer, worker: name, fingerprint, log })
   const url = `ws://${config.advertise ?? config.host}:${server.port}/link`
   log.info({ url, metrics: `http://${config.host}:${server.port}/metrics`, engine, threads }, 'listening')
@@ -101,4 +107,26 @@ export async function startWorker(config: WorkerConfig, log: Log): Promise<Runni
     }
   }
   return { done: serve(), leave: (graceSeconds) => agent.leave(graceSeconds) }
+}
+
+/** One port for other workers' links, `/metrics` and `/health`. */
+function listen(
+  { host, port, role, name }: WorkerConfig,
+  listening: PeerListening,
+  metrics: WorkerMetrics,
+  log: Log,
+): Promise<LinkServer> {
+  return listenLinks({
+    host,
+    port,
+    path: '/link',
+    limits: DATA_LIMITS,
+    onLink: (link) => {
+      listening.serve(link).catch((error: unknown) => log.error({ err: error }, 'a peer was not served'))
+    },
+    routes: {
+      '/metrics': async () => ({ type: 'text/plain; version=0.0.4; charset=utf-8', body: await metrics.text() }),
+      '/health': async () => ({ type: 'application/json', body: JSON.stringify({ status: 'ok', role, name }) }),
+    },
+  })
 }

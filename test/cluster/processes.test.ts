@@ -145,6 +145,23 @@ describe('a worker process', () => {
     await coordinator.stop()
   })
 
+  it('or a coordinator whose port is taken says so and ends', async () => {
+    const first = new Headrace('coordinator', '--model', bundledModel, '--port', '0', '--log-level', 'silent')
+    const { port } = new URL(await first.line(/^http:/))
+    for (const command of ['coordinator', 'worker']) {
+      const second = new Headrace(command, '--model', bundledModel, '--port', port, '--log-level', 'silent')
+      assert.equal((await second.exited()).code, 1)
+      assert.match(second.errors, /cannot listen .*\[bad_config\]/)
+    }
+    await first.stop()
+  })
+
+  it('or a coordinator with a model that has no tokenizer says so and ends', async () => {
+    const coordinator = new Headrace('coordinator', '--model', fixture('llama'), '--port', '0', '--log-level', 'silent')
+    assert.equal((await coordinator.exited()).code, 1)
+    assert.match(coordinator.errors, /tokenizer\.json \[model_incomplete\]/)
+  })
+
   for (const { args, code } of [
     { args: ['--model', '/nowhere'], code: 'model_incomplete' },
     { args: ['--model', bundledModel, '--host', '0.0.0.0'], code: 'bad_config' },

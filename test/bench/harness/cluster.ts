@@ -1,4 +1,6 @@
 import { type LocalCluster, startLocalCluster } from '../../../coordinator/cli/local-cluster.ts'
+import { abortError } from '../../../shared/errors.ts'
+import { realClock } from '../../../shared/link/real-clock.ts'
 import { bundledModel } from '../../support/paths.ts'
 import { coresOf, cpuBetween, machineCpu, type ProcessCpu, threadTimes } from './proc.ts'
 import { sum } from './statistics.ts'
@@ -12,6 +14,8 @@ export interface BenchCluster {
   /** Aborted when the user or a dying process ends the suite. */
   readonly signal: AbortSignal
 }
+
+const LAST_WORDS_SECONDS = 0.5
 
 /** Starts it, does `work`, and stops it in all cases. */
 export async function withCluster<T>(
@@ -36,6 +40,10 @@ export async function withCluster<T>(
   const pids = new Map(group.pids)
   try {
     return await work({ url, pids, signal: AbortSignal.any([signal, group.failed]) })
+  } catch (thrown) {
+    // Its links break before the end of a process is heard of, and how it ended says more.
+    await realClock.sleep(LAST_WORDS_SECONDS)
+    throw group.failed.aborted ? abortError(group.failed) : thrown
   } finally {
     await group.stop()
   }

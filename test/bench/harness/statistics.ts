@@ -35,12 +35,15 @@ export function speedUps(base: readonly number[], candidate: readonly number[]):
 export const rotated = <T>(candidates: readonly T[], round: number): T[] =>
   candidates.map((_, i) => candidates[(i + round) % candidates.length]!)
 
+/** Of `settledGrowth`: fewer, and the two medians would share values. */
+export const LEAST_RUNS = 8
+
 /**
  * What is left of growth once a process has warmed up: the median of the last three values over that of the third to
  * the fifth. Early values are not used because the first runs fill pools that are meant to stay.
  */
 export function settledGrowth(values: readonly number[]): { from: number; to: number; growth: number } {
-  if (values.length < 8) throw new Error(`growth needs 8 values or more, not ${values.length}`)
+  if (values.length < LEAST_RUNS) throw new Error(`growth needs ${LEAST_RUNS} values or more, not ${values.length}`)
   const from = median(values.slice(2, 5))
   const to = median(values.slice(-3))
   return { from, to, growth: to - from }

@@ -1,9 +1,11 @@
+import { wholeNumber } from '../../../shared/cli/options.ts'
+import { realClock } from '../../../shared/link/real-clock.ts'
 import type { Strategy } from '../../../shared/plan.ts'
 import { ask, logbookPrompt, type Prompt, tokensPrompt } from '../harness/ask.ts'
 import { type BenchCluster, placementText, withCluster } from '../harness/cluster.ts'
 import { forgetPeak, type Memory, memoryOf } from '../harness/proc.ts'
 import { mebibytes, type Report, type ReportPart } from '../harness/report.ts'
-import { settledGrowth } from '../harness/statistics.ts'
+import { LEAST_RUNS, settledGrowth } from '../harness/statistics.ts'
 import { defineSuite } from '../suite.ts'
 
 /** Whether memory comes back to its level after each run, in every process. */
@@ -21,10 +23,14 @@ export const memorySuite = defineSuite({
       describe: 'One after the other, in one cluster',
     },
     varied: { type: 'boolean', default: false, describe: 'Every prompt 37 tokens shorter than the one before' },
+    'idle-seconds': { type: 'number', default: 3, describe: 'Pause after each strategy, and one more look' },
     'allowed-mib': { type: 'number', default: 16, describe: 'Growth of a process that is not called growth' },
   },
-  run: ({ workers, runs, tokens, strategies, varied, 'allowed-mib': allowed }, { signal, note }) =>
-    withCluster({ workers }, signal, async (cluster) => {
+  async run(options, { signal, note }) {
+    const { tokens, strategies, varied, 'idle-seconds': idle, 'allowed-mib': allowed } = options
+    const workers = wholeNumber('workers', options.workers, 1, 64)
+    const runs = wholeNumber('runs', options.runs, LEAST_RUNS, 10_000)
+    return withCluster({ workers }, signal, async (cluster) => {
       const promptOf = async (run: number): Promise<Prompt> => {
         if (tokens === undefined && !varied) return await logbookPrompt()
         const length = (tokens ?? VARIED_TOKENS) - (varied ? run * SHORTER_TOKENS : 0)
@@ -42,10 +48,13 @@ export const memorySuite = defineSuite({
           looks.push(look(cluster))
           note(`${strategy} ${run + 1} of ${runs}, ${ttftSeconds.toFixed(2)} s: ${lookText(looks.at(-1)!)}`)
         }
-        phases.push({ strategy, looks })
+        await realClock.sleep(idle, cluster.signal)
+        phases.push({ strategy, looks, idle: look(cluster) })
+        note(`${strategy}, after ${idle} s of idling: ${lookText(phases.at(-1)!.idle)}`)
       }
       return report(cluster, (await promptOf(0)).about, before, phases, allowed * 2 ** 20)
-    }),
+    })
+  },
 })
 
 const VARIED_TOKENS = 12_000
@@ -58,13 +67,15 @@ type Look = Readonly<Record<string, Memory>>
 interface Phase {
   readonly strategy: Strategy
   readonly looks: readonly Look[]
+  /** A while after the last run. */
+  readonly idle: Look
 }
 
 const look = ({ pids }: BenchCluster): Look => Object.fromEntries([...pids].map(([name, pid]) => [name, memoryOf(pid)]))
 
 function report(cluster: BenchCluster, about: string, before: Look, phases: readonly Phase[], allowed: number): Report {
   const names = [...cluster.pids.keys()]
-  const found = phases.flatMap(({ strategy, looks }) => names.map((name) => growthOf(strategy, name, looks)))
+  const found = phases.flatMap((phase) => names.map((name) => growthOf(phase, name)))
   const grown = found.filter(({ growth }) => growth > allowed)
   const parts: ReportPart[] = [
     { line: placementText(cluster) },
@@ -72,11 +83,11 @@ function report(cluster: BenchCluster, about: string, before: Look, phases: read
     everyRun(names, before, phases),
     {
       title: 'Growth in MiB: the median after the last 3 runs over that after runs 3 to 5',
-      head: ['strategy', 'process', 'runs 3-5', 'last 3', 'growth', 'peak'],
-      rows: found.map(({ strategy, name, from, to, growth, peak }) => [
+      head: ['strategy', 'process', 'runs 3-5', 'last 3', 'growth', 'peak', 'idle'],
+      rows: found.map(({ strategy, name, from, to, growth, peak, idle }) => [
         strategy,
         name,
-        ...[from, to, growth, peak].map(mebibytes),
+        ...[from, to, growth, peak, idle].map(mebibytes),
       ]),
     },
     {
@@ -89,10 +100,10 @@ function report(cluster: BenchCluster, about: string, before: Look, phases: read
   return { parts, data: { prompt: about, placement: placementText(cluster), before, phases, found } }
 }
 
-function growthOf(strategy: Strategy, name: string, looks: readonly Look[]) {
+function growthOf({ strategy, looks, idle }: Phase, name: string) {
   const resident = looks.map((at) => at[name]!.residentBytes)
   const peak = Math.max(...looks.map((at) => at[name]!.peakBytes))
-  return { strategy, name, ...settledGrowth(resident), peak }
+  return { strategy, name, ...settledGrowth(resident), peak, idle: idle[name]!.residentBytes }
 }
 
 const everyRun = (names: readonly string[], before: Look, phases: readonly Phase[]): ReportPart => ({
@@ -100,9 +111,10 @@ const everyRun = (names: readonly string[], before: Look, phases: readonly Phase
   head: ['run', ...names],
   rows: [
     ['before', ...names.map((name) => cell(before[name]!))],
-    ...phases.flatMap(({ strategy, looks }) =>
-      looks.map((at, i) => [`${strategy} ${i + 1}`, ...names.map((name) => cell(at[name]!))]),
-    ),
+    ...phases.flatMap(({ strategy, looks, idle }) => [
+      ...looks.map((at, i) => [`${strategy} ${i + 1}`, ...names.map((name) => cell(at[name]!))]),
+      [`${strategy}, idle`, ...names.map((name) => cell(idle[name]!))],
+    ]),
   ],
 })
 

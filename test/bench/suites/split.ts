@@ -1,9 +1,11 @@
 import { spansText } from '../../../coordinator/cli/table.ts'
+import { wholeNumber } from '../../../shared/cli/options.ts'
 import { HeadraceError } from '../../../shared/errors.ts'
 import { STRATEGIES, type Strategy } from '../../../shared/plan.ts'
 import { type Account, accountOf } from '../harness/account.ts'
 import { type Asked, ask, logbookPrompt, type Prompt, tokensPrompt } from '../harness/ask.ts'
 import { type BenchCluster, type Load, placementText, underWatch, withCluster } from '../harness/cluster.ts'
+import { QUIET_CORES, untilQuiet } from '../harness/quiet.ts'
 import { columns, percent, type Report, type ReportPart, spreadText } from '../harness/report.ts'
 import { median, rotated, speedUps, spreadOf, sum } from '../harness/statistics.ts'
 import { defineSuite } from '../suite.ts'
@@ -16,23 +18,28 @@ export const splitSuite = defineSuite({
     workers: { type: 'number', default: 2, describe: 'Workers of the chain and of the ring, one core each' },
     rounds: { type: 'number', default: 5, describe: 'Runs of each strategy, in turn' },
     warmup: { type: 'number', default: 1, describe: 'Rounds before that, not counted' },
+    patience: { type: 'number', default: 0, describe: 'Seconds to wait before each run for others to be quiet' },
     tokens: { type: 'number', describe: 'Length of the prompt [default: the log-book, about 12,000]' },
     strategies: { type: 'array', choices: STRATEGIES, default: STRATEGIES, describe: 'What to compare with solo' },
   },
-  run: ({ workers, rounds, warmup, tokens, strategies }, { signal, note }) =>
-    withCluster({ workers }, signal, async (cluster) => {
+  async run({ workers, rounds, warmup, patience, tokens, strategies }, { signal, note }) {
+    wholeNumber('rounds', rounds, 1, 1000)
+    wholeNumber('warmup', warmup, 0, 1000)
+    return withCluster({ workers: wholeNumber('workers', workers, 1, 64) }, signal, async (cluster) => {
       const prompt =
         tokens === undefined ? await logbookPrompt() : await tokensPrompt(cluster.url, tokens, cluster.signal)
       const candidates = STRATEGIES.filter((strategy) => strategy === 'solo' || strategies.includes(strategy))
       const runs: Run[] = []
       for (let round = -warmup; round < rounds; round++)
         for (const strategy of rotated(candidates, round + warmup)) {
+          await untilQuiet(patience, cluster.signal)
           const run = await measure(cluster, prompt, strategy, workers)
           if (round >= 0) runs.push(run)
           note(`${round < 0 ? 'warm-up' : `round ${round + 1} of ${rounds}`}: ${runText(run)}`)
         }
       return report(cluster, prompt, candidates, runs)
-    }),
+    })
+  },
 })
 
 interface Run {
@@ -60,6 +67,10 @@ function report(cluster: BenchCluster, prompt: Prompt, candidates: readonly Stra
     { line: placementText(cluster) },
     { line: `${promptTokens} tokens: ${prompt.about}. ${found[0]!.ttft.count} rounds, strategies in turn.` },
     ttftTable(found),
+    quietLine(
+      found,
+      candidates.map((strategy) => of(strategy)),
+    ),
     accountTable(candidates.map((strategy) => of(strategy))),
     workersTable(candidates.map((strategy) => of(strategy))),
     {
@@ -85,8 +96,26 @@ function summary(strategy: Strategy, runs: readonly Run[], faster: readonly numb
     speedUp: spreadOf(faster),
     efficiency: median(faster) / workers,
     waitShare: spreadOf(runs.map(waitShare)),
-    otherCores: spreadOf(runs.map(({ load }) => load.otherCores + load.stolenCores)),
+    otherCores: spreadOf(runs.map(foreignCores)),
   }
+}
+
+const foreignCores = ({ load }: Run): number => load.otherCores + load.stolenCores
+
+/** Noise only ever adds time. So what nobody disturbed, or else the least of all, is nearest to a machine of one's own. */
+function quietLine(found: readonly ReturnType<typeof summary>[], groups: readonly (readonly Run[])[]): ReportPart {
+  const seconds = (runs: readonly Run[]): number[] => runs.map(({ asked }) => asked.ttftSeconds)
+  const quiet = groups.map((runs) => seconds(runs.filter((run) => foreignCores(run) < QUIET_CORES)))
+  const least = (i: number): number => found[0]!.ttft.min / found[i]!.ttft.min
+  const texts = found.map(({ strategy }, i) => {
+    const own = quiet[i]!
+    const both = `${(median(quiet[0]!) / median(own)).toFixed(2)}x by the medians of these`
+    const undisturbed = `${own.length} undisturbed, median ${median(own).toFixed(2)} s`
+    return i === 0
+      ? `${strategy} ${undisturbed}`
+      : `${strategy} ${undisturbed}: ${both}, ${least(i).toFixed(2)}x by the least`
+  })
+  return { line: `Runs during which others used less than ${QUIET_CORES} cores: ${texts.join('; ')}.` }
 }
 
 /** Exposed communication: of the time that workers spent on the run, how much they stood still for want of a block. */
@@ -152,7 +181,7 @@ const workersTable = (groups: readonly (readonly Run[])[]): ReportPart => ({
 
 const workerIds = ({ asked }: Run): string[] => asked.prefill.workers.map(({ id }) => id)
 
-/** One worker over the rounds of one strategy. Spans are of the last round: calibration is once, so all have the same. */
+/** One worker over the rounds of one strategy. Spans are those of the last round: measured runs move them a little. */
 function workerRow(runs: readonly Run[], id: string): string[] {
   const own = runs.filter((run) => workerIds(run).includes(id))
   const parts = own.map(({ asked }) => asked.prefill.workers.find((worker) => worker.id === id)!)
@@ -163,7 +192,7 @@ function workerRow(runs: readonly Run[], id: string): string[] {
     own[0]!.strategy,
     id,
     spansText(last.spans),
-    String(last.tokens),
+    String(median(parts.map(({ tokens }) => tokens))),
     seconds(parts.map((part) => part.compute_seconds ?? 0)),
     seconds(parts.map((part) => part.wait_seconds ?? 0)),
     seconds(parts.map((part) => part.send_seconds ?? 0)),
@@ -171,15 +200,16 @@ function workerRow(runs: readonly Run[], id: string): string[] {
     seconds(cpus.map(({ main }) => main.seconds)),
     seconds(cpus.map(({ all, main, busiest }) => all.seconds - main.seconds - busiest.seconds)),
     seconds(cpus.map(({ busiest }) => busiest.queuedSeconds)),
-    ((median(cpus.map(({ busiest }) => busiest.seconds)) / last.tokens) * 1e6).toFixed(0),
+    median(cpus.map(({ busiest }, i) => (busiest.seconds / parts[i]!.tokens) * 1e6)).toFixed(0),
   ]
 }
 
-function runText({ strategy, asked: { ttftSeconds, prefill }, load: { otherCores, stolenCores } }: Run): string {
+function runText(run: Run): string {
+  const { ttftSeconds, prefill } = run.asked
   const shares = prefill.workers.map(({ id, tokens, compute_seconds, wait_seconds }) => {
     const [compute, wait] = [compute_seconds ?? 0, wait_seconds ?? 0]
     return `${id} ${tokens} tokens ${compute.toFixed(2)} s + ${wait.toFixed(2)} s wait`
   })
-  const others = (otherCores + stolenCores).toFixed(2)
-  return `${strategy.padEnd(5)} ${ttftSeconds.toFixed(2)} s (${shares.join(', ')}; others used ${others} cores)`
+  const others = foreignCores(run).toFixed(2)
+  return `${run.strategy.padEnd(5)} ${ttftSeconds.toFixed(2)} s (${shares.join(', ')}; others used ${others} cores)`
 }
