@@ -1,4 +1,15 @@
 /** The only file that reads the environment. Command line flags read theirs through yargs (`HEADRACE_*`). */
-export function environmentWith(extra: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
-  return { ...process.env, ...extra }
+
+const PREFIX = 'HEADRACE_'
+
+/** For a process that is started with all its flags: those of this one are none of its business (two ports, say). */
+export function environmentForChild(extra: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
+  const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith(PREFIX))
+  return { ...Object.fromEntries(inherited), ...extra }
+}
+
+/** The flags that variables name: `HEADRACE_LOG_LEVEL` is `log-level`. */
+export function flagsFromEnvironment(): string[] {
+  const names = Object.keys(process.env).filter((name) => name.startsWith(PREFIX))
+  return names.map((name) => name.slice(PREFIX.length).toLowerCase().replaceAll('_', '-'))
 }

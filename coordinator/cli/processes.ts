@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import { environmentWith } from '../../shared/env.ts'
+import { environmentForChild } from '../../shared/env.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 
 /** Child processes of this program: they end with it, and it hears when one of them ends. */
@@ -33,7 +33,7 @@ export function startHeadrace(args: readonly string[], options: StartOptions = {
   const [file, ...rest] = options.core === undefined ? program : ['taskset', '-c', String(options.core), ...program]
   // The channel tells the child when this process is gone, however it went.
   const stdio = ['ignore' as const, 'pipe' as const, options.errors ?? ('inherit' as const), 'ipc' as const]
-  return spawn(file!, rest, { stdio, env: environmentWith(GLIBC) })
+  return spawn(file!, rest, { stdio, env: environmentForChild(GLIBC) })
 }
 
 /** A family of processes that end together. */

@@ -23,7 +23,11 @@ export const memorySuite = defineSuite({
       describe: 'One after the other, in one cluster',
     },
     varied: { type: 'boolean', default: false, describe: 'Every prompt 37 tokens shorter than the one before' },
-    'idle-seconds': { type: 'number', default: 3, describe: 'Pause after each strategy, and one more look' },
+    'idle-seconds': {
+      type: 'number',
+      default: 2,
+      describe: 'Pause after each run, and then the look that counts: workers give memory back when idle',
+    },
     'allowed-mib': { type: 'number', default: 16, describe: 'Growth of a process that is not called growth' },
   },
   async run(options, { signal, note }) {
@@ -40,17 +44,17 @@ export const memorySuite = defineSuite({
       note(`before: ${lookText(before)}`)
       const phases: Phase[] = []
       for (const strategy of strategies as Strategy[]) {
-        const looks: Look[] = []
+        const looks: RunLooks[] = []
         for (let run = 0; run < runs; run++) {
           for (const pid of cluster.pids.values()) forgetPeak(pid)
           const how = strategy === 'solo' ? { strategy } : { strategy, workers }
           const { ttftSeconds } = await ask(cluster.url, await promptOf(run), how, cluster.signal)
-          looks.push(look(cluster))
-          note(`${strategy} ${run + 1} of ${runs}, ${ttftSeconds.toFixed(2)} s: ${lookText(looks.at(-1)!)}`)
+          const after = look(cluster)
+          await realClock.sleep(idle, cluster.signal)
+          looks.push({ after, settled: look(cluster) })
+          note(`${strategy} ${run + 1} of ${runs}, ${ttftSeconds.toFixed(2)} s: ${lookText(looks.at(-1)!.settled)}`)
         }
-        await realClock.sleep(idle, cluster.signal)
-        phases.push({ strategy, looks, idle: look(cluster) })
-        note(`${strategy}, after ${idle} s of idling: ${lookText(phases.at(-1)!.idle)}`)
+        phases.push({ strategy, looks })
       }
       return report(cluster, (await promptOf(0)).about, before, phases, allowed * 2 ** 20)
     })
@@ -64,11 +68,15 @@ const SHORTER_TOKENS = 37
 /** Every process by name. */
 type Look = Readonly<Record<string, Memory>>
 
+interface RunLooks {
+  readonly after: Look
+  /** After the pause. */
+  readonly settled: Look
+}
+
 interface Phase {
   readonly strategy: Strategy
-  readonly looks: readonly Look[]
-  /** A while after the last run. */
-  readonly idle: Look
+  readonly looks: readonly RunLooks[]
 }
 
 const look = ({ pids }: BenchCluster): Look => Object.fromEntries([...pids].map(([name, pid]) => [name, memoryOf(pid)]))
@@ -82,12 +90,13 @@ function report(cluster: BenchCluster, about: string, before: Look, phases: read
     { line: `The prompt: ${about}.` },
     everyRun(names, before, phases),
     {
-      title: 'Growth in MiB: the median after the last 3 runs over that after runs 3 to 5',
-      head: ['strategy', 'process', 'runs 3-5', 'last 3', 'growth', 'peak', 'idle'],
-      rows: found.map(({ strategy, name, from, to, growth, peak, idle }) => [
+      title:
+        'Settled memory in MiB: the median of the last 3 runs over that of runs 3 to 5; peak: the most during any run',
+      head: ['strategy', 'process', 'before', 'runs 3-5', 'last 3', 'growth', 'peak'],
+      rows: found.map(({ strategy, name, from, to, growth, peak }) => [
         strategy,
         name,
-        ...[from, to, growth, peak, idle].map(mebibytes),
+        ...[before[name]!.residentBytes, from, to, growth, peak].map(mebibytes),
       ]),
     },
     {
@@ -100,21 +109,23 @@ function report(cluster: BenchCluster, about: string, before: Look, phases: read
   return { parts, data: { prompt: about, placement: placementText(cluster), before, phases, found } }
 }
 
-function growthOf({ strategy, looks, idle }: Phase, name: string) {
-  const resident = looks.map((at) => at[name]!.residentBytes)
-  const peak = Math.max(...looks.map((at) => at[name]!.peakBytes))
-  return { strategy, name, ...settledGrowth(resident), peak, idle: idle[name]!.residentBytes }
+function growthOf({ strategy, looks }: Phase, name: string) {
+  const settled = looks.map((run) => run.settled[name]!.residentBytes)
+  const peak = Math.max(...looks.map((run) => run.settled[name]!.peakBytes))
+  return { strategy, name, ...settledGrowth(settled), peak }
 }
 
 const everyRun = (names: readonly string[], before: Look, phases: readonly Phase[]): ReportPart => ({
-  title: 'Resident memory in MiB after each run, and in brackets the most during it',
+  title: 'Resident memory in MiB: right after each run, then settled, and in brackets the most since the run began',
   head: ['run', ...names],
   rows: [
     ['before', ...names.map((name) => cell(before[name]!))],
-    ...phases.flatMap(({ strategy, looks, idle }) => [
-      ...looks.map((at, i) => [`${strategy} ${i + 1}`, ...names.map((name) => cell(at[name]!))]),
-      [`${strategy}, idle`, ...names.map((name) => cell(idle[name]!))],
-    ]),
+    ...phases.flatMap(({ strategy, looks }) =>
+      looks.map(({ after, settled }, i) => [
+        `${strategy} ${i + 1}`,
+        ...names.map((name) => `${mebibytes(after[name]!.residentBytes)}, ${cell(settled[name]!)}`),
+      ]),
+    ),
   ],
 })
 
