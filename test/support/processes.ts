@@ -28,7 +28,7 @@ export class Headrace {
       this.#lines.push(...lines)
       this.#changed()
     })
-    this.child.once('exit', (code, signal) => {
+    this.child.once('close', (code, signal) => {
       this.#exit = { code, signal }
       this.#changed()
     })
@@ -44,6 +44,11 @@ export class Headrace {
         this.#changed = resolve
       })
     }
+  }
+
+  /** Standard output so far, whole lines. */
+  get output(): string {
+    return this.#lines.join('\n')
   }
 
   /** Resolves once standard error matches. */
@@ -68,7 +73,7 @@ export class Headrace {
   }
 
   async exited(): Promise<{ code: number | null; signal: string | null }> {
-    if (this.#exit === undefined) await once(this.child, 'exit')
+    if (this.#exit === undefined) await once(this.child, 'close')
     return this.#exit!
   }
 
