@@ -123,9 +123,10 @@ async function startCore(
   const metrics = createCoordinatorMetrics({ version: packageVersion, model: modelName })
   const registry = new Registry({ fingerprint, clock: realClock, metrics, log })
   const stopping = new AbortController()
+  const runs = new ClusterRuns({ registry, shape, strategy, clock: realClock })
   let watch = Promise.resolve()
   return {
-    runs: measuredRuns(new ClusterRuns({ registry, shape, strategy, clock: realClock }), metrics, realClock),
+    runs: measuredRuns(runs, metrics, realClock),
     metrics,
     shape,
     fingerprint,
@@ -136,7 +137,9 @@ async function startCore(
       watch = registry.keepWatch(stopping.signal)
     },
     close: async () => {
-      stopping.abort(new HeadraceError('shutting_down', 'the coordinator is stopping'))
+      const reason = new HeadraceError('shutting_down', 'the coordinator is stopping')
+      runs.close(reason)
+      stopping.abort(reason)
       await watch
       registry.close()
     },

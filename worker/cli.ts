@@ -43,7 +43,7 @@ export const workerCommand = (program: Program): Program =>
         })
         .option('kv-budget-mib', {
           type: 'number',
-          describe: 'Most KV cache of one run [default: 70 % of free memory]',
+          describe: 'Most KV cache of all runs here [default: 70 % of free memory]',
         }),
     (args) => run(args).catch((thrown: unknown) => reportFatal(thrown)),
   )

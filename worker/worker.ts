@@ -1,7 +1,8 @@
 import { randomInt } from 'node:crypto'
 import { availableParallelism, freemem, hostname, totalmem } from 'node:os'
+import { aborted } from '../shared/cli/process.ts'
 import type { EngineName } from '../shared/engine-name.ts'
-import type { HeadraceError } from '../shared/errors.ts'
+import { abortError } from '../shared/errors.ts'
 import { DATA_LIMITS } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
 import { wsDialer } from '../shared/link/ws-link.ts'
@@ -70,8 +71,9 @@ async function joinCluster(
   const listening = new PeerListening({ fingerprint, clock: realClock, log })
   const server = await listen(config, listening, metrics, log)
   const dialling = new PeerDialling({ dialer: wsDialer, worker: name, fingerprint, log })
-  const url = `ws://${config.advertise ?? config.host}:${server.port}/link`
-  log.info({ url, metrics: `http://${config.host}:${server.port}/metrics`, engine, threads }, 'listening')
+  const at = (host: string): string => `${host.includes(':') ? `[${host}]` : host}:${server.port}`
+  const url = `ws://${at(config.advertise ?? config.host)}/link`
+  log.info({ url, metrics: `http://${at(config.host)}/metrics`, engine, threads }, 'listening')
   const agent = new Agent({
     coordinatorUrl: config.coordinatorUrl,
     join: {
@@ -94,13 +96,14 @@ async function joinCluster(
     residentBytes: () => process.memoryUsage.rss(),
     collectGarbage,
   })
-  const dead = new Promise<never>((_, reject) =>
-    compute.failed.addEventListener('abort', () => reject(compute.failed.reason as HeadraceError), { once: true }),
-  )
+  const dead = aborted(compute.failed).then(() => {
+    throw abortError(compute.failed)
+  })
   const serve = async (): Promise<void> => {
     try {
       await Promise.race([agent.serve(), dead])
     } finally {
+      await agent.leave(0) // who cannot compute must not stay joined
       dialling.close()
       await server.close()
       await compute.close()

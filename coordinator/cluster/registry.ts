@@ -62,14 +62,18 @@ export class Registry implements Workers {
       this.#of.log.warn({ worker, peer: link.peer, code: reason.code, details: reason.details }, reason.message)
       link.close(reason)
     }
-    if (worker !== undefined) this.#gone(worker, reason)
+    if (worker !== undefined && this.#connections.get(worker)?.link === link) this.#gone(worker, reason)
   }
 
   /** Asks every worker for a sign of life, once a second, until aborted. */
   async keepWatch(signal: AbortSignal): Promise<void> {
     const { clock } = this.#of
+    let looked = clock.now()
     while (!signal.aborted) {
-      for (const silent of silentWorkers(this.#state, clock.now(), SILENCE_LIMIT_SECONDS))
+      // After a stall of this process the workers' answers wait unread: look again when they have been.
+      const stalled = clock.now() - looked > 3 * PING_SECONDS
+      looked = clock.now()
+      for (const silent of stalled ? [] : silentWorkers(this.#state, looked, SILENCE_LIMIT_SECONDS))
         this.#connections
           .get(silent)
           ?.link.close(new HeadraceError('worker_lost', `no sign of life for ${SILENCE_LIMIT_SECONDS} s`))
@@ -98,6 +102,10 @@ export class Registry implements Workers {
       .catch((error: unknown) => this.#of.log.debug({ err: error, worker, kind: command.kind }, 'not delivered'))
   }
 
+  has(worker: string): boolean {
+    return this.#connections.has(asWorkerId(worker))
+  }
+
   follow(run: RunId, follower: RunFollower): () => void {
     this.#followers.set(run, follower)
     return () => this.#followers.delete(run)
@@ -113,6 +121,7 @@ export class Registry implements Workers {
     try {
       this.#checkJoin(join)
       const { role, engine, host, url, cores, memoryBytes } = join
+      this.#replaceHalfOpen(worker, url)
       const identity = { id: worker, role, engine, host, url, cores, memoryBytes }
       this.apply({ kind: 'worker_joined', at: clock.now(), worker: identity })
     } catch (thrown) {
@@ -127,6 +136,15 @@ export class Registry implements Workers {
     this.send(worker, { kind: 'joined', worker })
     log.info({ worker, role: join.role, url: join.url, engine: join.engine }, 'worker joined')
     return worker
+  }
+
+  /** The same worker at the same address: its old link is dead, though this side has not heard of it yet. */
+  #replaceHalfOpen(worker: WorkerId, url: string): void {
+    const old = this.#connections.get(worker)
+    if (old === undefined || findWorker(this.#state, worker)?.url !== url) return
+    const replaced = new HeadraceError('link_closed', `${worker} dialled again`)
+    this.#gone(worker, replaced)
+    old.link.close(replaced)
   }
 
   #checkJoin(join: Join): void {

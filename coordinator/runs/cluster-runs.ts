@@ -30,6 +30,8 @@ const LEAST_TELLING_SECONDS = 0.2
 export class ClusterRuns implements Runs {
   readonly #of: ClusterRunsOptions
   readonly #admission: Admission
+  readonly #live = new Set<AbortController>()
+  #closed: HeadraceError | undefined
   #tokensPerSecond = 0
 
   constructor(of: ClusterRunsOptions) {
@@ -38,6 +40,27 @@ export class ClusterRuns implements Runs {
   }
 
   async *run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
+    const live = new AbortController()
+    const leave = (): void => live.abort(signal.reason)
+    if (signal.aborted) leave()
+    if (this.#closed !== undefined) live.abort(this.#closed)
+    signal.addEventListener('abort', leave, { once: true })
+    this.#live.add(live)
+    try {
+      yield* this.#run(request, live.signal)
+    } finally {
+      this.#live.delete(live)
+      signal.removeEventListener('abort', leave)
+    }
+  }
+
+  /** Ends all runs, and those to come, with this error. */
+  close(reason: HeadraceError): void {
+    this.#closed = reason
+    for (const live of this.#live) live.abort(reason)
+  }
+
+  async *#run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
     const { registry, shape, clock } = this.#of
     const deps = {
       admission: this.#admission,

@@ -1,3 +1,4 @@
+import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, type ErrorCode, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import type { RunId } from '../../shared/ids.ts'
 import type { Plan } from '../../shared/plan.ts'
@@ -9,6 +10,8 @@ export interface Workers {
   /** Where other workers fetch KV from this one. */
   urlOf(worker: string): string
   send(worker: string, command: Command, payload?: Uint8Array): void
+  /** Whether there is a link to the worker: what is sent to any other is lost. */
+  has(worker: string): boolean
   /** From now on `onEvent` gets what workers say about the run, and `onLost` hears of any worker that goes. */
   follow(run: RunId, follower: RunFollower): () => void
 }
@@ -24,6 +27,12 @@ export interface WorkerNews {
   readonly payload: Uint8Array
 }
 
+/** A run in which no worker says anything for so long is given up: its workers live, but something between them hangs. */
+export interface Patience {
+  readonly clock: Clock
+  readonly seconds: number
+}
+
 /**
  * Sends a plan out and yields what its workers report, until each of them has finished (DESIGN section 2, step 5). The
  * first failure, an abort of `signal`, or leaving the generator cancels the run on every worker at once.
@@ -33,16 +42,19 @@ export async function* dispatch(
   plan: Plan,
   request: RunRequest,
   workers: Workers,
+  patience: Patience,
   signal: AbortSignal,
 ): AsyncGenerator<WorkerNews, void> {
   const unfinished = new Set<string>([...plan.workers.map(({ worker }) => worker), plan.decode])
-  const news = new News(unfinished)
+  const news = new News(unfinished, patience)
   const unfollow = workers.follow(run, news)
   const onAbort = (): void => news.fail(asHeadraceError(signal.reason, 'cancelled'))
   const onEnough = (): void => workers.send(plan.decode, { kind: 'stop', run })
   let reason: HeadraceError = new HeadraceError('cancelled', 'the client has what it wants')
   try {
     signal.throwIfAborted()
+    for (const worker of unfinished)
+      if (!workers.has(worker)) throw new HeadraceError('worker_lost', `${worker} left before the run began`)
     signal.addEventListener('abort', onAbort, { once: true })
     assign(run, plan, request, workers)
     request.enough?.addEventListener('abort', onEnough, { once: true })
@@ -98,14 +110,16 @@ const bytesOf = ({ buffer, byteOffset, byteLength }: Int32Array): Uint8Array =>
  * and links that fill faster than they are read are paused.
  */
 class News implements RunFollower {
-  readonly #workers: ReadonlySet<string>
+  /** Workers that have not said the last of this run: losing another one is no matter. */
+  readonly #owing: Set<string>
+  readonly #patience: Patience
   readonly #unread: WorkerNews[] = []
   #error: HeadraceError | undefined
   #wake: (() => void) | undefined
 
-  /** @param workers those of the run that have not finished: losing another one is no matter */
-  constructor(workers: ReadonlySet<string>) {
-    this.#workers = workers
+  constructor(workers: Iterable<string>, patience: Patience) {
+    this.#owing = new Set(workers)
+    this.#patience = patience
   }
 
   onEvent(worker: string, event: WorkerEvent, payload: Uint8Array): void {
@@ -113,12 +127,13 @@ class News implements RunFollower {
       this.fail(new HeadraceError(codeForClient(event.code), `${worker}: ${event.message}`, { details: { worker } }))
       return
     }
+    if (event.kind === 'finished') this.#owing.delete(worker)
     this.#unread.push({ worker, event, payload })
     this.#wake?.()
   }
 
   onLost(worker: string, error: HeadraceError): void {
-    if (!this.#workers.has(worker)) return
+    if (!this.#owing.has(worker)) return
     this.fail(
       new HeadraceError('worker_lost', `${worker} vanished: ${error.message}`, { details: { worker }, cause: error }),
     )
@@ -134,10 +149,20 @@ class News implements RunFollower {
       if (this.#error !== undefined) throw this.#error
       const news = this.#unread.shift()
       if (news !== undefined) return news
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
+      await this.#wakened()
     }
+  }
+
+  /** Resolves when there is something to look at: news, or that there has been none for too long. */
+  async #wakened(): Promise<void> {
+    const { clock, seconds } = this.#patience
+    const waiting = new AbortController()
+    const late = (): void => this.fail(new HeadraceError('worker_failed', `no progress for ${seconds.toFixed(0)} s`))
+    clock.sleep(seconds, waiting.signal).then(late, () => undefined) // news came first
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve
+    })
+    waiting.abort()
   }
 }
 

@@ -43,8 +43,9 @@ export async function* runRequest(
     yield { kind: 'planned', run, plan, queueSeconds }
 
     // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
+    const patience = { clock, seconds: stallSeconds(plan, deps.layers) }
     const follow = new Following(plan, deps.layers, clock, arrived)
-    for await (const news of dispatch(run, plan, request, deps.workers, signal)) {
+    for await (const news of dispatch(run, plan, request, deps.workers, patience, signal)) {
       // 8. The decode node has every block: the next prompt may start its prefill.
       if (news.event.kind === 'kv_assembled') turn.prefilled()
       // 9. Progress and tokens go back to the client.
@@ -58,6 +59,13 @@ export async function* runRequest(
     turn.done()
   }
 }
+
+/** Workers report every layer, so several layers' time without a word is a stall; below a minute it may be a busy host. */
+const stallSeconds = ({ predictedTtftSeconds }: Plan, layers: number): number =>
+  Math.max(LEAST_STALL_SECONDS, (STALL_LAYERS * predictedTtftSeconds) / layers)
+
+const LEAST_STALL_SECONDS = 60
+const STALL_LAYERS = 10
 
 /** Turns what workers say into what a client hears, and adds up the report. */
 class Following {

@@ -2,9 +2,11 @@ import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
 import type { RunEvent, RunRequest } from '../../coordinator/runs/events.ts'
 import { HeadraceError } from '../../shared/errors.ts'
-import { DATA_LIMITS } from '../../shared/link/link.ts'
+import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
+import { commandSchema, eventSchema, PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
+import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import type { ComputeEvent } from '../../worker/compute/messages.ts'
-import { equalWorkers, MemoryCluster } from '../support/memory-cluster.ts'
+import { equalWorkers, FINGERPRINT, MemoryCluster, type MemoryWorker } from '../support/memory-cluster.ts'
 import { createTinyModel, type TinyModel } from '../support/tiny-model.ts'
 
 const request = (of: Partial<RunRequest> = {}): RunRequest => ({
@@ -156,9 +158,54 @@ describe('a cluster', () => {
   it('refuses a second worker of the same name', () =>
     within(equalWorkers(1), async () => {
       const first = cluster.workers.get('w1')!
-      const { served } = await cluster.add({ name: 'w1', role: 'prefill' })
-      await assert.rejects(served, coded('name_taken'))
+      const second = await cluster.add({ name: 'w1', role: 'prefill', url: 'memory://other' })
+      await cluster.refused('name_taken')
+      await second.agent.leave(0)
+      assert.equal((await all(cluster.runs.run(request(), never()))).at(-1)?.kind, 'finished')
       cluster.workers.set('w1', first)
+    }))
+
+  it('takes a worker back that dials again though its old link is not known to be dead', () =>
+    within(equalWorkers(1), async () => {
+      const again = await cluster.network.dial('memory://coordinator', CONTROL_LIMITS, never())
+      const facts = { engine: 'reference', host: 'memory', cores: 1, memoryBytes: 0, fingerprint: FINGERPRINT }
+      const join = {
+        kind: 'join',
+        protocol: PROTOCOL_VERSION,
+        name: 'w1',
+        role: 'prefill',
+        url: 'memory://w1',
+      } as const
+      await again.send(encodeMessage(eventSchema, { ...join, ...facts }))
+      const answer = decodeMessage(commandSchema, (await again.receive())!, CONTROL_LIMITS.maxFrameBytes)
+      assert.equal(answer.message.kind, 'joined')
+      // The old one was alive after all: it dials again and takes its place back.
+      await cluster.until(() => again.closed.aborted && cluster.runs.unready() === undefined)
+      assert.equal((await all(cluster.runs.run(request(), never()))).at(-1)?.kind, 'finished')
+    }))
+
+  it('fails a run with `worker_lost` when a worker of its plan is gone before it is assigned', () =>
+    within(equalWorkers(2), async () => {
+      const events = cluster.runs.run(request({ workers: 2 }), never())
+      const first = await events.next()
+      assert.equal(first.value?.kind, 'planned')
+      await cluster.workers.get('w2')?.agent.leave(0)
+      await cluster.until(() =>
+        cluster.runs.cluster().workers.every(({ id, state }) => id !== 'w2' || state === 'lost'),
+      )
+      await assert.rejects(events.next(), coded('worker_lost'))
+      await cluster.until(() => quiet(cluster))
+    }))
+
+  it('ends running and coming runs with `shutting_down` when the coordinator stops', () =>
+    within(equalWorkers(2), async () => {
+      const stopping = new HeadraceError('shutting_down', 'stopping')
+      const run = (async () => {
+        for await (const event of cluster.runs.run(request({ maxTokens: 500 }), never()))
+          if (event.kind === 'progress') cluster.runs.close(stopping)
+      })()
+      await assert.rejects(run, coded('shutting_down'))
+      await assert.rejects(all(cluster.runs.run(request(), never())), coded('shutting_down'))
     }))
 
   it('says `no_workers` and `no_decode_node` while it has none', async () => {
@@ -190,7 +237,7 @@ describe('a cluster', () => {
     }))
 })
 
-const idle = (worker: { metrics: { runsActive: { get(): unknown } } }): boolean => worker.metrics !== undefined
+const idle = ({ agent }: MemoryWorker): boolean => agent.running === 0
 
 const changed = (
   event: ComputeEvent,

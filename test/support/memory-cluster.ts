@@ -1,6 +1,6 @@
 import { Registry } from '../../coordinator/cluster/registry.ts'
 import { readyDecode, readyPrefill } from '../../coordinator/cluster/state.ts'
-import { createCoordinatorMetrics } from '../../coordinator/metrics.ts'
+import { type CoordinatorMetrics, createCoordinatorMetrics } from '../../coordinator/metrics.ts'
 import { ClusterRuns } from '../../coordinator/runs/cluster-runs.ts'
 import type { QueueLimits } from '../../coordinator/runs/queue.ts'
 import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
@@ -32,6 +32,8 @@ export interface MemoryWorkerOptions {
   readonly cost?: Cost
   readonly fingerprint?: string
   readonly protocol?: number
+  /** Where its KV is fetched, if not at its name. */
+  readonly url?: string
   readonly meddle?: (event: ComputeEvent) => ComputeEvent
 }
 
@@ -46,11 +48,12 @@ export class MemoryCluster {
   readonly network = new MemoryNetwork()
   readonly registry: Registry
   readonly runs: ClusterRuns
-  readonly metrics = createCoordinatorMetrics({ version: 'test', model: 'tiny' })
+  readonly #metrics: CoordinatorMetrics
   readonly workers = new Map<string, MemoryWorker>()
   readonly #folder: string
 
-  private constructor(folder: string, registry: Registry, runs: ClusterRuns) {
+  private constructor(folder: string, registry: Registry, runs: ClusterRuns, metrics: CoordinatorMetrics) {
+    this.#metrics = metrics
     this.#folder = folder
     this.registry = registry
     this.runs = runs
@@ -71,7 +74,7 @@ export class MemoryCluster {
       clock: realClock,
       ...(of.limits && { limits: of.limits }),
     })
-    const cluster = new MemoryCluster(folder, registry, runs)
+    const cluster = new MemoryCluster(folder, registry, runs, metrics)
     for (const worker of of.workers) await cluster.add(worker)
     await cluster.until(
       () => readyPrefill(registry.state).length + readyDecode(registry.state).length === of.workers.length,
@@ -85,7 +88,7 @@ export class MemoryCluster {
     const fingerprint = of.fingerprint ?? FINGERPRINT
     const metrics = new WorkerMetrics({ version: 'test', role: of.role, engine: 'reference' })
     const listening = new PeerListening({ fingerprint, clock: realClock, log })
-    const url = `memory://${of.name}`
+    const url = of.url ?? `memory://${of.name}`
     this.network.register(url, DATA_LIMITS, (link) => void listening.serve(link))
     const agent = new Agent({
       coordinatorUrl: COORDINATOR,
@@ -122,6 +125,15 @@ export class MemoryCluster {
     worker.served.catch(() => undefined) // tests that care await it
     this.workers.set(of.name, worker)
     return worker
+  }
+
+  /** Resolves once a worker has been refused with this code. */
+  async refused(code: string): Promise<void> {
+    for (;;) {
+      const { values } = await this.#metrics.joinsRefused.get()
+      if (values.some(({ labels, value }) => labels.code === code && value > 0)) return
+      await new Promise((resolve) => setImmediate(resolve))
+    }
   }
 
   /** Turns the event loop until `condition` holds. The runner's own time limit ends a test in which it never does. */

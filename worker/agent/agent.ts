@@ -13,6 +13,9 @@ import type { Session, SessionDeps } from './session.ts'
 /** Waits between attempts to reach the coordinator: doubling, with jitter, so that a fleet does not knock in step. */
 const RETRY_FIRST_SECONDS = 0.2
 const RETRY_MOST_SECONDS = 5
+const SILENCE_LIMIT_SECONDS = 15
+/** Longer than the coordinator takes to notice that a link is dead. */
+const NAME_GRACE_SECONDS = 20
 
 export interface AgentOptions {
   readonly coordinatorUrl: string
@@ -38,6 +41,12 @@ export class Agent {
   readonly #idle: Idle
   #link: Link | undefined
   #cost: Cost | undefined
+  #calibrating: Promise<Cost> | undefined
+  #retrySeconds = RETRY_FIRST_SECONDS
+  /** Since when the coordinator has said that this worker's name is taken. */
+  #nameTakenSince: number | undefined
+  /** Whole seconds in which nothing has come from the coordinator. */
+  #silentSeconds = 0
   #onDismissed: () => void = () => undefined
 
   constructor(of: AgentOptions) {
@@ -49,24 +58,27 @@ export class Agent {
   async serve(): Promise<void> {
     const { log, clock, coordinatorUrl } = this.#of
     const signal = this.#leaving.signal
-    let wait = RETRY_FIRST_SECONDS
     while (!signal.aborted) {
       try {
         await this.#connect(signal)
-        wait = RETRY_FIRST_SECONDS
       } catch (thrown) {
         const error = asHeadraceError(thrown)
-        if (isFinal(error)) throw error
+        if (this.#isFinal(error)) throw error
         if (signal.aborted) return
-        const seconds = wait * (0.5 + this.#of.random())
+        const seconds = this.#retrySeconds * (0.5 + this.#of.random())
         log.info(
           { coordinatorUrl, code: error.code, retrySeconds: Number(seconds.toFixed(1)) },
           `waiting for the coordinator: ${error.message}`,
         )
         await clock.sleep(seconds, signal).catch(() => undefined) // leaving ends the wait
-        wait = Math.min(wait * 2, RETRY_MOST_SECONDS)
+        this.#retrySeconds = Math.min(this.#retrySeconds * 2, RETRY_MOST_SECONDS)
       }
     }
+  }
+
+  /** Runs that this worker has a part in. */
+  get running(): number {
+    return this.#sessions.size
   }
 
   /** Takes no new runs, lets those it has end (up to `graceSeconds`), then goes. */
@@ -97,9 +109,11 @@ export class Agent {
     const { dialer, coordinatorUrl, join, session, log } = this.#of
     const link = await this.#dial(() => dialer.dial(coordinatorUrl, CONTROL_LIMITS, signal))
     this.#link = link
+    const watch = this.#watchSilence(link)
     try {
       await link.send(encodeMessage(eventSchema, join))
       for (let frame = await link.receive(); frame; frame = await link.receive()) {
+        this.#silentSeconds = 0
         const { message, payload } = decodeMessage(commandSchema, frame, CONTROL_LIMITS.maxFrameBytes)
         this.#obey(message, payload)
       }
@@ -108,11 +122,32 @@ export class Agent {
       link.close(asHeadraceError(thrown))
       throw thrown
     } finally {
+      await watch
       this.#link = undefined
       session.metrics.connected.set(0)
       this.#cancelAll(new HeadraceError('link_closed', 'the coordinator is gone'))
       log.debug('control link closed')
     }
+  }
+
+  /**
+   * The coordinator asks for a sign of life every second, so silence means that its host or the network is gone without a
+   * word. Seconds are counted, not read off a clock, so that a stall of this process is not taken for one of the other.
+   */
+  async #watchSilence(link: Link): Promise<void> {
+    this.#silentSeconds = 0
+    while (!link.closed.aborted) {
+      await this.#of.clock.sleep(1, link.closed).catch(() => undefined) // the loop's condition ends it
+      if (++this.#silentSeconds > SILENCE_LIMIT_SECONDS)
+        link.close(new HeadraceError('link_closed', `the coordinator is silent for ${SILENCE_LIMIT_SECONDS} s`))
+    }
+  }
+
+  /** A name may be held for a while by this worker's own broken link; another model or protocol does not pass. */
+  #isFinal({ code }: HeadraceError): boolean {
+    if (code !== 'name_taken') return code === 'fingerprint_mismatch' || code === 'protocol_mismatch'
+    this.#nameTakenSince ??= this.#of.clock.now()
+    return this.#of.clock.now() - this.#nameTakenSince > NAME_GRACE_SECONDS
   }
 
   async #dial(dial: () => Promise<Link>): Promise<Link> {
@@ -165,6 +200,8 @@ export class Agent {
     const { log, session, join } = this.#of
     session.metrics.joins.inc()
     session.metrics.connected.set(1)
+    this.#retrySeconds = RETRY_FIRST_SECONDS
+    this.#nameTakenSince = undefined
     log.info({ role: join.role, coordinatorUrl: this.#of.coordinatorUrl }, 'joined')
     const link = this.#link
     this.#calibrate().then(
@@ -178,7 +215,9 @@ export class Agent {
   /** Once in a process: the machine does not change because a link broke. */
   async #calibrate(): Promise<void> {
     if (this.#of.join.role === 'decode' || this.#cost !== undefined) return
-    this.#cost = await this.#of.session.compute.calibrate()
+    // A link that broke meanwhile is no reason to start a second time, beside the first.
+    this.#calibrating ??= this.#of.session.compute.calibrate()
+    this.#cost = await this.#calibrating
     this.#of.log.info({ cost: this.#cost }, 'calibrated')
   }
 
@@ -211,9 +250,6 @@ export class Agent {
       .catch((error: unknown) => this.#of.log.debug({ err: error, kind: event.kind }, 'not delivered'))
   }
 }
-
-const isFinal = ({ code }: HeadraceError): boolean =>
-  code === 'fingerprint_mismatch' || code === 'protocol_mismatch' || code === 'name_taken'
 
 /** Token ids out of a payload. A copy, because its buffer goes to another thread. */
 function int32(payload: Uint8Array): Int32Array<ArrayBuffer> {

@@ -26,7 +26,7 @@ export class DecodeSession extends Session {
       fingerprint: deps.fingerprint,
       bytesPerToken: kvBytesPerTokenLayer(shape),
     })
-    this.#compute = deps.compute.decode(assignment, lastToken, (event) => this.#onCompute(event))
+    this.#compute = deps.compute.decode(assignment, lastToken, (event) => this.attempt(() => this.#onCompute(event)))
     for (const { worker, url } of assignment.workers)
       this.#subscribe(worker, url).catch((error: unknown) => this.fail(error))
   }

@@ -32,7 +32,7 @@ export class PrefillSession extends Session {
       onDrained: () => this.#finishIfDone(),
       onError: (error) => this.fail(error),
     })
-    this.#compute = deps.compute.prefill(assignment, tokens, (event) => this.#onCompute(event))
+    this.#compute = deps.compute.prefill(assignment, tokens, (event) => this.attempt(() => this.#onCompute(event)))
     deps.listening.open(assignment.run, this.#exchange)
     this.#subscribe().catch((error: unknown) => this.fail(error))
   }

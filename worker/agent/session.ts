@@ -78,6 +78,15 @@ export abstract class Session {
     this.#end('failed', error)
   }
 
+  /** What goes wrong while an event is handled ends this run, not the process. */
+  protected attempt(work: () => void): void {
+    try {
+      work()
+    } catch (thrown) {
+      this.fail(thrown)
+    }
+  }
+
   /** Lets go of links, memory and the compute thread's work. */
   protected abstract clear(): void
 

@@ -1,6 +1,6 @@
 import { setFlagsFromString } from 'node:v8'
 import { Worker } from 'node:worker_threads'
-import { HeadraceError } from '../../shared/errors.ts'
+import { abortError, HeadraceError } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { KvBlock } from '../prefill/exchange.ts'
@@ -100,7 +100,8 @@ class ComputeThread implements Compute {
   }
 
   #open(run: string, onEvent: OnEvent): ComputeRun {
-    this.#runs.set(run, onEvent)
+    if (this.failed.aborted) queueMicrotask(() => onEvent(failedEvent(abortError(this.failed))))
+    else this.#runs.set(run, onEvent)
     return {
       deliver: (block) => this.#post({ kind: 'deliver', run, block }, [block.bytes.buffer]),
       stop: () => this.#post({ kind: 'stop', run }),
@@ -139,8 +140,14 @@ class ComputeThread implements Compute {
     this.#failure.abort(error)
     this.#waiting?.reject(error)
     this.#waiting = undefined
-    const failed: ComputeEvent = { kind: 'failed', code: error.code, message: error.message, details: error.details }
-    for (const onEvent of this.#runs.values()) onEvent(failed)
+    for (const onEvent of this.#runs.values()) onEvent(failedEvent(error))
     this.#runs.clear()
   }
 }
+
+const failedEvent = ({ code, message, details }: HeadraceError): ComputeEvent => ({
+  kind: 'failed',
+  code,
+  message,
+  details,
+})

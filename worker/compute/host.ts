@@ -1,5 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
+import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
 import { blocksOf } from '../../shared/plan.ts'
 import type { DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import { Assembly } from '../decode/assembly.ts'
@@ -28,6 +29,8 @@ export class ComputeHost {
   readonly #of: ComputeHostOptions
   readonly #runs = new Map<string, Running>()
   readonly #idle: Idle
+  /** KV caches of the runs that are being decoded. */
+  #kvBytes = 0
 
   constructor(of: ComputeHostOptions) {
     this.#of = of
@@ -104,17 +107,20 @@ export class ComputeHost {
     const { run, workers, blockTokens } = assignment
     const { signal } = controller
     const started = clock.now()
+    const capacity = assignment.promptTokens + assignment.maxTokens - 1
+    const bytes = engine.shape.layers * capacity * kvBytesPerTokenLayer(engine.shape)
     const assembly = new Assembly({
       engine,
-      capacity: assignment.promptTokens + assignment.maxTokens - 1,
+      capacity,
       expectedBlocks:
         blocksOf(
           workers.flatMap(({ spans }) => spans),
           blockTokens,
         ).length * engine.shape.layers,
-      budgetBytes: kvBudgetBytes,
+      budgetBytes: kvBudgetBytes - this.#kvBytes,
       signal,
     })
+    this.#kvBytes += bytes
     let enough = false
     this.#runs.set(run, {
       controller,
@@ -143,6 +149,7 @@ export class ComputeHost {
       return { ...done, waitSeconds }
     } finally {
       assembly.release()
+      this.#kvBytes -= bytes
     }
   }
 

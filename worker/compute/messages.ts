@@ -16,7 +16,7 @@ export interface ComputeConfig {
   readonly modelFolder: string
   readonly engine: EngineName
   readonly threads: number
-  /** Most float32 bytes of KV cache that one run may take at a decode node. */
+  /** Most float32 bytes of KV cache that the runs of a decode node may take together. */
   readonly kvBudgetBytes: number
 }
 
