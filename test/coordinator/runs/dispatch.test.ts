@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { dispatch, type RunFollower, type Workers } from '../../../coordinator/runs/dispatch.ts'
+import type { RunRequest } from '../../../coordinator/runs/events.ts'
+import { HeadraceError } from '../../../shared/errors.ts'
+import { asRunId } from '../../../shared/ids.ts'
+import type { Command } from '../../../shared/protocol/control.ts'
+import { ManualClock } from '../../support/manual-clock.ts'
+import { chainPlan } from '../../support/scripted-runs.ts'
+
+const RUN = asRunId('run')
+const request: RunRequest = {
+  promptTokens: Int32Array.of(7, 8, 9, 10, 11),
+  maxTokens: 3,
+  sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
+  stopTokens: [2],
+}
+
+/** Workers that say nothing by themselves; what they are sent is written down. */
+function silentWorkers() {
+  const sent: { worker: string; command: Command; tokens: number[] }[] = []
+  let follower: RunFollower | undefined
+  const workers: Workers = {
+    urlOf: (worker) => `ws://${worker}`,
+    has: () => true,
+    send: (worker, command, payload) => {
+      const bytes = payload?.slice() ?? new Uint8Array()
+      sent.push({ worker, command, tokens: [...new Int32Array(bytes.buffer)] })
+    },
+    follow: (_run, who) => {
+      follower = who
+      return () => {
+        follower = undefined
+      }
+    },
+  }
+  return { workers, sent, follower: () => follower! }
+}
+
+const coded = (code: string) => (error: unknown) => error instanceof HeadraceError && error.code === code
+
+describe('a dispatched run', () => {
+  const plan = chainPlan(5)
+  const start = (seconds = 60) => {
+    const clock = new ManualClock()
+    const silent = silentWorkers()
+    const controller = new AbortController()
+    const news = dispatch(RUN, plan, request, silent.workers, { clock, seconds }, controller.signal)
+    return { ...silent, clock, controller, news }
+  }
+
+  it('gives each worker its own tokens, and the decode node the last one, first', async () => {
+    const { news, sent, controller } = start()
+    const first = news.next()
+    assert.deepEqual(
+      sent.map(({ worker, command, tokens }) => [worker, command.kind, tokens]),
+      [
+        ['d1', 'decode', [11]],
+        ['w1', 'prefill', [7, 8]],
+        ['w2', 'prefill', [9, 10]],
+      ],
+    )
+    controller.abort()
+    await assert.rejects(first, coded('cancelled'))
+  })
+
+  it('is given up, on every worker, when none says anything for too long', async () => {
+    const { news, sent, clock } = start(60)
+    const first = news.next()
+    clock.advance(59)
+    sent.length = 0
+    clock.advance(1)
+    await assert.rejects(first, coded('worker_failed'))
+    assert.deepEqual(sent.map(({ worker, command }) => `${worker} ${command.kind}`).sort(), [
+      'd1 cancel',
+      'w1 cancel',
+      'w2 cancel',
+    ])
+  })
+
+  it('has all the time again after each report', async () => {
+    const { news, clock, follower } = start(60)
+    for (let layer = 0; layer < 5; layer++) {
+      const next = news.next()
+      clock.advance(50)
+      follower().onEvent('w1', { kind: 'layer_finished', run: RUN, layer }, new Uint8Array())
+      assert.equal((await next).value?.event.kind, 'layer_finished')
+    }
+  })
+
+  it('does not miss a worker that has said its last word', async () => {
+    const { news, follower } = start()
+    const next = news.next()
+    const zero = { tokens: 2, computeSeconds: 0, waitSeconds: 0, sendSeconds: 0, sent: [] }
+    const report = { worker: 'w1', role: 'prefill' as const, ...zero }
+    follower().onEvent('w1', { kind: 'finished', run: RUN, report }, new Uint8Array())
+    follower().onLost('w1', new HeadraceError('link_closed', 'left in good order'))
+    assert.equal((await next).value?.event.kind, 'finished')
+    follower().onLost('w2', new HeadraceError('link_closed', 'killed'))
+    await assert.rejects(news.next(), coded('worker_lost'))
+  })
+})
