@@ -1,8 +1,6 @@
 import type { CoordinatorMetrics } from './metrics.ts'
+import { tokensPerSecond } from './planning/cost.ts'
 import type { Runs, WorkerView } from './runs/events.ts'
-
-/** The prompt length at which a worker's speed is stated: long enough that fixed costs do not matter. */
-const SPEED_TOKENS = 512
 
 /** Sets the gauges from the cluster as it is now, at each scrape: nothing to keep in step, nothing left of who is gone. */
 export function observeCluster(metrics: CoordinatorMetrics, runs: Runs, layers: number): void {
@@ -31,8 +29,3 @@ function zeroWorkers({ workers }: CoordinatorMetrics): void {
 
 const ROLES: readonly WorkerView['role'][] = ['prefill', 'decode']
 const STATES: readonly WorkerView['state'][] = ['joining', 'ready', 'leaving', 'lost']
-
-function tokensPerSecond({ o, a, b }: NonNullable<WorkerView['cost']>, layers: number): number {
-  const seconds = layers * (o + a * SPEED_TOKENS + (b * SPEED_TOKENS ** 2) / 2)
-  return seconds > 0 ? SPEED_TOKENS / seconds : 0
-}

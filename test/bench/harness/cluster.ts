@@ -41,8 +41,11 @@ export async function withCluster<T>(
   try {
     return await work({ url, pids, signal: AbortSignal.any([signal, group.failed]) })
   } catch (thrown) {
+    // Who ends the suite may have ended its processes in the same breath: that is no failure of theirs.
+    if (signal.aborted) throw abortError(signal)
     // Its links break before the end of a process is heard of, and how it ended says more.
     await realClock.sleep(LAST_WORDS_SECONDS)
+    if (signal.aborted) throw abortError(signal)
     throw group.failed.aborted ? abortError(group.failed) : thrown
   } finally {
     await group.stop()
