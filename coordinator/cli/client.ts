@@ -95,7 +95,7 @@ function apiError({ error }: ErrorAnswer, status?: number): HeadraceError {
 }
 
 /** The data of each event of a stream (one line each, as this API sends them); comments are passed over. */
-async function* serverSentData(answer: Response): AsyncGenerator<string, void> {
+export async function* serverSentData(answer: Response): AsyncGenerator<string, void> {
   const decoder = new TextDecoder()
   let text = ''
   for await (const piece of answer.body ?? []) {

@@ -201,4 +201,4 @@ export class Registry implements Workers {
 }
 
 const disconnectReason = ({ code }: HeadraceError): (typeof DISCONNECT_REASONS)[number] =>
-  code === 'link_closed' || code === 'link_overflow' ? 'link_closed' : code === 'worker_lost' ? 'silent' : 'protocol'
+  code === 'link_closed' ? 'link_closed' : code === 'worker_lost' ? 'silent' : 'protocol'

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { PrefillInfo } from '../../../coordinator/cli/client.ts'
+import { type PrefillInfo, serverSentData } from '../../../coordinator/cli/client.ts'
 import { bundledModel } from '../../support/paths.ts'
 
 /** A prompt as the API takes it, the same for every run of a suite. */
@@ -95,12 +95,5 @@ interface Chunk {
 }
 
 async function* chunksOf(answer: Response): AsyncGenerator<Chunk, void> {
-  const decoder = new TextDecoder()
-  let text = ''
-  for await (const piece of answer.body ?? []) {
-    text += decoder.decode(piece as Uint8Array, { stream: true })
-    const lines = text.split('\n')
-    text = lines.pop() ?? ''
-    for (const line of lines) if (line.startsWith('data: {')) yield JSON.parse(line.slice('data: '.length)) as Chunk
-  }
+  for await (const data of serverSentData(answer)) if (data !== '[DONE]') yield JSON.parse(data) as Chunk
 }
