@@ -1,5 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
-import { STRATEGIES } from '../shared/plan.ts'
+import { BOUNDS, STRATEGIES } from '../shared/plan.ts'
 
 /**
  * Every series of a coordinator process. Base units, bounded labels (never a run, an address or a prompt), and all
@@ -16,7 +16,7 @@ const RUN_STRATEGIES = [...STRATEGIES, 'none'] as const
 const PHASES = ['tokenize', 'queue', 'compute', 'wait', 'send', 'decode'] as const
 
 /** Why a plan has its strategy: the client asked for it, or what limits the best plan found. */
-const DECISIONS = ['asked', 'compute', 'latency'] as const
+const DECISIONS = ['asked', ...BOUNDS] as const
 
 /** Why a worker's link ended: it said so, the socket broke, nothing was heard for too long, or it spoke nonsense. */
 export const DISCONNECT_REASONS = ['leaving', 'link_closed', 'silent', 'protocol'] as const

@@ -1,3 +1,11 @@
 /** What can do the arithmetic: `onnx` is ONNX Runtime; `reference` is plain loops, slow and obvious. */
 export const ENGINES = ['onnx', 'reference'] as const
 export type EngineName = (typeof ENGINES)[number]
+
+/**
+ * How an engine keeps the weights of its linear layers. `bf16` holds half of float32 and widens a layer before it is used,
+ * which changes no number of a bfloat16 checkpoint. `int8` computes with 8-bit weights (one scale per output) and 8-bit
+ * activations (one scale per token): faster, and a little off.
+ */
+export const WEIGHTS = ['f32', 'bf16', 'int8'] as const
+export type Weights = (typeof WEIGHTS)[number]

@@ -13,8 +13,16 @@ export type Span = Readonly<z.infer<typeof spanSchema>>
 
 export const spanTokens = (spans: readonly Span[]): number => spans.reduce((n, s) => n + s.end - s.start, 0)
 
-/** What limits a plan's time to first token. Links and memory come in with their own measurements. */
-export type Bound = 'compute' | 'latency'
+/**
+ * How the numbers of a KV block travel. `int8` has one float32 scale per head and token. A block keeps the precision that
+ * its maker gave it: who passes it on does not touch it.
+ */
+export const WIRES = ['f32', 'f16', 'int8'] as const
+export type Wire = (typeof WIRES)[number]
+
+/** What limits a plan's time to first token. */
+export const BOUNDS = ['compute', 'link', 'latency', 'memory'] as const
+export type Bound = (typeof BOUNDS)[number]
 
 /** One worker's part of a plan, in the order of the chain or ring. Spans are in ascending order. */
 interface PlanWorker {
@@ -22,21 +30,26 @@ interface PlanWorker {
   readonly spans: readonly Span[]
   /** Predicted seconds of arithmetic for these spans, all layers. */
   readonly computeSeconds: number
+  /** Precision of its blocks on their way to later workers, and to the decode node. */
+  readonly prefixWire: Wire
+  readonly handoffWire: Wire
 }
 
 /** A complete, frozen value: a worker carries out its part with no further question. */
 export interface Plan {
   readonly strategy: Strategy
-  /** Positions `[0, prefillTokens)` are computed by the workers; the decode node computes the prompt's last token. */
+  /** Positions `[0, prefillTokens)` are computed by the workers, the others by the decode node: at least the last one. */
   readonly promptTokens: number
   readonly prefillTokens: number
-  /** Empty when the prompt is a single token: then the decode node does all. */
+  /** Empty when the decode node does all. */
   readonly workers: readonly PlanWorker[]
   readonly decode: WorkerId
   /** Most tokens in one KV block. Blocks are counted from the start of their span. */
   readonly blockTokens: number
   readonly predictedTtftSeconds: number
   readonly bound: Bound
+  /** The same in words, naming who or what: `worker-2 computes`, `link worker-1 to worker-2`. */
+  readonly boundBy: string
 }
 
 /** The KV blocks that spans are cut into, in ascending order: `[start, end)` each, at most `blockTokens` long. */

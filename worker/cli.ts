@@ -1,7 +1,7 @@
 import { hostname } from 'node:os'
 import { checkHost, linkUrl, type Program, wholeNumber } from '../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../shared/cli/process.ts'
-import { ENGINES } from '../shared/engine-name.ts'
+import { ENGINES, WEIGHTS } from '../shared/engine-name.ts'
 import { createLog } from '../shared/log.ts'
 import { defaultKvBudgetBytes, defaultThreads, startWorker, type WorkerConfig } from './worker.ts'
 
@@ -29,6 +29,11 @@ export const workerCommand = (program: Program): Program =>
         .option('name', { type: 'string', describe: 'Unique in the cluster [default: role, host, process id]' })
         .option('engine', { choices: ENGINES, default: 'onnx' as const, describe: 'What does the arithmetic' })
         .option('threads', { type: 'number', describe: 'Threads of the engine [default: all cores]' })
+        .option('weights', {
+          choices: WEIGHTS,
+          default: 'f32' as const,
+          describe: 'How weights are kept and computed with',
+        })
         .option('host', { type: 'string', default: '127.0.0.1', describe: 'Where to listen for other workers' })
         .option('port', {
           type: 'number',
@@ -55,6 +60,7 @@ interface WorkerArgs {
   name?: string | undefined
   engine: WorkerConfig['engine']
   threads?: number | undefined
+  weights: WorkerConfig['weights']
   host: string
   port: number
   advertise?: string | undefined
@@ -75,6 +81,7 @@ async function run(args: WorkerArgs): Promise<void> {
       role: args.role,
       name,
       engine: args.engine,
+      weights: args.weights,
       threads: wholeNumber('threads', args.threads ?? defaultThreads(), 1, 1024),
       host: args.host,
       port: wholeNumber('port', args.port, 0, 65535),

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { availableParallelism, freemem, hostname, totalmem } from 'node:os'
 import { aborted } from '../shared/cli/process.ts'
-import type { EngineName } from '../shared/engine-name.ts'
+import type { EngineName, Weights } from '../shared/engine-name.ts'
 import { abortError } from '../shared/errors.ts'
 import { DATA_LIMITS } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
@@ -25,6 +25,7 @@ export interface WorkerConfig {
   readonly name: string
   readonly engine: EngineName
   readonly threads: number
+  readonly weights: Weights
   readonly host: string
   /** 0 takes any free port. */
   readonly port: number
@@ -44,9 +45,9 @@ export interface RunningWorker {
 
 /** Puts a worker process together: load the model, listen for peers, dial the coordinator. */
 export async function startWorker(config: WorkerConfig, log: Log): Promise<RunningWorker> {
-  const { modelFolder, engine, threads, kvBudgetBytes } = config
+  const { modelFolder, engine, threads, weights, kvBudgetBytes } = config
   const [compute, fingerprint] = await Promise.allSettled([
-    startCompute({ modelFolder, engine, threads, kvBudgetBytes }),
+    startCompute({ modelFolder, engine, threads, weights, kvBudgetBytes }),
     modelFingerprint(modelFolder),
   ])
   if (compute.status === 'rejected') throw compute.reason
@@ -86,7 +87,9 @@ async function joinCluster(
       url,
       host: hostname(),
       cores: availableParallelism(),
+      threads,
       memoryBytes: totalmem(),
+      budgetBytes: config.kvBudgetBytes,
     },
     dialer: wsDialer,
     random: () => randomInt(2 ** 32) / 2 ** 32,

@@ -38,6 +38,7 @@ async function demo(): Promise<void> {
       workers: WORKERS,
       decodeNodes: 1,
       engine: 'onnx',
+      weights: 'f32',
       threads: 1,
       // One core each, so that one worker alone is a fair rival of two.
       pin: process.platform === 'linux' && availableParallelism() >= WORKERS,

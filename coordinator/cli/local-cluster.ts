@@ -9,6 +9,7 @@ export interface LocalWorkers {
   readonly workers: number
   readonly decodeNodes: number
   readonly engine: string
+  readonly weights: string
   /** Threads of each prefill worker; absent shares the cores out. */
   readonly threads: number | undefined
   /** Each prefill worker on a core of its own, with one thread. */
@@ -26,8 +27,8 @@ export function startWorkers(group: ProcessGroup, url: string, of: LocalWorkers)
   const shared = of.threads ?? Math.max(1, Math.floor(cores / Math.max(1, of.workers)))
   const start = (name: string, role: string, threads: number, options: StartOptions): void => {
     const args = ['worker', '--coordinator', url, '--model', of.model, '--role', role, '--name', name]
-    const engine = ['--engine', of.engine, '--threads', String(threads), '--log-level', of.logLevel]
-    group.addReplaceable(name, () => startHeadrace([...args, ...engine], options))
+    const engine = ['--engine', of.engine, '--weights', of.weights, '--threads', String(threads)]
+    group.addReplaceable(name, () => startHeadrace([...args, ...engine, '--log-level', of.logLevel], options))
   }
   for (let i = 0; i < of.workers; i++)
     start(`worker-${i + 1}`, 'prefill', of.pin ? 1 : shared, of.pin ? { core: i % cores } : {})

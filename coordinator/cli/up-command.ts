@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
-import { ENGINES } from '../../shared/engine-name.ts'
+import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { abortError } from '../../shared/errors.ts'
 import { STRATEGY_CHOICES } from './coordinator-command.ts'
 import { startLocalCluster } from './local-cluster.ts'
@@ -32,6 +32,11 @@ export const upCommand = (program: Program): Program =>
           describe: 'For requests that ask for none',
         })
         .option('engine', { choices: ENGINES, default: 'onnx' as const, describe: 'What does the arithmetic' })
+        .option('weights', {
+          choices: WEIGHTS,
+          default: 'f32' as const,
+          describe: 'How weights are kept and computed with',
+        })
         .option('threads', { type: 'number', describe: 'Threads of each worker [default: cores / workers]' })
         .option('pin', { type: 'boolean', default: false, describe: 'Each worker on one core of its own, one thread' })
         .default('log-level', 'warn'),
@@ -46,6 +51,7 @@ interface UpArgs {
   port: number
   strategy: string
   engine: string
+  weights: string
   threads?: number | undefined
   pin: boolean
   logLevel: string

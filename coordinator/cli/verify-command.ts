@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
-import { ENGINES } from '../../shared/engine-name.ts'
+import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { createLog } from '../../shared/log.ts'
 import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
@@ -25,6 +25,11 @@ export const verifyCommand = (program: Program): Program =>
           type: 'string',
           describe: 'Reference numbers [default: expected.json in the model folder]',
         })
+        .option('weights', {
+          choices: WEIGHTS,
+          default: 'f32' as const,
+          describe: 'How weights are kept and computed with',
+        })
         .option('engine', { choices: ENGINES, default: 'onnx' as const, describe: 'What does the arithmetic' })
         .option('strategy', { choices: STRATEGIES, describe: 'Only this one [default: all]' })
         .option('workers', { type: 'number', default: 2, describe: 'Prefill worker processes' })
@@ -38,6 +43,7 @@ interface VerifyArgs {
   model: string
   expected?: string | undefined
   engine: string
+  weights: string
   strategy?: Strategy | undefined
   workers: number
   tolerance: number
@@ -75,8 +81,17 @@ async function verify(args: VerifyArgs): Promise<void> {
   const headless = await startHeadless(model, createLog('verify', args.logLevel))
   const group = new ProcessGroup()
   try {
-    const { engine, logLevel } = args
-    startWorkers(group, headless.url, { model, workers, decodeNodes: 1, engine, threads: 1, pin: false, logLevel })
+    const { engine, weights, logLevel } = args
+    startWorkers(group, headless.url, {
+      model,
+      workers,
+      decodeNodes: 1,
+      engine,
+      weights,
+      threads: 1,
+      pin: false,
+      logLevel,
+    })
     const { runs } = headless
     const either = AbortSignal.any([signal, group.failed])
     const ready = (): boolean => runs.cluster().workers.filter(({ state }) => state === 'ready').length > workers

@@ -6,7 +6,7 @@ import { HeadraceError } from '../../shared/errors.ts'
 import type { WorkerId } from '../../shared/ids.ts'
 import { MAX_BLOCK_BYTES } from '../../shared/link/link.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
-import { type Plan, STRATEGIES, type Strategy } from '../../shared/plan.ts'
+import { type Plan, STRATEGIES, type Strategy, type Wire } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { prefillSeconds, tokenSeconds } from './cost.ts'
 import { chainSpans, ringSpans } from './partition.ts'
@@ -144,6 +144,9 @@ const byPreference = (x: Layout, y: Layout): number =>
   x.parts.length - y.parts.length ||
   STRATEGIES.indexOf(x.strategy) - STRATEGIES.indexOf(y.strategy)
 
+/** Links are not measured yet, so nothing says that a narrower block would pay. */
+const EXACT: Wire = 'f32'
+
 /** Frozen all the way down, so that it can be handed to every part of a run. */
 function toPlan({ strategy, parts, prediction }: Layout, facts: PlanFacts): Plan {
   const workers = parts.map(({ worker: { id, cost }, spans }) =>
@@ -151,6 +154,8 @@ function toPlan({ strategy, parts, prediction }: Layout, facts: PlanFacts): Plan
       worker: id,
       spans: Object.freeze(spans.map((span) => Object.freeze(span))),
       computeSeconds: prefillSeconds(cost, spans, facts.shape),
+      prefixWire: EXACT,
+      handoffWire: EXACT,
     }),
   )
   return Object.freeze({
@@ -162,6 +167,7 @@ function toPlan({ strategy, parts, prediction }: Layout, facts: PlanFacts): Plan
     blockTokens: blockTokens(facts.shape, facts.blockTokens),
     predictedTtftSeconds: prediction.ttftSeconds,
     bound: prediction.bound,
+    boundBy: prediction.bound,
   })
 }
 

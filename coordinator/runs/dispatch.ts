@@ -78,16 +78,19 @@ export async function* dispatch(
 function assign(run: RunId, plan: Plan, request: RunRequest, to: Workers): void {
   const { promptTokens: tokens } = request
   const { blockTokens, decode } = plan
-  const workers: RunWorker[] = plan.workers.map(({ worker, spans }) => ({
+  const workers: RunWorker[] = plan.workers.map(({ worker, spans, prefixWire, handoffWire }) => ({
     worker,
     url: to.urlOf(worker),
     spans: spans.map(({ start, end }) => ({ start, end })),
+    prefixWire,
+    handoffWire,
   }))
   const decoding: Command = {
     kind: 'decode',
     run,
     workers,
     blockTokens,
+    prefillTokens: plan.prefillTokens,
     promptTokens: tokens.length,
     maxTokens: request.maxTokens,
     stopTokens: [...request.stopTokens],

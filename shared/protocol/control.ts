@@ -1,12 +1,12 @@
 import { z } from 'zod'
-import { STRATEGIES } from '../plan.ts'
+import { STRATEGIES, WIRES } from '../plan.ts'
 import { flatSpans } from './flat-spans.ts'
 import { finishReason, sampling, tokenLogprob, workerReport } from './run-types.ts'
 
 /** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
 
 /** Raised whenever a message changes its meaning; both sides must have the same. */
-export const PROTOCOL_VERSION = 1
+export const PROTOCOL_VERSION = 2
 
 const text = z.string().max(512)
 const name = z.string().min(1).max(64)
@@ -20,8 +20,12 @@ export type Cost = Readonly<z.infer<typeof costSchema>>
 const roleSchema = z.enum(['prefill', 'decode'])
 export type Role = z.infer<typeof roleSchema>
 
-/** One host of a run, in the order of the chain or ring; `url` is where its KV can be fetched. */
-const runWorker = z.strictObject({ worker: name, url: text, spans: flatSpans })
+/**
+ * One host of a run, in the order of the chain or ring; `url` is where its KV can be fetched, `prefixWire` and
+ * `handoffWire` the precision of its blocks on the way to later workers and to the decode node.
+ */
+const wire = z.enum(WIRES)
+const runWorker = z.strictObject({ worker: name, url: text, spans: flatSpans, prefixWire: wire, handoffWire: wire })
 export type RunWorker = Readonly<z.infer<typeof runWorker>>
 
 /** The worker at `rank` computes its spans. Payload: its token ids, int32 little-endian, in ascending position. */
@@ -36,12 +40,16 @@ const prefill = z.strictObject({
 })
 export type PrefillAssignment = Readonly<z.infer<typeof prefill>>
 
-/** The decode node fetches every block, computes the last prompt token, samples. Payload: the last token's id, int32. */
+/**
+ * The decode node fetches every block, computes positions `[prefillTokens, promptTokens)` itself, samples. Payload: the
+ * ids of these tokens, int32 little-endian.
+ */
 const decode = z.strictObject({
   kind: z.literal('decode'),
   run: name,
   workers: z.array(runWorker).max(64),
   blockTokens: z.number().int().min(1),
+  prefillTokens: count,
   promptTokens: z.number().int().min(1),
   maxTokens: z.number().int().min(1),
   stopTokens: z.array(count).max(64),
@@ -82,13 +90,18 @@ const join = z.strictObject({
   url: text,
   host: text,
   cores: count,
+  /** Threads of its engine. */
+  threads: count,
   memoryBytes: count,
+  /** Most memory that its runs may take together, weights not counted. */
+  budgetBytes: count,
 })
 export type Join = Readonly<z.infer<typeof join>>
 
-/** Calibrated (a decode node has no cost to report) and able to take assignments. */
+/** Calibrated and able to take assignments. */
 const ready = z.strictObject({ kind: z.literal('ready'), cost: costSchema.optional() })
-const pong = z.strictObject({ kind: z.literal('pong'), seq: count, residentBytes: count })
+/** `clockSeconds`: the worker's monotonic clock as it answers, by which its traces are aligned with others'. */
+const pong = z.strictObject({ kind: z.literal('pong'), seq: count, residentBytes: count, clockSeconds: z.number() })
 const layerFinished = z.strictObject({ kind: z.literal('layer_finished'), run: name, layer: count })
 const kvAssembled = z.strictObject({ kind: z.literal('kv_assembled'), run: name })
 /** Payload: the first generated position's logits, float32 little-endian, `[vocab]`. Only when asked for. */

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { WIRES } from '../plan.ts'
 
 /**
  * Messages between workers. The receiver of KV dials the sender, because frames from a WebSocket server are not masked:
@@ -31,7 +32,8 @@ export type PeerRequest = Readonly<z.infer<typeof peerRequestSchema>>
 /**
  * One KV block: K (after RoPE) and V of one layer at positions `[start, start + count)`. The header binds the payload to
  * its run, model and place; `crc32` is computed where the block is made and checked just before it is used.
- * Payload: `[2][kvHeads][count][headDim]`, little-endian, as `dtype` and `codec` say.
+ * Payload: `[2][kvHeads][count][headDim]`, little-endian, as `dtype` says; int8 is preceded by its scales,
+ * float32 `[2][kvHeads][count]`. A maker may send a block in a wider type than planned, never in a narrower one.
  */
 const kv = z.strictObject({
   kind: z.literal('kv'),
@@ -41,8 +43,7 @@ const kv = z.strictObject({
   layer: count,
   start: count,
   count: z.number().int().min(1).max(0x7fffffff),
-  dtype: z.literal('f32'),
-  codec: z.literal('raw'),
+  dtype: z.enum(WIRES),
   crc32: z.number().int().min(0).max(0xffffffff),
 })
 export type KvHeader = Readonly<z.infer<typeof kv>>

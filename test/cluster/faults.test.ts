@@ -168,7 +168,15 @@ describe('a cluster', () => {
   it('takes a worker back that dials again though its old link is not known to be dead', () =>
     within(equalWorkers(1), async () => {
       const again = await cluster.network.dial('memory://coordinator', CONTROL_LIMITS, never())
-      const facts = { engine: 'reference', host: 'memory', cores: 1, memoryBytes: 0, fingerprint: FINGERPRINT }
+      const facts = {
+        engine: 'reference',
+        host: 'memory',
+        cores: 1,
+        threads: 1,
+        memoryBytes: 0,
+        budgetBytes: 0,
+        fingerprint: FINGERPRINT,
+      }
       const join = {
         kind: 'join',
         protocol: PROTOCOL_VERSION,

@@ -1,5 +1,11 @@
 import type { z } from 'zod'
-import { type Command, commandSchema, eventSchema, type WorkerEvent } from '../../shared/protocol/control.ts'
+import {
+  type Command,
+  commandSchema,
+  eventSchema,
+  type PrefillAssignment,
+  type WorkerEvent,
+} from '../../shared/protocol/control.ts'
 import {
   type PeerDelivery,
   type PeerRequest,
@@ -11,8 +17,14 @@ import {
 
 const run = 'run-7'
 const fingerprint = '0123456789abcdef'.repeat(4)
-const workers = [
-  { worker: 'worker-1', url: 'ws://10.0.0.1:7001/link', spans: [{ start: 0, end: 300 }] },
+const workers: PrefillAssignment['workers'] = [
+  {
+    worker: 'worker-1',
+    url: 'ws://10.0.0.1:7001/link',
+    spans: [{ start: 0, end: 300 }],
+    prefixWire: 'f16',
+    handoffWire: 'f32',
+  },
   {
     worker: 'worker-2',
     url: 'ws://10.0.0.2:7001/link',
@@ -20,6 +32,8 @@ const workers = [
       { start: 300, end: 512 },
       { start: 65_536, end: 70_000 },
     ],
+    prefixWire: 'int8',
+    handoffWire: 'f16',
   },
 ]
 
@@ -33,6 +47,7 @@ export const commands: readonly Command[] = [
     run,
     workers,
     blockTokens: 512,
+    prefillTokens: 70_000,
     promptTokens: 70_001,
     maxTokens: 128,
     stopTokens: [2, 151_645],
@@ -47,7 +62,7 @@ export const commands: readonly Command[] = [
 export const events: readonly WorkerEvent[] = [
   {
     kind: 'join',
-    protocol: 1,
+    protocol: 2,
     name: 'worker-1',
     role: 'prefill',
     fingerprint,
@@ -55,10 +70,12 @@ export const events: readonly WorkerEvent[] = [
     url: 'ws://10.0.0.1:7001/link',
     host: 'hôte-1',
     cores: 16,
+    threads: 8,
     memoryBytes: 64 * 2 ** 30,
+    budgetBytes: 48 * 2 ** 30,
   },
   { kind: 'ready', cost: { o: 0.001, a: 0.0000125, b: 2 ** -40 } },
-  { kind: 'pong', seq: 300, residentBytes: 3_000_000_000 },
+  { kind: 'pong', seq: 300, residentBytes: 3_000_000_000, clockSeconds: 12.5 },
   { kind: 'layer_finished', run, layer: 35 },
   { kind: 'kv_assembled', run },
   { kind: 'logits_computed', run },
@@ -94,7 +111,7 @@ export const events: readonly WorkerEvent[] = [
 ]
 
 export const peerRequests: readonly PeerRequest[] = [
-  { kind: 'hello', protocol: 1, worker: 'worker-2', fingerprint },
+  { kind: 'hello', protocol: 2, worker: 'worker-2', fingerprint },
   { kind: 'subscribe', run, purpose: 'handoff', window: 2 },
   { kind: 'credit', run, window: 3 },
   { kind: 'unsubscribe', run },
@@ -110,7 +127,6 @@ export const peerDeliveries: readonly PeerDelivery[] = [
     start: 65_536,
     count: 512,
     dtype: 'f32',
-    codec: 'raw',
     crc32: 0xdeadbeef,
   },
   { kind: 'ended', run, code: 'worker_failed', message: 'gave up' },

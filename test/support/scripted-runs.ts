@@ -106,21 +106,24 @@ export function chainPlan(promptTokens: number): Plan {
   return {
     ...soloPlan(promptTokens),
     strategy: 'chain',
-    workers: spans.map((span, at) => ({ worker: asWorkerId(`w${at + 1}`), spans: [span], computeSeconds: 1 })),
+    workers: spans.map((span, at) => ({ ...RAW, worker: asWorkerId(`w${at + 1}`), spans: [span], computeSeconds: 1 })),
     predictedTtftSeconds: 1.4,
   }
 }
+
+const RAW = { prefixWire: 'f32', handoffWire: 'f32' } as const
 
 function soloPlan(promptTokens: number): Plan {
   return {
     strategy: 'solo',
     promptTokens,
     prefillTokens: promptTokens - 1,
-    workers: [{ worker: asWorkerId('w1'), spans: [{ start: 0, end: promptTokens - 1 }], computeSeconds: 2.5 }],
+    workers: [{ ...RAW, worker: asWorkerId('w1'), spans: [{ start: 0, end: promptTokens - 1 }], computeSeconds: 2.5 }],
     decode: asWorkerId('d1'),
     blockTokens: 256,
     predictedTtftSeconds: 2.6,
     bound: 'compute',
+    boundBy: 'w1 computes',
   }
 }
 

@@ -170,7 +170,12 @@ export class Agent {
       case 'refused':
         throw new HeadraceError(isErrorCode(command.code) ? command.code : 'internal', command.message)
       case 'ping':
-        this.#report({ kind: 'pong', seq: command.seq, residentBytes: this.#of.residentBytes() })
+        this.#report({
+          kind: 'pong',
+          seq: command.seq,
+          residentBytes: this.#of.residentBytes(),
+          clockSeconds: this.#of.clock.now(),
+        })
         return
       case 'prefill':
         this.#open(command.run, (deps) => new PrefillSession(command, int32(payload), deps))

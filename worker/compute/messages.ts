@@ -1,4 +1,4 @@
-import type { EngineName } from '../../shared/engine-name.ts'
+import type { EngineName, Weights } from '../../shared/engine-name.ts'
 import type { ErrorDetails } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
@@ -16,6 +16,7 @@ export interface ComputeConfig {
   readonly modelFolder: string
   readonly engine: EngineName
   readonly threads: number
+  readonly weights: Weights
   /** Most float32 bytes of KV cache that the runs of a decode node may take together. */
   readonly kvBudgetBytes: number
 }

@@ -96,7 +96,6 @@ export class RunExchange {
         start,
         count: block.count,
         dtype: 'f32',
-        codec: 'raw',
         crc32: block.crc32,
       },
       bytes,

@@ -29,6 +29,7 @@ export async function withCluster<T>(
       workers: of.workers,
       decodeNodes: 1,
       engine: 'onnx',
+      weights: 'f32',
       threads: 1,
       pin: true,
       logLevel: 'warn',

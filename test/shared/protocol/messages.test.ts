@@ -97,7 +97,7 @@ describe('a message is refused', () => {
   })
 
   it('with the path of what is wrong', () => {
-    const worker = { worker: 'w', url: 'u' }
+    const worker = { worker: 'w', url: 'u', prefixWire: 'f32', handoffWire: 'f32' }
     const prefill = { kind: 'prefill', run: 'r', strategy: 'solo', rank: 0, decode: 'd', blockTokens: 1 }
     refuses({ kind: 'ping', seq: -1 }, /^seq: /)
     refuses({ kind: 'ping', seq: 1.5 }, /^seq: /)
@@ -124,7 +124,11 @@ describe('a message is refused', () => {
     const span = { start: 5, end: 5 }
     const wrong = { kind: 'prefill', run: 'r', strategy: 'solo', rank: 0, decode: 'd', blockTokens: 1 } as const
     assert.throws(
-      () => encodeMessage(commandSchema, { ...wrong, workers: [{ worker: 'w', url: 'u', spans: [span] }] }),
+      () =>
+        encodeMessage(commandSchema, {
+          ...wrong,
+          workers: [{ worker: 'w', url: 'u', spans: [span], prefixWire: 'f32', handoffWire: 'f32' }],
+        }),
       { code: 'frame_bad_schema' },
     )
   })
