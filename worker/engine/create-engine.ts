@@ -3,7 +3,7 @@ import { HeadraceError } from '../../shared/errors.ts'
 import { readModelShape } from '../../shared/model-folder.ts'
 import { loadWeights } from '../model/weights.ts'
 import type { Engine } from './engine.ts'
-import { ReferenceEngine } from './reference-engine.ts'
+import { PLAIN, ReferenceEngine } from './reference-engine.ts'
 
 export interface EngineOptions {
   readonly threads: number
@@ -13,16 +13,17 @@ export interface EngineOptions {
 
 /** The engine of this name, with the model of a Hugging Face folder loaded. The native library loads only if it is used. */
 export async function createEngine(name: EngineName, folder: string, options: EngineOptions): Promise<Engine> {
-  const kept = options.weights ?? 'f32'
-  if (kept !== 'f32') throw new HeadraceError('bad_config', `the ${name} engine keeps weights as f32, not as ${kept}`)
-  const shape = await readModelShape(folder)
-  const weights = await loadWeights(folder, shape)
+  const { threads, weights = 'f32' } = options
   switch (name) {
-    case 'reference':
-      return new ReferenceEngine(shape, weights)
+    case 'reference': {
+      if (weights !== 'f32')
+        throw new HeadraceError('bad_config', `the reference engine keeps weights as f32, not as ${weights}`)
+      const shape = await readModelShape(folder)
+      return new ReferenceEngine(shape, await loadWeights(folder, shape, PLAIN))
+    }
     case 'onnx': {
-      const { OnnxEngine } = await import('./onnx/onnx-engine.ts')
-      return OnnxEngine.create(shape, weights, options.threads)
+      const { loadOnnxEngine } = await import('./onnx/load.ts')
+      return loadOnnxEngine(folder, weights, threads)
     }
   }
 }

@@ -122,13 +122,3 @@ export function own<T extends object>(tensor: object, kind: abstract new (...arg
     `${kind.name} expected, found ${tensor.constructor.name}: another engine's tensor`,
   )
 }
-
-/** The token ids of a chunk as rows of the embedding. */
-export function gatherRows(tokens_seq: Int32Array, table_vocab_dim: Floats, dim: number, out_seq_dim: Floats): void {
-  const vocab = table_vocab_dim.length / dim
-  tokens_seq.forEach((id, row) => {
-    if (id < 0 || id >= vocab)
-      throw new HeadraceError('invalid_request', `token id ${id} is outside the vocabulary of ${vocab}`)
-    out_seq_dim.set(table_vocab_dim.subarray(id * dim, (id + 1) * dim), row * dim)
-  })
-}

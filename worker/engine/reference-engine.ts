@@ -1,11 +1,11 @@
 import type { ModelShape } from '../../shared/model-shape.ts'
 import { RopeTable } from '../model/rope-table.ts'
-import type { LayerWeights, ModelWeights } from '../model/weights.ts'
+import { gatherRows, type Rows } from '../model/rows.ts'
+import type { Keeping, LayerWeights, ModelWeights } from '../model/weights.ts'
 import type { Accumulator, Engine, Hidden, Kv, Query } from './engine.ts'
 import {
   exportHostKv,
   type Floats,
-  gatherRows,
   HostAccumulator,
   HostHidden,
   HostKv,
@@ -13,6 +13,13 @@ import {
   importHostKv,
   own,
 } from './host-tensors.ts'
+
+/** The checkpoint's own numbers in its own order. */
+export const PLAIN: Keeping<Floats> = {
+  keep: ({ values_out_in }) => values_out_in,
+  keepRows: (values) => values,
+  keepHead: (rows: Rows) => [rows as Floats],
+}
 
 /**
  * The oracle of the tests: the Llama layer written as its formulas, in plain loops. Tensors are float32, sums are
@@ -22,10 +29,10 @@ export class ReferenceEngine implements Engine {
   readonly name = 'reference'
   readonly shape: ModelShape
   readonly chunkTokens = 256
-  readonly #weights: ModelWeights
+  readonly #weights: ModelWeights<Floats>
   readonly #rope: RopeTable
 
-  constructor(shape: ModelShape, weights: ModelWeights) {
+  constructor(shape: ModelShape, weights: ModelWeights<Floats>) {
     this.shape = shape
     this.#weights = weights
     this.#rope = new RopeTable(shape)
@@ -42,18 +49,18 @@ export class ReferenceEngine implements Engine {
     const { x_seq_dim, tokens } = own(x, HostHidden)
     const cache = own(kv, HostKv)
     cache.checkRange(start, tokens)
-    const { attentionNorm_dim, qkv_out_dim } = this.#layer(layer)
-    const qkv_seq_out = matmul(rmsNorm(x_seq_dim, attentionNorm_dim, normEpsilon), qkv_out_dim, this.shape.hidden)
+    const { attentionNorm_dim, q, k, v } = this.#layer(layer)
+    const normed = rmsNorm(x_seq_dim, attentionNorm_dim, normEpsilon)
+    const [q_seq_out, k_seq_out, v_seq_out] = [q, k, v].map((w) => matmul(normed, w, this.shape.hidden))
     const q_heads_seq_hdim = new Float32Array(heads * tokens * headDim)
     for (let t = 0; t < tokens; t++) {
-      const head = (h: number) => {
-        const from = (t * (heads + 2 * kvHeads) + h) * headDim
-        return qkv_seq_out.subarray(from, from + headDim)
-      }
-      for (let h = 0; h < heads; h++) q_heads_seq_hdim.set(this.#rotate(head(h), start + t), (h * tokens + t) * headDim)
+      const head = (all: Floats, of: number, h: number) =>
+        all.subarray((t * of + h) * headDim, (t * of + h + 1) * headDim)
+      for (let h = 0; h < heads; h++)
+        q_heads_seq_hdim.set(this.#rotate(head(q_seq_out!, heads, h), start + t), (h * tokens + t) * headDim)
       for (let h = 0; h < kvHeads; h++) {
-        cache.keys(h, start + t, 1).set(this.#rotate(head(heads + h), start + t))
-        cache.values(h, start + t, 1).set(head(heads + kvHeads + h))
+        cache.keys(h, start + t, 1).set(this.#rotate(head(k_seq_out!, kvHeads, h), start + t))
+        cache.values(h, start + t, 1).set(head(v_seq_out!, kvHeads, h))
       }
     }
     return new HostQuery(start, tokens, q_heads_seq_hdim)
@@ -89,10 +96,10 @@ export class ReferenceEngine implements Engine {
   }
 
   async mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden> {
-    const { heads, headDim, hidden, ffn, normEpsilon } = this.shape
+    const { heads, headDim, hidden, normEpsilon } = this.shape
     const { tokens, x_seq_dim } = own(x, HostHidden)
     const { o_heads_seq_hdim, l_heads_seq } = own(acc, HostAccumulator)
-    const { o_dim_in, mlpNorm_dim, gateUp_out_dim, down_dim_ffn } = this.#layer(layer)
+    const { o: output, mlpNorm_dim, gate, up, down } = this.#layer(layer)
     const attention_seq_in = new Float32Array(tokens * heads * headDim)
     for (let h = 0; h < heads; h++)
       for (let t = 0; t < tokens; t++)
@@ -101,21 +108,18 @@ export class ReferenceEngine implements Engine {
           const o = o_heads_seq_hdim[(h * tokens + t) * headDim + i]!
           attention_seq_in[(t * heads + h) * headDim + i] = l === 0 ? 0 : o / l
         }
-    const middle_seq_dim = add(x_seq_dim, matmul(attention_seq_in, o_dim_in, heads * headDim))
-    const gateUp_seq_out = matmul(rmsNorm(middle_seq_dim, mlpNorm_dim, normEpsilon), gateUp_out_dim, hidden)
-    const gated_seq_ffn = new Float32Array(tokens * ffn)
-    for (let t = 0; t < tokens; t++)
-      for (let i = 0; i < ffn; i++) {
-        const gate = gateUp_seq_out[t * 2 * ffn + i]!
-        gated_seq_ffn[t * ffn + i] = (gate / (1 + Math.exp(-gate))) * gateUp_seq_out[(t * 2 + 1) * ffn + i]!
-      }
-    return new HostHidden(tokens, add(middle_seq_dim, matmul(gated_seq_ffn, down_dim_ffn, ffn)))
+    const middle_seq_dim = add(x_seq_dim, matmul(attention_seq_in, output, heads * headDim))
+    const normed = rmsNorm(middle_seq_dim, mlpNorm_dim, normEpsilon)
+    const up_seq_ffn = matmul(normed, up, hidden)
+    const silu = (value: number): number => value / (1 + Math.exp(-value))
+    const gated_seq_ffn = matmul(normed, gate, hidden).map((value, i) => silu(value) * up_seq_ffn[i]!)
+    return new HostHidden(tokens, add(middle_seq_dim, matmul(gated_seq_ffn, down, this.shape.ffn)))
   }
 
   async logits(x: Hidden): Promise<Float32Array> {
     const { hidden, normEpsilon } = this.shape
     const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
-    return matmul(rmsNorm(last_dim, this.#weights.finalNorm_dim, normEpsilon), this.#weights.head_vocab_dim, hidden)
+    return matmul(rmsNorm(last_dim, this.#weights.finalNorm_dim, normEpsilon), this.#weights.head[0]!, hidden)
   }
 
   accumulator(q: Query): Accumulator {
@@ -156,7 +160,7 @@ export class ReferenceEngine implements Engine {
     // no sessions; the weights go with the engine
   }
 
-  #layer(layer: number): LayerWeights {
+  #layer(layer: number): LayerWeights<Floats> {
     return this.#weights.layers[layer]!
   }
 

@@ -1,128 +1,120 @@
 import { HeadraceError } from '../../shared/errors.ts'
 import { locateModel } from '../../shared/model-folder.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Rows } from './rows.ts'
 import { WeightReader } from './weight-reader.ts'
 
 type Floats = Float32Array<ArrayBuffer>
 
-/** Matrices keep the checkpoint's [out, in] order. What one product can serve is stored as one matrix. */
-export interface LayerWeights {
+/** One decoder layer; `M` is how a matrix is kept. */
+export interface LayerWeights<M> {
   readonly attentionNorm_dim: Floats
-  /** The rows of q, then k, then v: [(heads + 2 kvHeads) headDim, hidden]. */
-  readonly qkv_out_dim: Floats
-  readonly o_dim_in: Floats
+  readonly q: M
+  readonly k: M
+  readonly v: M
+  readonly o: M
   readonly mlpNorm_dim: Floats
-  /** The rows of gate, then up: [2 ffn, hidden]. */
-  readonly gateUp_out_dim: Floats
-  readonly down_dim_ffn: Floats
+  readonly gate: M
+  readonly up: M
+  readonly down: M
 }
 
-export interface ModelWeights {
-  readonly embedding_vocab_dim: Floats
-  readonly layers: readonly LayerWeights[]
+export interface ModelWeights<M> {
+  readonly embedding_vocab_dim: Rows
+  readonly layers: readonly LayerWeights<M>[]
   readonly finalNorm_dim: Floats
-  /** The embedding itself where the head is tied. */
-  readonly head_vocab_dim: Floats
+  /** One below the other. Made from the embedding where the head is tied. */
+  readonly head: readonly M[]
+}
+
+/** How an engine wants to keep what is read. Each is given its own buffer. */
+export interface Keeping<M> {
+  keep(matrix: { values_out_in: Floats; out: number; in: number }): M
+  keepRows(values_vocab_dim: Floats): Rows
+  keepHead(rows_vocab_dim: Rows, dim: number): readonly M[]
 }
 
 const EMBEDDING = 'model.embed_tokens.weight'
 const HEAD = 'lm_head.weight'
 
-/** Reads all weights of a Llama folder as float32. */
-export async function loadWeights(folder: string, shape: ModelShape): Promise<ModelWeights> {
+/** Reads all weights of a Llama folder, a matrix at a time, so that only one is ever there as float32 and as what is kept. */
+export async function loadWeights<M>(folder: string, shape: ModelShape, keeping: Keeping<M>): Promise<ModelWeights<M>> {
   const { weights } = await locateModel(folder)
   const reader = await WeightReader.open(weights)
   try {
-    return await readModel(new Stacker(reader), shape, reader)
+    return await new ModelReader(reader, shape, keeping).read()
   } finally {
     await reader.close()
   }
 }
 
-async function readModel(stacker: Stacker, shape: ModelShape, reader: WeightReader): Promise<ModelWeights> {
-  const { hidden, vocab } = shape
-  const embedding_vocab_dim = await stacker.matrix([[EMBEDDING, vocab]], hidden)
-  const layers: LayerWeights[] = []
-  for (let layer = 0; layer < shape.layers; layer++) layers.push(await readLayer(stacker, shape, layer))
-  const finalNorm_dim = await stacker.vector('model.norm.weight', hidden)
-  const ownHead = reader.has(HEAD) || !shape.tiedHead
-  const head_vocab_dim = ownHead ? await stacker.matrix([[HEAD, vocab]], hidden) : embedding_vocab_dim
-  if (ownHead && shape.tiedHead && !sameBytes(head_vocab_dim, embedding_vocab_dim))
-    throw new HeadraceError('model_bad_tensor', `${HEAD} differs from ${EMBEDDING}, though config.json ties them`)
-  refuseUnread(stacker, reader)
-  return {
-    embedding_vocab_dim,
-    layers,
-    finalNorm_dim,
-    head_vocab_dim: shape.tiedHead ? embedding_vocab_dim : head_vocab_dim,
-  }
-}
-
-async function readLayer(stacker: Stacker, shape: ModelShape, layer: number): Promise<LayerWeights> {
-  const { hidden, ffn } = shape
-  const q = shape.heads * shape.headDim
-  const kv = shape.kvHeads * shape.headDim
-  const at = (name: string) => `model.layers.${layer}.${name}.weight`
-  return {
-    attentionNorm_dim: await stacker.vector(at('input_layernorm'), hidden),
-    qkv_out_dim: await stacker.matrix(
-      [
-        [at('self_attn.q_proj'), q],
-        [at('self_attn.k_proj'), kv],
-        [at('self_attn.v_proj'), kv],
-      ],
-      hidden,
-    ),
-    o_dim_in: await stacker.matrix([[at('self_attn.o_proj'), hidden]], q),
-    mlpNorm_dim: await stacker.vector(at('post_attention_layernorm'), hidden),
-    gateUp_out_dim: await stacker.matrix(
-      [
-        [at('mlp.gate_proj'), ffn],
-        [at('mlp.up_proj'), ffn],
-      ],
-      hidden,
-    ),
-    down_dim_ffn: await stacker.matrix([[at('mlp.down_proj'), hidden]], ffn),
-  }
-}
-
-/** Reads matrices of equal width below each other into one, and remembers which names were read. */
-class Stacker {
-  readonly read = new Set<string>()
+class ModelReader<M> {
   readonly #reader: WeightReader
+  readonly #shape: ModelShape
+  readonly #keeping: Keeping<M>
+  readonly #seen = new Set<string>()
 
-  constructor(reader: WeightReader) {
+  constructor(reader: WeightReader, shape: ModelShape, keeping: Keeping<M>) {
     this.#reader = reader
+    this.#shape = shape
+    this.#keeping = keeping
   }
 
-  async vector(name: string, length: number): Promise<Floats> {
-    this.#reader.check(name, [length])
-    const target = new Float32Array(length)
-    await this.#reader.read(name, [length], target)
-    this.read.add(name)
-    return target
+  async read(): Promise<ModelWeights<M>> {
+    const { hidden, vocab, layers } = this.#shape
+    const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]))
+    const read: LayerWeights<M>[] = []
+    for (let layer = 0; layer < layers; layer++) read.push(await this.#layer(layer))
+    const finalNorm_dim = await this.#values('model.norm.weight', [hidden])
+    const head = this.#keeping.keepHead(await this.#headRows(embedding_vocab_dim), hidden)
+    this.#refuseUnread()
+    return { embedding_vocab_dim, layers: read, finalNorm_dim, head }
   }
 
-  async matrix(parts: readonly (readonly [name: string, rows: number])[], columns: number): Promise<Floats> {
-    for (const [name, rows] of parts) this.#reader.check(name, [rows, columns])
-    const stacked = new Float32Array(parts.reduce((sum, [, rows]) => sum + rows, 0) * columns)
-    let from = 0
-    for (const [name, rows] of parts) {
-      await this.#reader.read(name, [rows, columns], stacked.subarray(from, from + rows * columns))
-      this.read.add(name)
-      from += rows * columns
+  async #layer(layer: number): Promise<LayerWeights<M>> {
+    const { hidden, ffn, heads, kvHeads, headDim } = this.#shape
+    const at = (name: string) => `model.layers.${layer}.${name}.weight`
+    const matrix = async (name: string, out: number, width: number): Promise<M> =>
+      this.#keeping.keep({ values_out_in: await this.#values(at(name), [out, width]), out, in: width })
+    return {
+      attentionNorm_dim: await this.#values(at('input_layernorm'), [hidden]),
+      q: await matrix('self_attn.q_proj', heads * headDim, hidden),
+      k: await matrix('self_attn.k_proj', kvHeads * headDim, hidden),
+      v: await matrix('self_attn.v_proj', kvHeads * headDim, hidden),
+      o: await matrix('self_attn.o_proj', hidden, heads * headDim),
+      mlpNorm_dim: await this.#values(at('post_attention_layernorm'), [hidden]),
+      gate: await matrix('mlp.gate_proj', ffn, hidden),
+      up: await matrix('mlp.up_proj', ffn, hidden),
+      down: await matrix('mlp.down_proj', hidden, ffn),
     }
-    return stacked
+  }
+
+  async #headRows(embedding: Rows): Promise<Rows> {
+    const { hidden, vocab, tiedHead } = this.#shape
+    if (tiedHead && !this.#reader.has(HEAD)) return embedding
+    const own = this.#keeping.keepRows(await this.#values(HEAD, [vocab, hidden]))
+    if (!tiedHead) return own
+    if (!sameBytes(own, embedding))
+      throw new HeadraceError('model_bad_tensor', `${HEAD} differs from ${EMBEDDING}, though config.json ties them`)
+    return embedding
+  }
+
+  async #values(name: string, dims: readonly number[]): Promise<Floats> {
+    this.#reader.check(name, dims)
+    const values = new Float32Array(dims.reduce((product, dim) => product * dim, 1))
+    await this.#reader.read(name, dims, values)
+    this.#seen.add(name)
+    return values
+  }
+
+  /** A tensor nobody asked for (a bias, a quantisation scale) means another arithmetic: refuse instead of computing without. */
+  #refuseUnread(): void {
+    for (const name of this.#reader.names()) {
+      const derived = name.endsWith('.rotary_emb.inv_freq') // old checkpoints store what the config already says
+      if (!derived && !this.#seen.has(name))
+        throw new HeadraceError('model_bad_tensor', `${name} is in the weights, but no part of a Llama model uses it`)
+    }
   }
 }
 
-/** A tensor nobody asked for (a bias, a quantisation scale) means another arithmetic: refuse instead of computing without. */
-function refuseUnread(stacker: Stacker, reader: WeightReader): void {
-  for (const name of reader.names()) {
-    const derived = name.endsWith('.rotary_emb.inv_freq') // old checkpoints store what the config already says
-    if (!derived && !stacker.read.has(name))
-      throw new HeadraceError('model_bad_tensor', `${name} is in the weights, but no part of a Llama model uses it`)
-  }
-}
-
-const sameBytes = (a: Floats, b: Floats) => Buffer.from(a.buffer).equals(Buffer.from(b.buffer))
+const sameBytes = (a: Rows, b: Rows) => Buffer.from(a.buffer).equals(Buffer.from(b.buffer))

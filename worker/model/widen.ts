@@ -17,3 +17,14 @@ function halfToSingle(bits: number): number {
   if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
   return sign * (1024 + fraction) * 2 ** (exponent - 25)
 }
+
+/** The nearest bfloat16, ties to even. `bits` and `values` have the same length. */
+export function narrowBf16(values: Float32Array, bits: Uint16Array): void {
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i]!
+    const notANumber = (word & 0x7fffffff) > 0x7f800000
+    // rounding could carry a NaN over into infinity
+    bits[i] = notANumber ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16
+  }
+}

@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import { readModelShape } from '../../../shared/model-folder.ts'
+import { PLAIN } from '../../../worker/engine/reference-engine.ts'
 import { loadWeights } from '../../../worker/model/weights.ts'
 import {
   createTinyModel,
@@ -20,21 +21,22 @@ async function load(
   const model = await createTinyModel(options)
   t.after(() => model.remove())
   if (change) await writeFile(join(model.folder, 'model.safetensors'), safetensors(change(tinyTensors(options)), 'F32'))
-  return loadWeights(model.folder, await readModelShape(model.folder))
+  return loadWeights(model.folder, await readModelShape(model.folder), PLAIN)
 }
 
 const valuesOf = (all: readonly NamedTensor[], ...names: string[]) =>
   Float32Array.from(names.flatMap((name) => all.find((tensor) => tensor.name === name)!.values))
 
 describe('weights', () => {
-  test('are stacked in the order q, k, v and gate, up', async (t) => {
+  test('are kept matrix by matrix', async (t) => {
     const all = tinyTensors({ layers: 2 })
     const { layers } = await load(t, { layers: 2 })
     const at = (name: string) => `model.layers.1.${name}.weight`
-    const { qkv_out_dim, gateUp_out_dim, down_dim_ffn } = layers[1]!
-    assert.deepEqual(qkv_out_dim, valuesOf(all, at('self_attn.q_proj'), at('self_attn.k_proj'), at('self_attn.v_proj')))
-    assert.deepEqual(gateUp_out_dim, valuesOf(all, at('mlp.gate_proj'), at('mlp.up_proj')))
-    assert.deepEqual(down_dim_ffn, valuesOf(all, at('mlp.down_proj')))
+    const { q, k, v, o, gate, up, down } = layers[1]!
+    const names = ['q', 'k', 'v', 'o'].map((name) => `self_attn.${name}_proj`)
+    const mlp = ['gate', 'up', 'down'].map((name) => `mlp.${name}_proj`)
+    for (const [i, matrix] of [q, k, v, o, gate, up, down].entries())
+      assert.deepEqual(matrix, valuesOf(all, at([...names, ...mlp][i]!)))
   })
 
   test('are the same from one file and from shards', async (t) => {
@@ -43,15 +45,15 @@ describe('weights', () => {
 
   test('use the embedding as the head where the config ties them', async (t) => {
     const tied = await load(t, { tied: true })
-    assert.equal(tied.head_vocab_dim, tied.embedding_vocab_dim)
+    assert.equal(tied.head[0], tied.embedding_vocab_dim)
     const untied = await load(t, { tied: false })
-    assert.notDeepEqual(untied.head_vocab_dim, untied.embedding_vocab_dim)
+    assert.notDeepEqual(untied.head[0], untied.embedding_vocab_dim)
   })
 
   test('may store a tied head once more if it is the same', async (t) => {
     const again = (all: NamedTensor[]) => [...all, { ...all[0]!, name: 'lm_head.weight' }]
     const tied = await load(t, {}, again)
-    assert.equal(tied.head_vocab_dim, tied.embedding_vocab_dim)
+    assert.equal(tied.head[0], tied.embedding_vocab_dim)
     const other = (all: NamedTensor[]) =>
       again(all).map((x) => (x.name === 'lm_head.weight' ? { ...x, values: x.values.map((v) => v + 1) } : x))
     await assert.rejects(load(t, {}, other), { code: 'model_bad_tensor' })

@@ -9,8 +9,10 @@ export type Attribute = number | { readonly float: number } | { readonly ints: r
 /** A dimension: a number where the model fixes it, a letter where it varies between calls. */
 export type Dim = number | string
 
-const FLOAT = 1
-const INT64 = 7
+/** Element types by their numbers in onnx.proto3. */
+const ELEMENTS = { float32: 1, uint8: 2, int8: 3, int64: 7 } as const
+export type Element = keyof typeof ELEMENTS
+
 const IR_VERSION = 10
 const OPSET = 20
 /** Domain of ONNX Runtime's own operators. */
@@ -33,19 +35,24 @@ export class GraphBuilder {
   readonly #outputNames = new Map<Value, string>()
   #values = 0
 
-  input(name: string, dims: readonly Dim[]): Value {
-    this.#inputs.push(messageField(11, valueInfo(name, dims)))
+  input(name: string, dims: readonly Dim[], element: Element = 'float32'): Value {
+    this.#inputs.push(messageField(11, valueInfo(name, dims, element)))
     return name
   }
 
   /** An int64 constant: a shape, axes, sizes. */
   ints(...values: number[]): Value {
-    return this.#constant(INT64, [values.length], new Uint8Array(BigInt64Array.from(values, BigInt).buffer))
+    return this.#constant('int64', [values.length], new Uint8Array(BigInt64Array.from(values, BigInt).buffer))
   }
 
   /** A float32 scalar. */
   float(value: number): Value {
-    return this.#constant(FLOAT, [], new Uint8Array(Float32Array.of(value).buffer))
+    return this.#constant('float32', [], new Uint8Array(Float32Array.of(value).buffer))
+  }
+
+  /** A uint8 scalar. */
+  byte(value: number): Value {
+    return this.#constant('uint8', [], Uint8Array.of(value))
   }
 
   op(type: string, inputs: readonly Value[], attributes: Readonly<Record<string, Attribute>> = {}): Value {
@@ -61,9 +68,9 @@ export class GraphBuilder {
   }
 
   /** Makes the result of a node an output of the graph. */
-  output(name: string, value: Value, dims: readonly Dim[]): void {
+  output(name: string, value: Value, dims: readonly Dim[], element: Element = 'float32'): void {
     this.#outputNames.set(value, name)
-    this.#outputs.push(messageField(12, valueInfo(name, dims)))
+    this.#outputs.push(messageField(12, valueInfo(name, dims, element)))
   }
 
   build(name: string): Uint8Array {
@@ -89,9 +96,14 @@ export class GraphBuilder {
     ]
   }
 
-  #constant(type: number, dims: readonly number[], raw: Uint8Array): Value {
+  #constant(element: Element, dims: readonly number[], raw: Uint8Array): Value {
     const name = this.#fresh()
-    const fields = [...dims.map((d) => intField(1, d)), intField(2, type), textField(8, name), bytesField(9, raw)]
+    const fields = [
+      ...dims.map((d) => intField(1, d)),
+      intField(2, ELEMENTS[element]),
+      textField(8, name),
+      bytesField(9, raw),
+    ]
     this.#constants.push(messageField(5, fields))
     return name
   }
@@ -108,8 +120,8 @@ function attribute(name: string, value: Attribute): Field[] {
   return [textField(1, name), ...value.ints.map((n) => intField(8, n)), intField(20, 7)]
 }
 
-function valueInfo(name: string, dims: readonly Dim[]): Field[] {
+function valueInfo(name: string, dims: readonly Dim[], element: Element): Field[] {
   const shape = dims.map((d) => messageField(1, [typeof d === 'number' ? intField(1, d) : textField(2, d)]))
-  const tensorType = [intField(1, FLOAT), messageField(2, shape)]
+  const tensorType = [intField(1, ELEMENTS[element]), messageField(2, shape)]
   return [textField(1, name), messageField(2, [messageField(1, tensorType)])]
 }

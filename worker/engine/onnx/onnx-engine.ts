@@ -1,12 +1,12 @@
 import { HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { RopeTable } from '../../model/rope-table.ts'
+import { gatherRows } from '../../model/rows.ts'
 import type { LayerWeights, ModelWeights } from '../../model/weights.ts'
 import type { Accumulator, Engine, Hidden, Kv, Query } from '../engine.ts'
 import {
   exportHostKv,
   type Floats,
-  gatherRows,
   HostAccumulator,
   HostHidden,
   HostKv,
@@ -16,6 +16,7 @@ import {
 } from '../host-tensors.ts'
 import { EMPTY_MAX } from './graphs.ts'
 import { type KeyRange, keyRanges } from './key-ranges.ts'
+import type { LinearFormat } from './linear/linear.ts'
 import { MaskCache } from './mask-cache.ts'
 import { SessionSet, type Slot, type Slots } from './session-set.ts'
 import { TensorPool } from './tensor-pool.ts'
@@ -25,25 +26,32 @@ const KEYS_PER_CALL = 512
 const SCORES_PER_CALL = KEYS_PER_CALL * 256
 
 /** The default engine: ONNX Runtime on the CPU, driven layer by layer. All memory is plain ArrayBuffers of this thread. */
-export class OnnxEngine implements Engine {
+export class OnnxEngine<M extends { readonly out: number }> implements Engine {
   readonly name = 'onnx'
   readonly shape: ModelShape
   readonly chunkTokens = 256
-  readonly #weights: ModelWeights
+  readonly #linear: LinearFormat<M>
+  readonly #weights: ModelWeights<M>
   readonly #sessions: SessionSet
   readonly #rope: RopeTable
   readonly #masks = new MaskCache()
   readonly #pool = new TensorPool()
 
-  private constructor(shape: ModelShape, weights: ModelWeights, sessions: SessionSet) {
+  private constructor(shape: ModelShape, linear: LinearFormat<M>, weights: ModelWeights<M>, sessions: SessionSet) {
     this.shape = shape
+    this.#linear = linear
     this.#weights = weights
     this.#sessions = sessions
     this.#rope = new RopeTable(shape)
   }
 
-  static async create(shape: ModelShape, weights: ModelWeights, threads: number): Promise<OnnxEngine> {
-    return new OnnxEngine(shape, weights, await SessionSet.create(shape, threads))
+  static async create<M extends { readonly out: number }>(
+    shape: ModelShape,
+    linear: LinearFormat<M>,
+    weights: ModelWeights<M>,
+    threads: number,
+  ): Promise<OnnxEngine<M>> {
+    return new OnnxEngine(shape, linear, weights, await SessionSet.create(shape, linear, threads))
   }
 
   async embed(tokens_seq: Int32Array): Promise<Hidden> {
@@ -61,7 +69,7 @@ export class OnnxEngine implements Engine {
     const { tokens, x_seq_dim } = own(x, HostHidden)
     const cache = own(kv, HostKv)
     cache.checkRange(start, tokens)
-    const { attentionNorm_dim, qkv_out_dim } = this.#layer(layer)
+    const { attentionNorm_dim, q, k, v } = this.#layer(layer)
     const { cos, sin } = this.#rope.rows(start, tokens)
     const q_heads_seq_hdim = this.#pool.take(heads * tokens * headDim)
     const outputs: Record<string, Slot> = { q: [q_heads_seq_hdim, [heads, tokens, headDim]] }
@@ -72,7 +80,9 @@ export class OnnxEngine implements Engine {
     const inputs: Slots = {
       x: [x_seq_dim, [1, tokens, hidden]],
       gain: [attentionNorm_dim, [hidden]],
-      qkv: [qkv_out_dim, [(heads + 2 * kvHeads) * headDim, hidden]],
+      ...this.#linear.slots('q_weight', q),
+      ...this.#linear.slots('k_weight', k),
+      ...this.#linear.slots('v_weight', v),
       cos: [cos, [tokens, headDim / 2]],
       sin: [sin, [tokens, headDim / 2]],
     }
@@ -86,59 +96,53 @@ export class OnnxEngine implements Engine {
     const state = own(acc, HostAccumulator)
     const rows = (this.shape.heads / this.shape.kvHeads) * query.tokens
     const maxKeys = Math.max(KEYS_PER_CALL, Math.floor(SCORES_PER_CALL / rows))
-    for (const range of keyRanges(query, cache.start, cache.start + cache.capacity, maxKeys)) {
-      const nextM_heads_seq = this.#pool.take(state.m_heads_seq.length)
-      for (let head = 0; head < this.shape.kvHeads; head++)
-        await this.#fold(query, cache, head, range, state, nextM_heads_seq)
-      this.#pool.give(state.m_heads_seq)
-      state.m_heads_seq = nextM_heads_seq
-    }
+    for (const range of keyRanges(query, cache.start, cache.start + cache.capacity, maxKeys))
+      await this.#fold(query, cache, range, state)
   }
 
-  /** The queries of one KV head against one range of its keys. o and l are written in place, m beside itself. */
-  async #fold(
-    query: HostQuery,
-    kv: HostKv,
-    head: number,
-    range: KeyRange,
-    acc: HostAccumulator,
-    nextM_heads_seq: Floats,
-  ): Promise<void> {
-    const { headDim } = this.shape
-    const group = this.shape.heads / this.shape.kvHeads
+  /** One range of keys. o and l are written in place, m beside itself. */
+  async #fold(query: HostQuery, kv: HostKv, range: KeyRange, acc: HostAccumulator): Promise<void> {
+    const { heads, kvHeads, headDim } = this.shape
     const { tokens } = query
-    const ofHead = (all: Floats, width: number): Slot => [
-      all.subarray(head * group * tokens * width, (head + 1) * group * tokens * width),
-      [group, tokens, width],
-    ]
-    const inputs: Record<string, Slot> = {
-      q: ofHead(query.q_heads_seq_hdim, headDim),
-      k: [kv.keys(head, range.start, range.count), [range.count, headDim]],
-      v: [kv.values(head, range.start, range.count), [range.count, headDim]],
-      o: ofHead(acc.o_heads_seq_hdim, headDim),
-      l: ofHead(acc.l_heads_seq, 1),
-      m: ofHead(acc.m_heads_seq, 1),
+    const group = heads / kvHeads
+    const nextM_heads_seq = this.#pool.take(acc.m_heads_seq.length)
+    const inputs: Record<string, Slot> = {}
+    const outputs: Record<string, Slot> = {}
+    for (let head = 0; head < kvHeads; head++) {
+      const ofHead = (all: Floats, width: number): Slot => [
+        all.subarray(head * group * tokens * width, (head + 1) * group * tokens * width),
+        [group, tokens, width],
+      ]
+      inputs[`q${head}`] = ofHead(query.q_heads_seq_hdim, headDim)
+      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, headDim]]
+      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [range.count, headDim]]
+      inputs[`o${head}`] = outputs[`o${head}_out`] = ofHead(acc.o_heads_seq_hdim, headDim)
+      inputs[`l${head}`] = outputs[`l${head}_out`] = ofHead(acc.l_heads_seq, 1)
+      inputs[`m${head}`] = ofHead(acc.m_heads_seq, 1)
+      outputs[`m${head}_out`] = ofHead(nextM_heads_seq, 1)
     }
-    const outputs: Slots = { o_out: inputs['o']!, l_out: inputs['l']!, m_out: ofHead(nextM_heads_seq, 1) }
     if (range.masked)
       inputs['mask'] = [this.#masks.get(tokens, range.count, range.start - query.start), [tokens, range.count]]
     await this.#sessions.run(range.masked ? 'attendMasked' : 'attend', inputs, outputs)
+    this.#pool.give(acc.m_heads_seq)
+    acc.m_heads_seq = nextM_heads_seq
   }
 
   async mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden> {
-    const { hidden, heads, headDim, ffn } = this.shape
+    const { hidden, heads, headDim } = this.shape
     const { tokens, x_seq_dim } = own(x, HostHidden)
     const { o_heads_seq_hdim, l_heads_seq } = own(acc, HostAccumulator)
     takeBuffers(x) // the result lies where x lay
-    const { o_dim_in, mlpNorm_dim, gateUp_out_dim, down_dim_ffn } = this.#layer(layer)
+    const { o, mlpNorm_dim, gate, up, down } = this.#layer(layer)
     const inputs: Slots = {
       o: [o_heads_seq_hdim, [heads, tokens, headDim]],
       l: [l_heads_seq, [heads, tokens, 1]],
       x: [x_seq_dim, [1, tokens, hidden]],
-      output: [o_dim_in, [hidden, heads * headDim]],
       gain: [mlpNorm_dim, [hidden]],
-      gate_up: [gateUp_out_dim, [2 * ffn, hidden]],
-      down: [down_dim_ffn, [hidden, ffn]],
+      ...this.#linear.slots('o_weight', o),
+      ...this.#linear.slots('gate_weight', gate),
+      ...this.#linear.slots('up_weight', up),
+      ...this.#linear.slots('down_weight', down),
     }
     await this.#sessions.run('mix', inputs, { y: inputs['x']! })
     this.release(acc)
@@ -149,12 +153,17 @@ export class OnnxEngine implements Engine {
     const { hidden, vocab } = this.shape
     const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
     const logits_vocab = new Float32Array(vocab)
-    const inputs: Slots = {
-      x: [last_dim, [1, hidden]],
-      gain: [this.#weights.finalNorm_dim, [hidden]],
-      head: [this.#weights.head_vocab_dim, [vocab, hidden]],
+    let from = 0
+    for (const piece of this.#weights.head) {
+      const inputs: Slots = {
+        x: [last_dim, [1, hidden]],
+        gain: [this.#weights.finalNorm_dim, [hidden]],
+        ...this.#linear.slots('head_weight', piece),
+      }
+      const rows = piece.out
+      await this.#sessions.run('logits', inputs, { logits: [logits_vocab.subarray(from, from + rows), [1, rows]] })
+      from += rows
     }
-    await this.#sessions.run('logits', inputs, { logits: [logits_vocab, [1, vocab]] })
     return logits_vocab
   }
 
@@ -196,7 +205,7 @@ export class OnnxEngine implements Engine {
     await this.#sessions.release()
   }
 
-  #layer(layer: number): LayerWeights {
+  #layer(layer: number): LayerWeights<M> {
     return this.#weights.layers[layer]!
   }
 }

@@ -2,10 +2,10 @@ import { env, InferenceSession, Tensor } from 'onnxruntime-node'
 import { asHeadraceError, HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Floats } from '../host-tensors.ts'
-import { GRAPHS, type GraphKind } from './graphs.ts'
+import { GRAPHS, type GraphKind, type Linear } from './graphs.ts'
 
 /** A buffer and its dimensions: what a graph reads from, or writes into. */
-export type Slot = readonly [data: Floats, dims: readonly number[]]
+export type Slot = readonly [data: Floats | Int8Array | Uint8Array, dims: readonly number[]]
 export type Slots = Readonly<Record<string, Slot>>
 
 /** One session of each kind of graph. ONNX Runtime says nothing on its own: what fails is thrown. */
@@ -16,12 +16,12 @@ export class SessionSet {
     this.#sessions = sessions
   }
 
-  static async create(shape: ModelShape, threads: number): Promise<SessionSet> {
+  static async create(shape: ModelShape, linear: Linear, threads: number): Promise<SessionSet> {
     env.logLevel = 'fatal'
     const sessions = new Map<GraphKind, InferenceSession>()
     try {
       for (const kind of Object.keys(GRAPHS) as GraphKind[])
-        sessions.set(kind, await InferenceSession.create(GRAPHS[kind](shape), sessionOptions(threads)))
+        sessions.set(kind, await InferenceSession.create(GRAPHS[kind](shape, linear), sessionOptions(threads)))
     } catch (cause) {
       throw failed('creating the sessions', cause)
     }
@@ -42,6 +42,18 @@ export class SessionSet {
   }
 }
 
+/** One call of a graph that is not needed again. */
+export async function runOnce(model: Uint8Array, inputs: Slots, outputs: Slots): Promise<void> {
+  env.logLevel = 'fatal'
+  try {
+    const session = await InferenceSession.create(model, sessionOptions(1))
+    await session.run(tensors(inputs), tensors(outputs))
+    await session.release()
+  } catch (cause) {
+    throw failed('a single call', cause)
+  }
+}
+
 function sessionOptions(threads: number): InferenceSession.SessionOptions {
   return {
     executionProviders: ['cpu'],
@@ -57,7 +69,12 @@ function sessionOptions(threads: number): InferenceSession.SessionOptions {
 }
 
 const tensors = (slots: Slots): Record<string, Tensor> =>
-  Object.fromEntries(Object.entries(slots).map(([name, [data, dims]]) => [name, new Tensor('float32', data, dims)]))
+  Object.fromEntries(Object.entries(slots).map(([name, slot]) => [name, tensorOf(slot)]))
+
+function tensorOf([data, dims]: Slot): Tensor {
+  if (data instanceof Float32Array) return new Tensor('float32', data, dims)
+  return data instanceof Int8Array ? new Tensor('int8', data, dims) : new Tensor('uint8', data, dims)
+}
 
 const failed = (what: string, cause: unknown) =>
   new HeadraceError('engine_failed', `ONNX Runtime, ${what}: ${asHeadraceError(cause).message}`, { cause })

@@ -1,0 +1,131 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { createEngine } from '../../../worker/engine/create-engine.ts'
+import type { Engine } from '../../../worker/engine/engine.ts'
+import { GraphBuilder } from '../../../worker/engine/onnx/graph-builder.ts'
+import { bf16Linear } from '../../../worker/engine/onnx/linear/bf16.ts'
+import { f32Linear } from '../../../worker/engine/onnx/linear/f32.ts'
+import { int8Linear } from '../../../worker/engine/onnx/linear/int8.ts'
+import type { LinearFormat } from '../../../worker/engine/onnx/linear/linear.ts'
+import { largestExactWeight } from '../../../worker/engine/onnx/linear/self-test.ts'
+import { runOnce } from '../../../worker/engine/onnx/session-set.ts'
+import { logProbability, maxAbsDifference } from '../../support/numbers.ts'
+import { bundledModel } from '../../support/paths.ts'
+import { PlainRun } from '../../support/plain-run.ts'
+import { seededRandom } from '../../support/random.ts'
+import { createTinyModel } from '../../support/tiny-model.ts'
+
+const [SEQ, IN, OUT] = [5, 96, 40]
+const random = seededRandom(11)
+const gaussian = (count: number): Float32Array<ArrayBuffer> =>
+  Float32Array.from({ length: count }, () => random() + random() + random() - 1.5)
+const x_seq_in = gaussian(SEQ * IN)
+const w_out_in = gaussian(OUT * IN)
+
+/** x W^T by a format, through a graph of its own. */
+async function product<M>(format: LinearFormat<M>, x: Float32Array<ArrayBuffer>, outliers: boolean) {
+  const g = new GraphBuilder()
+  const input = g.input('x', [1, 'S', IN])
+  g.output('y', format.multiplicand(g, input, IN, outliers)('w', OUT), [1, 'S', OUT])
+  const y = new Float32Array(SEQ * OUT)
+  const matrix = format.keep({ values_out_in: w_out_in.slice(), out: OUT, in: IN })
+  await runOnce(g.build('product'), { x: [x, [1, SEQ, IN]], ...format.slots('w', matrix) }, { y: [y, [1, SEQ, OUT]] })
+  return y
+}
+
+/** Root mean square error over root mean square. */
+function relativeError(found: Float32Array, exact: Float32Array): number {
+  const squares = (values: Float32Array) => values.reduce((sum, value) => sum + value * value, 0)
+  return Math.sqrt(squares(found.map((value, i) => value - exact[i]!)) / squares(exact))
+}
+
+describe('linear layers', () => {
+  const exact = (x: Float32Array) =>
+    Float32Array.from({ length: SEQ * OUT }, (_, at) => {
+      const [s, o] = [Math.floor(at / OUT), at % OUT]
+      let sum = 0
+      for (let i = 0; i < IN; i++) sum += x[s * IN + i]! * w_out_in[o * IN + i]!
+      return sum
+    })
+
+  test('in float32 are products', async () => {
+    assert.ok(maxAbsDifference(await product(f32Linear, x_seq_in, false), exact(x_seq_in)) < 1e-4)
+  })
+
+  test('in bfloat16 are off by the rounding of the weights', async () => {
+    const error = relativeError(await product(bf16Linear(), x_seq_in, false), exact(x_seq_in))
+    assert.ok(error > 1e-4 && error < 3e-3, String(error))
+  })
+
+  for (const largest of [127, 63])
+    test(`in 8 bits with weights up to ${largest} are off by a step in each number`, async () => {
+      const most = largest === 127 ? 0.012 : 0.02
+      const error = relativeError(await product(int8Linear(largest), x_seq_in, false), exact(x_seq_in))
+      assert.ok(error > 1e-4 && error < most, String(error))
+    })
+
+  test('in 8 bits with outliers have the error of the weights alone', async () => {
+    const spiked = x_seq_in.slice()
+    for (let s = 0; s < SEQ; s++) spiked[s * IN + 3] = 60
+    const smallExact = exact(spiked)
+    const once = relativeError(await product(int8Linear(127), spiked, false), smallExact)
+    const twice = relativeError(await product(int8Linear(127), spiked, true), smallExact)
+    assert.ok(twice < 0.008 && once > 2 * twice, `${once} ${twice}`)
+  })
+
+  test('in 8 bits take a row of zeros', async () => {
+    const zeros = x_seq_in.slice().fill(0, IN, 2 * IN)
+    const y = await product(int8Linear(127), zeros, true)
+    assert.ok(y.subarray(OUT, 2 * OUT).every((value) => value === 0))
+  })
+
+  test('know the largest weight of this processor', async () => {
+    assert.ok([63, 127].includes(await largestExactWeight()))
+  })
+})
+
+/** Kullback-Leibler divergence of softmax(found) from softmax(exact), nats. */
+const divergence = (exact: Float32Array, found: Float32Array): number =>
+  exact.reduce((sum, _, i) => {
+    const logP = logProbability(exact, i)
+    return sum + Math.exp(logP) * (logP - logProbability(found, i))
+  }, 0)
+
+describe('the onnx engine', () => {
+  const tokens = Array.from({ length: 90 }, (_, i) => (i * 37) % 61)
+  const cutting = { chunkTokens: 40, blockTokens: 64 }
+
+  test('computes the same with bfloat16 weights as with float32, where the checkpoint is bfloat16', async (t) => {
+    for (const tied of [true, false]) {
+      const model = await createTinyModel({ dtype: 'BF16', tied })
+      t.after(() => model.remove())
+      const run = async (weights: 'f32' | 'bf16') => {
+        const engine = await createEngine('onnx', model.folder, { threads: 1, weights })
+        t.after(() => engine.close())
+        return new PlainRun(engine, tokens.length, cutting).feed(tokens)
+      }
+      assert.deepEqual(await run('bf16'), await run('f32'))
+    }
+  })
+
+  test('stays near float32 with int8 weights, wherever a prompt ends', async (t) => {
+    const engine = await createEngine('onnx', bundledModel, { threads: 1, weights: 'int8' })
+    const exact = await createEngine('onnx', bundledModel, { threads: 1 })
+    t.after(() => Promise.all([engine.close(), exact.close()]))
+    const ids = Array.from({ length: 300 }, (_, i) => (i * 7919) % engine.shape.vocab)
+    const divergences = []
+    for (const length of [1, 17, 100, 300]) {
+      const feed = (one: Engine) => new PlainRun(one, length, cutting).feed(ids.slice(0, length))
+      divergences.push(divergence(await feed(exact), await feed(engine)))
+    }
+    assert.ok(Math.max(...divergences) < 2e-2, divergences.join(' '))
+  })
+
+  test('has no other weights than float32 in the reference engine', async (t) => {
+    const model = await createTinyModel()
+    t.after(() => model.remove())
+    await assert.rejects(createEngine('reference', model.folder, { threads: 1, weights: 'int8' }), {
+      code: 'bad_config',
+    })
+  })
+})

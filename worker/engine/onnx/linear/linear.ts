@@ -1,0 +1,33 @@
+import type { Rows } from '../../../model/rows.ts'
+import type { Floats } from '../../host-tensors.ts'
+import type { GraphBuilder, Value } from '../graph-builder.ts'
+import type { Slots } from '../session-set.ts'
+
+/** A matrix as the checkpoint has it. */
+export interface Dense {
+  readonly values_out_in: Floats
+  readonly out: number
+  readonly in: number
+}
+
+/**
+ * One way to keep the weights of the linear layers, and the piece of a graph that multiplies by them. Weights are inputs
+ * of the graph, so that one session serves all layers.
+ */
+export interface LinearFormat<M> {
+  keep(matrix: Dense): M
+  /** The head as one matrix or as several, one below the other. */
+  keepHead(rows_vocab_dim: Rows, dim: number): M[]
+  /** How the embedding table is kept. */
+  keepRows(values_vocab_dim: Floats): Rows
+  /**
+   * Prepares x, [.., width], for one or more products. `outliers`: a few of its entries are far larger than the rest, as
+   * they are behind the MLP's gate.
+   */
+  multiplicand(g: GraphBuilder, x: Value, width: number, outliers?: boolean): Multiplicand
+  /** What a call reads for the weight of that name. Valid until the next call with the same name. */
+  slots(name: string, matrix: M): Slots
+}
+
+/** Declares the weight `name`, [out, width], as inputs of the graph and returns x W^T, [.., out]. */
+export type Multiplicand = (name: string, out: number | string) => Value
