@@ -47,7 +47,7 @@ export interface RunningWorker {
 export async function startWorker(config: WorkerConfig, log: Log): Promise<RunningWorker> {
   const { modelFolder, engine, threads, weights, kvBudgetBytes } = config
   const [compute, fingerprint] = await Promise.allSettled([
-    startCompute({ modelFolder, engine, threads, weights, kvBudgetBytes }),
+    startCompute({ modelFolder, engine, threads, weights, decodes: config.role === 'decode', kvBudgetBytes }),
     modelFingerprint(modelFolder),
   ])
   if (compute.status === 'rejected') throw compute.reason

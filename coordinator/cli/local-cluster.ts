@@ -27,7 +27,7 @@ export function startWorkers(group: ProcessGroup, url: string, of: LocalWorkers)
   const shared = of.threads ?? Math.max(1, Math.floor(cores / Math.max(1, of.workers)))
   const start = (name: string, role: string, threads: number, options: StartOptions): void => {
     const args = ['worker', '--coordinator', url, '--model', of.model, '--role', role, '--name', name]
-    const engine = ['--engine', of.engine, '--weights', of.weights, '--threads', String(threads)]
+    const engine = ['--engine', of.engine, '--weights', weightsFor(role, of.weights), '--threads', String(threads)]
     group.addReplaceable(name, () => startHeadrace([...args, ...engine, '--log-level', of.logLevel], options))
   }
   for (let i = 0; i < of.workers; i++)
@@ -35,6 +35,10 @@ export function startWorkers(group: ProcessGroup, url: string, of: LocalWorkers)
   // Decoding has the machine to itself once the prompt is computed; while it is, it only takes blocks in.
   for (let i = 0; i < of.decodeNodes; i++) start(`decode-${i + 1}`, 'decode', of.pin ? 1 : cores, {})
 }
+
+/** A step of decoding would widen every layer for a single token; the numbers are the same either way. */
+const weightsFor = (role: string, weights: string): string =>
+  role === 'decode' && weights === 'bf16' ? 'f32' : weights
 
 export interface LocalCluster {
   readonly url: string

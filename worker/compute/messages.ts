@@ -17,6 +17,8 @@ export interface ComputeConfig {
   readonly engine: EngineName
   readonly threads: number
   readonly weights: Weights
+  /** It is a decode node. */
+  readonly decodes: boolean
   /** Most float32 bytes of KV cache that the runs of a decode node may take together. */
   readonly kvBudgetBytes: number
 }

@@ -9,10 +9,10 @@ import type { ComputeCommand, ComputeConfig, ComputeReply } from './messages.ts'
 const port = parentPort
 if (port === null) throw new Error('this file is started as a thread')
 const post = (reply: ComputeReply, transfer: ArrayBuffer[] = []): void => port.postMessage(reply, transfer)
-const { modelFolder, engine: name, threads, weights, kvBudgetBytes } = workerData as ComputeConfig
+const { modelFolder, engine: name, threads, weights, decodes, kvBudgetBytes } = workerData as ComputeConfig
 
 try {
-  const engine = await createEngine(name, modelFolder, { threads, weights })
+  const engine = await createEngine(name, modelFolder, { threads, weights, decodes })
   const yieldTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
   const host = new ComputeHost({ engine, clock: realClock, kvBudgetBytes, post, yieldTurn, collectGarbage })
   port.on('message', (command: ComputeCommand) => host.handle(command))

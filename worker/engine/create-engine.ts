@@ -1,19 +1,13 @@
-import type { EngineName, Weights } from '../../shared/engine-name.ts'
+import type { EngineName } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { readModelShape } from '../../shared/model-folder.ts'
 import { loadWeights } from '../model/weights.ts'
-import type { Engine } from './engine.ts'
+import type { Engine, EngineOptions } from './engine.ts'
 import { PLAIN, ReferenceEngine } from './reference-engine.ts'
-
-export interface EngineOptions {
-  readonly threads: number
-  /** Default: `f32`. */
-  readonly weights?: Weights
-}
 
 /** The engine of this name, with the model of a Hugging Face folder loaded. The native library loads only if it is used. */
 export async function createEngine(name: EngineName, folder: string, options: EngineOptions): Promise<Engine> {
-  const { threads, weights = 'f32' } = options
+  const { weights = 'f32' } = options
   switch (name) {
     case 'reference': {
       if (weights !== 'f32')
@@ -23,7 +17,7 @@ export async function createEngine(name: EngineName, folder: string, options: En
     }
     case 'onnx': {
       const { loadOnnxEngine } = await import('./onnx/load.ts')
-      return loadOnnxEngine(folder, weights, threads)
+      return loadOnnxEngine(folder, options)
     }
   }
 }

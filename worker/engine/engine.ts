@@ -1,4 +1,4 @@
-import type { EngineName } from '../../shared/engine-name.ts'
+import type { EngineName, Weights } from '../../shared/engine-name.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 
 /**
@@ -81,4 +81,13 @@ export interface Accumulator {
 export interface Kv {
   readonly start: number
   readonly capacity: number
+}
+
+/** What an engine is made with. */
+export interface EngineOptions {
+  readonly threads: number
+  /** Default: `f32`. */
+  readonly weights?: Weights
+  /** It will compute single tokens: worth more memory and a slower start. */
+  readonly decodes?: boolean
 }

@@ -17,6 +17,7 @@ import {
 /** The checkpoint's own numbers in its own order. */
 export const PLAIN: Keeping<Floats> = {
   keep: ({ values_out_in }) => values_out_in,
+  keepLayer: (layer) => layer,
   keepRows: (values) => values,
   keepHead: (rows: Rows) => [rows as Floats],
 }

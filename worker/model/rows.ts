@@ -22,7 +22,7 @@ export function widenRows(rows: Rows, out: Float32Array): void {
 /** Half the memory if every number survives it, else the same table. */
 export function halvedIfExact(values: Float32Array<ArrayBuffer>): Rows {
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length)
-  if (words.some((word) => (word & 0xffff) !== 0)) return values
+  for (let i = 0; i < words.length; i++) if ((words[i]! & 0xffff) !== 0) return values
   const bits = new Uint16Array(values.length)
   narrowBf16(values, bits)
   return bits

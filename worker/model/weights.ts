@@ -19,17 +19,18 @@ export interface LayerWeights<M> {
   readonly down: M
 }
 
-export interface ModelWeights<M> {
+export interface ModelWeights<M, L = LayerWeights<M>> {
   readonly embedding_vocab_dim: Rows
-  readonly layers: readonly LayerWeights<M>[]
+  readonly layers: readonly L[]
   readonly finalNorm_dim: Floats
   /** One below the other. Made from the embedding where the head is tied. */
   readonly head: readonly M[]
 }
 
-/** How an engine wants to keep what is read. Each is given its own buffer. */
-export interface Keeping<M> {
+/** How an engine wants to keep what is read: each matrix, each layer of them, and the tables. */
+export interface Keeping<M, L = LayerWeights<M>> {
   keep(matrix: { values_out_in: Floats; out: number; in: number }): M
+  keepLayer(layer: LayerWeights<M>): L | Promise<L>
   keepRows(values_vocab_dim: Floats): Rows
   keepHead(rows_vocab_dim: Rows, dim: number): readonly M[]
 }
@@ -38,7 +39,11 @@ const EMBEDDING = 'model.embed_tokens.weight'
 const HEAD = 'lm_head.weight'
 
 /** Reads all weights of a Llama folder, a matrix at a time, so that only one is ever there as float32 and as what is kept. */
-export async function loadWeights<M>(folder: string, shape: ModelShape, keeping: Keeping<M>): Promise<ModelWeights<M>> {
+export async function loadWeights<M, L>(
+  folder: string,
+  shape: ModelShape,
+  keeping: Keeping<M, L>,
+): Promise<ModelWeights<M, L>> {
   const { weights } = await locateModel(folder)
   const reader = await WeightReader.open(weights)
   try {
@@ -48,27 +53,27 @@ export async function loadWeights<M>(folder: string, shape: ModelShape, keeping:
   }
 }
 
-class ModelReader<M> {
+class ModelReader<M, L> {
   readonly #reader: WeightReader
   readonly #shape: ModelShape
-  readonly #keeping: Keeping<M>
+  readonly #keeping: Keeping<M, L>
   readonly #seen = new Set<string>()
 
-  constructor(reader: WeightReader, shape: ModelShape, keeping: Keeping<M>) {
+  constructor(reader: WeightReader, shape: ModelShape, keeping: Keeping<M, L>) {
     this.#reader = reader
     this.#shape = shape
     this.#keeping = keeping
   }
 
-  async read(): Promise<ModelWeights<M>> {
+  async read(): Promise<ModelWeights<M, L>> {
     const { hidden, vocab, layers } = this.#shape
     const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]))
-    const read: LayerWeights<M>[] = []
-    for (let layer = 0; layer < layers; layer++) read.push(await this.#layer(layer))
+    const kept: L[] = []
+    for (let layer = 0; layer < layers; layer++) kept.push(await this.#keeping.keepLayer(await this.#layer(layer)))
     const finalNorm_dim = await this.#values('model.norm.weight', [hidden])
     const head = this.#keeping.keepHead(await this.#headRows(embedding_vocab_dim), hidden)
     this.#refuseUnread()
-    return { embedding_vocab_dim, layers: read, finalNorm_dim, head }
+    return { embedding_vocab_dim, layers: kept, finalNorm_dim, head }
   }
 
   async #layer(layer: number): Promise<LayerWeights<M>> {

@@ -108,6 +108,18 @@ describe('the onnx engine', () => {
     }
   })
 
+  for (const weights of ['f32', 'int8'] as const)
+    test(`computes the same with packed ${weights} weights, as a decode node has them`, async (t) => {
+      const model = await createTinyModel({ dtype: 'BF16' })
+      t.after(() => model.remove())
+      const run = async (decodes: boolean) => {
+        const engine = await createEngine('onnx', model.folder, { threads: 1, weights, decodes })
+        t.after(() => engine.close())
+        return new PlainRun(engine, tokens.length, cutting).feed(tokens)
+      }
+      assert.ok(maxAbsDifference(await run(true), await run(false)) < 1e-5)
+    })
+
   test('stays near float32 with int8 weights, wherever a prompt ends', async (t) => {
     const engine = await createEngine('onnx', bundledModel, { threads: 1, weights: 'int8' })
     const exact = await createEngine('onnx', bundledModel, { threads: 1 })

@@ -18,6 +18,9 @@ const OPSET = 20
 /** Domain of ONNX Runtime's own operators. */
 const MICROSOFT = 'com.microsoft'
 
+/** Buffers with their dimensions. */
+type Bound = Readonly<Record<string, readonly [data: ArrayBufferView, dims: readonly number[]]>>
+
 interface Node {
   readonly operator: string
   readonly domain: string
@@ -33,9 +36,17 @@ export class GraphBuilder {
   readonly #inputs: Field[] = []
   readonly #outputs: Field[] = []
   readonly #outputNames = new Map<Value, string>()
+  readonly #bound: Bound
   #values = 0
 
+  /** @param bound inputs that become part of the model instead, by name */
+  constructor(bound: Bound = {}) {
+    this.#bound = bound
+  }
+
   input(name: string, dims: readonly Dim[], element: Element = 'float32'): Value {
+    const bound = this.#bound[name]
+    if (bound !== undefined) return this.#initializer(name, element, bound)
     this.#inputs.push(messageField(11, valueInfo(name, dims, element)))
     return name
   }
@@ -96,8 +107,11 @@ export class GraphBuilder {
     ]
   }
 
-  #constant(element: Element, dims: readonly number[], raw: Uint8Array): Value {
-    const name = this.#fresh()
+  #initializer(name: string, element: Element, [data, dims]: Bound[string]): Value {
+    return this.#constant(element, dims, new Uint8Array(data.buffer, data.byteOffset, data.byteLength), name)
+  }
+
+  #constant(element: Element, dims: readonly number[], raw: Uint8Array, name = this.#fresh()): Value {
     const fields = [
       ...dims.map((d) => intField(1, d)),
       intField(2, ELEMENTS[element]),

@@ -1,23 +1,24 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
-import { GraphBuilder, type Value } from './graph-builder.ts'
+import type { GraphBuilder, Value } from './graph-builder.ts'
 import { matmulTransposed } from './linear/f32.ts'
 import type { LinearFormat } from './linear/linear.ts'
 
-/**
- * The graphs of the CPU engine. Weights are inputs, so one session of each kind serves all layers; S is the number of
- * tokens of a chunk, T of keys.
- */
+/** The graphs that have weights. S is the number of tokens of a chunk. */
 export const GRAPHS = {
   project: projectGraph,
-  attend: (shape: ModelShape) => attendGraph(shape, false),
-  attendMasked: (shape: ModelShape) => attendGraph(shape, true),
   mix: mixGraph,
   logits: logitsGraph,
-} as const satisfies Record<string, (shape: ModelShape, linear: Linear) => Uint8Array>
-export type GraphKind = keyof typeof GRAPHS
+} as const satisfies Record<string, (shape: ModelShape, linear: Linear, g: GraphBuilder) => Uint8Array>
+
+/** Those that have none; T is the number of keys. */
+export const PLAIN_GRAPHS = {
+  attend: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, false),
+  attendMasked: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, true),
+} as const
+export type PlainKind = keyof typeof PLAIN_GRAPHS
 
 /** What a graph needs to know of how weights are kept. */
-export type Linear = Pick<LinearFormat<unknown>, 'multiplicand'>
+type Linear = Pick<LinearFormat<unknown>, 'multiplicand'>
 
 /** The maximum of a row that has seen no key. Finite, because -inf - -inf is NaN. */
 export const EMPTY_MAX = -1e30
@@ -30,8 +31,8 @@ const SMALLEST_SUM = 0.5
 function projectGraph(
   { hidden, heads, kvHeads, headDim, normEpsilon }: ModelShape,
   { multiplicand }: Linear,
+  g: GraphBuilder,
 ): Uint8Array {
-  const g = new GraphBuilder()
   const x = g.input('x', [1, 'S', hidden])
   const gain = g.input('gain', [hidden])
   const cos = g.input('cos', ['S', headDim / 2])
@@ -64,8 +65,7 @@ function projectGraph(
  * scores fit the cache. The G query heads of its group are rows of the same product, so keys and values are never
  * repeated. `m_out` must not be the buffer of `m`: it is written before `m` is last read.
  */
-function attendGraph(shape: ModelShape, masked: boolean): Uint8Array {
-  const g = new GraphBuilder()
+function attendGraph(shape: ModelShape, g: GraphBuilder, masked: boolean): Uint8Array {
   const mask = masked ? g.input('mask', ['S', 'T']) : undefined
   for (let head = 0; head < shape.kvHeads; head++) attendHead(g, shape, head, mask)
   return g.build(masked ? 'attend_masked' : 'attend')
@@ -92,8 +92,11 @@ function attendHead(g: GraphBuilder, { heads, kvHeads, headDim }: ModelShape, he
 }
 
 /** Normalised attention, output projection, residual, norm, SwiGLU MLP (arXiv 2002.05202), residual. */
-function mixGraph({ hidden, heads, headDim, ffn, normEpsilon }: ModelShape, { multiplicand }: Linear): Uint8Array {
-  const g = new GraphBuilder()
+function mixGraph(
+  { hidden, heads, headDim, ffn, normEpsilon }: ModelShape,
+  { multiplicand }: Linear,
+  g: GraphBuilder,
+): Uint8Array {
   const o = g.input('o', [heads, 'S', headDim])
   const l = g.input('l', [heads, 'S', 1])
   const x = g.input('x', [1, 'S', hidden])
@@ -114,8 +117,7 @@ function mixGraph({ hidden, heads, headDim, ffn, normEpsilon }: ModelShape, { mu
 }
 
 /** V is the number of rows of the head, or of a piece of it. */
-function logitsGraph({ hidden, normEpsilon }: ModelShape, { multiplicand }: Linear): Uint8Array {
-  const g = new GraphBuilder()
+function logitsGraph({ hidden, normEpsilon }: ModelShape, { multiplicand }: Linear, g: GraphBuilder): Uint8Array {
   const x = g.input('x', [1, hidden])
   const gain = g.input('gain', [hidden])
   const times = multiplicand(g, rmsNorm(g, x, gain, normEpsilon), hidden, true)

@@ -2,7 +2,6 @@ import { HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { RopeTable } from '../../model/rope-table.ts'
 import { gatherRows } from '../../model/rows.ts'
-import type { LayerWeights, ModelWeights } from '../../model/weights.ts'
 import type { Accumulator, Engine, Hidden, Kv, Query } from '../engine.ts'
 import {
   exportHostKv,
@@ -14,44 +13,41 @@ import {
   importHostKv,
   own,
 } from '../host-tensors.ts'
-import { EMPTY_MAX } from './graphs.ts'
+import { GraphBuilder } from './graph-builder.ts'
+import { EMPTY_MAX, PLAIN_GRAPHS, type PlainKind } from './graphs.ts'
 import { type KeyRange, keyRanges } from './key-ranges.ts'
-import type { LinearFormat } from './linear/linear.ts'
 import { MaskCache } from './mask-cache.ts'
 import { SessionSet, type Slot, type Slots } from './session-set.ts'
 import { TensorPool } from './tensor-pool.ts'
+import type { WeightedGraphs } from './weighted-graphs.ts'
 
 /** Keys of one call to a graph: 512 measured best for chunks of 256 tokens. Fewer rows may see more at once. */
 const KEYS_PER_CALL = 512
 const SCORES_PER_CALL = KEYS_PER_CALL * 256
 
 /** The default engine: ONNX Runtime on the CPU, driven layer by layer. All memory is plain ArrayBuffers of this thread. */
-export class OnnxEngine<M extends { readonly out: number }> implements Engine {
+export class OnnxEngine implements Engine {
   readonly name = 'onnx'
   readonly shape: ModelShape
   readonly chunkTokens = 256
-  readonly #linear: LinearFormat<M>
-  readonly #weights: ModelWeights<M>
-  readonly #sessions: SessionSet
+  readonly #weighted: WeightedGraphs
+  readonly #plain: SessionSet
   readonly #rope: RopeTable
   readonly #masks = new MaskCache()
   readonly #pool = new TensorPool()
 
-  private constructor(shape: ModelShape, linear: LinearFormat<M>, weights: ModelWeights<M>, sessions: SessionSet) {
+  private constructor(shape: ModelShape, weighted: WeightedGraphs, plain: SessionSet) {
     this.shape = shape
-    this.#linear = linear
-    this.#weights = weights
-    this.#sessions = sessions
+    this.#weighted = weighted
+    this.#plain = plain
     this.#rope = new RopeTable(shape)
   }
 
-  static async create<M extends { readonly out: number }>(
-    shape: ModelShape,
-    linear: LinearFormat<M>,
-    weights: ModelWeights<M>,
-    threads: number,
-  ): Promise<OnnxEngine<M>> {
-    return new OnnxEngine(shape, linear, weights, await SessionSet.create(shape, linear, threads))
+  static async create(shape: ModelShape, weighted: WeightedGraphs, threads: number): Promise<OnnxEngine> {
+    const plain = new SessionSet(threads)
+    for (const kind of Object.keys(PLAIN_GRAPHS) as PlainKind[])
+      await plain.add(kind, PLAIN_GRAPHS[kind](shape, new GraphBuilder()))
+    return new OnnxEngine(shape, weighted, plain)
   }
 
   async embed(tokens_seq: Int32Array): Promise<Hidden> {
@@ -60,7 +56,7 @@ export class OnnxEngine<M extends { readonly out: number }> implements Engine {
     if (tokens < 1 || tokens > this.chunkTokens)
       throw new HeadraceError('internal', `a chunk has 1 to ${this.chunkTokens} tokens, not ${tokens}`)
     const x_seq_dim = this.#pool.take(tokens * hidden)
-    gatherRows(tokens_seq, this.#weights.embedding_vocab_dim, hidden, x_seq_dim)
+    gatherRows(tokens_seq, this.#weighted.embedding_vocab_dim, hidden, x_seq_dim)
     return new HostHidden(tokens, x_seq_dim)
   }
 
@@ -69,7 +65,6 @@ export class OnnxEngine<M extends { readonly out: number }> implements Engine {
     const { tokens, x_seq_dim } = own(x, HostHidden)
     const cache = own(kv, HostKv)
     cache.checkRange(start, tokens)
-    const { attentionNorm_dim, q, k, v } = this.#layer(layer)
     const { cos, sin } = this.#rope.rows(start, tokens)
     const q_heads_seq_hdim = this.#pool.take(heads * tokens * headDim)
     const outputs: Record<string, Slot> = { q: [q_heads_seq_hdim, [heads, tokens, headDim]] }
@@ -79,14 +74,10 @@ export class OnnxEngine<M extends { readonly out: number }> implements Engine {
     }
     const inputs: Slots = {
       x: [x_seq_dim, [1, tokens, hidden]],
-      gain: [attentionNorm_dim, [hidden]],
-      ...this.#linear.slots('q_weight', q),
-      ...this.#linear.slots('k_weight', k),
-      ...this.#linear.slots('v_weight', v),
       cos: [cos, [tokens, headDim / 2]],
       sin: [sin, [tokens, headDim / 2]],
     }
-    await this.#sessions.run('project', inputs, outputs)
+    await this.#weighted.run('project', layer, inputs, outputs)
     return new HostQuery(start, tokens, q_heads_seq_hdim)
   }
 
@@ -123,7 +114,7 @@ export class OnnxEngine<M extends { readonly out: number }> implements Engine {
     }
     if (range.masked)
       inputs['mask'] = [this.#masks.get(tokens, range.count, range.start - query.start), [tokens, range.count]]
-    await this.#sessions.run(range.masked ? 'attendMasked' : 'attend', inputs, outputs)
+    await this.#plain.run(range.masked ? 'attendMasked' : 'attend', inputs, outputs)
     this.#pool.give(acc.m_heads_seq)
     acc.m_heads_seq = nextM_heads_seq
   }
@@ -133,18 +124,12 @@ export class OnnxEngine<M extends { readonly out: number }> implements Engine {
     const { tokens, x_seq_dim } = own(x, HostHidden)
     const { o_heads_seq_hdim, l_heads_seq } = own(acc, HostAccumulator)
     takeBuffers(x) // the result lies where x lay
-    const { o, mlpNorm_dim, gate, up, down } = this.#layer(layer)
     const inputs: Slots = {
       o: [o_heads_seq_hdim, [heads, tokens, headDim]],
       l: [l_heads_seq, [heads, tokens, 1]],
       x: [x_seq_dim, [1, tokens, hidden]],
-      gain: [mlpNorm_dim, [hidden]],
-      ...this.#linear.slots('o_weight', o),
-      ...this.#linear.slots('gate_weight', gate),
-      ...this.#linear.slots('up_weight', up),
-      ...this.#linear.slots('down_weight', down),
     }
-    await this.#sessions.run('mix', inputs, { y: inputs['x']! })
+    await this.#weighted.run('mix', layer, inputs, { y: inputs['x']! })
     this.release(acc)
     return new HostHidden(tokens, x_seq_dim)
   }
@@ -154,14 +139,9 @@ export class OnnxEngine<M extends { readonly out: number }> implements Engine {
     const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
     const logits_vocab = new Float32Array(vocab)
     let from = 0
-    for (const piece of this.#weights.head) {
-      const inputs: Slots = {
-        x: [last_dim, [1, hidden]],
-        gain: [this.#weights.finalNorm_dim, [hidden]],
-        ...this.#linear.slots('head_weight', piece),
-      }
-      const rows = piece.out
-      await this.#sessions.run('logits', inputs, { logits: [logits_vocab.subarray(from, from + rows), [1, rows]] })
+    for (const [piece, rows] of this.#weighted.headRows.entries()) {
+      const logits: Slot = [logits_vocab.subarray(from, from + rows), [1, rows]]
+      await this.#weighted.run('logits', piece, { x: [last_dim, [1, hidden]] }, { logits })
       from += rows
     }
     return logits_vocab
@@ -202,11 +182,8 @@ export class OnnxEngine<M extends { readonly out: number }> implements Engine {
 
   async close(): Promise<void> {
     this.#pool.clear()
-    await this.#sessions.release()
-  }
-
-  #layer(layer: number): LayerWeights<M> {
-    return this.#weights.layers[layer]!
+    await this.#weighted.release()
+    await this.#plain.release()
   }
 }
 

@@ -1,57 +1,50 @@
 import { env, InferenceSession, Tensor } from 'onnxruntime-node'
 import { asHeadraceError, HeadraceError } from '../../../shared/errors.ts'
-import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Floats } from '../host-tensors.ts'
-import { GRAPHS, type GraphKind, type Linear } from './graphs.ts'
 
 /** A buffer and its dimensions: what a graph reads from, or writes into. */
-export type Slot = readonly [data: Floats | Int8Array | Uint8Array, dims: readonly number[]]
+export type Slot = readonly [data: Floats | Int8Array<ArrayBuffer> | Uint8Array<ArrayBuffer>, dims: readonly number[]]
 export type Slots = Readonly<Record<string, Slot>>
 
-/** One session of each kind of graph. ONNX Runtime says nothing on its own: what fails is thrown. */
+/** Sessions by name. ONNX Runtime says nothing on its own: what fails is thrown. */
 export class SessionSet {
-  readonly #sessions: ReadonlyMap<GraphKind, InferenceSession>
+  readonly #threads: number
+  readonly #sessions = new Map<string, InferenceSession>()
 
-  private constructor(sessions: ReadonlyMap<GraphKind, InferenceSession>) {
-    this.#sessions = sessions
+  constructor(threads: number) {
+    this.#threads = threads
   }
 
-  static async create(shape: ModelShape, linear: Linear, threads: number): Promise<SessionSet> {
+  async add(name: string, model: Uint8Array): Promise<void> {
     env.logLevel = 'fatal'
-    const sessions = new Map<GraphKind, InferenceSession>()
     try {
-      for (const kind of Object.keys(GRAPHS) as GraphKind[])
-        sessions.set(kind, await InferenceSession.create(GRAPHS[kind](shape, linear), sessionOptions(threads)))
+      this.#sessions.set(name, await InferenceSession.create(model, sessionOptions(this.#threads)))
     } catch (cause) {
-      throw failed('creating the sessions', cause)
+      throw failed(`creating ${name}`, cause)
     }
-    return new SessionSet(sessions)
   }
 
   /** Computes in place: `outputs` are written where they lie. */
-  async run(kind: GraphKind, inputs: Slots, outputs: Slots): Promise<void> {
+  async run(name: string, inputs: Slots, outputs: Slots): Promise<void> {
     try {
-      await this.#sessions.get(kind)?.run(tensors(inputs), tensors(outputs))
+      await this.#sessions.get(name)?.run(tensors(inputs), tensors(outputs))
     } catch (cause) {
-      throw failed(kind, cause)
+      throw failed(name, cause)
     }
   }
 
   async release(): Promise<void> {
     for (const session of this.#sessions.values()) await session.release()
+    this.#sessions.clear()
   }
 }
 
 /** One call of a graph that is not needed again. */
 export async function runOnce(model: Uint8Array, inputs: Slots, outputs: Slots): Promise<void> {
-  env.logLevel = 'fatal'
-  try {
-    const session = await InferenceSession.create(model, sessionOptions(1))
-    await session.run(tensors(inputs), tensors(outputs))
-    await session.release()
-  } catch (cause) {
-    throw failed('a single call', cause)
-  }
+  const sessions = new SessionSet(1)
+  await sessions.add('once', model)
+  await sessions.run('once', inputs, outputs)
+  await sessions.release()
 }
 
 function sessionOptions(threads: number): InferenceSession.SessionOptions {

@@ -1,3 +1,4 @@
+import { type Rows, widenRows } from '../../../model/rows.ts'
 import type { GraphBuilder, Value } from '../graph-builder.ts'
 import type { Dense, LinearFormat } from './linear.ts'
 
@@ -5,9 +6,16 @@ import type { Dense, LinearFormat } from './linear.ts'
 export const f32Linear: LinearFormat<Dense> = {
   keep: (matrix) => matrix,
   keepRows: (values) => values,
-  keepHead: (rows, dim) => [{ values_out_in: rows as Dense['values_out_in'], out: rows.length / dim, in: dim }],
+  keepHead: (rows, dim) => [{ values_out_in: widened(rows), out: rows.length / dim, in: dim }],
   multiplicand: (g, x, width) => (name, out) => matmulTransposed(g, x, g.input(name, [out, width])),
   slots: (name, { values_out_in, out, in: width }) => ({ [name]: [values_out_in, [out, width]] }),
+}
+
+function widened(rows: Rows): Dense['values_out_in'] {
+  if (rows instanceof Float32Array) return rows
+  const values = new Float32Array(rows.length)
+  widenRows(rows, values)
+  return values
 }
 
 /** alpha a b^T. */
