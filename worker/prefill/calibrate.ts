@@ -41,8 +41,14 @@ export async function calibrate(engine: Engine, clock: Clock): Promise<Cost> {
       const timed = await timeLayer(engine, clock, n, p)
       if (timed.seconds < (best.get(kind)?.seconds ?? Number.POSITIVE_INFINITY)) best.set(kind, timed)
     }
-  return fitCost([...best.values()])
+  return spreadOverhead(fitCost([...best.values()]), chunk)
 }
+
+/**
+ * What was timed was a chunk at a time, and each launch costs o. A span of n tokens is n / chunk launches and, on average,
+ * half a one that is not full.
+ */
+export const spreadOverhead = ({ o, a, b }: Cost, chunk: number): Cost => ({ o: o / 2, a: a + o / chunk, b })
 
 async function timeLayer(engine: Engine, clock: Clock, n: number, p: number): Promise<Point> {
   const tokens = Int32Array.from({ length: n }, (_, i) => (i * 7919) % engine.shape.vocab)

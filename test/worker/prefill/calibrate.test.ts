@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { fitCost } from '../../../worker/prefill/calibrate.ts'
+import { fitCost, spreadOverhead } from '../../../worker/prefill/calibrate.ts'
 
 const POINTS = [
   [32, 0],
@@ -28,6 +28,16 @@ describe("the fit of a worker's cost", () => {
       }),
       { seed: 5 },
     )
+  })
+
+  it('counts a launch for every chunk of a span', () => {
+    const chunk = 256
+    const { o, a, b } = spreadOverhead({ o: 1e-3, a: 1e-5, b: 0 }, chunk)
+    assert.equal(b, 0)
+    for (const n of [200, 1000, 5000]) {
+      const truth = 1e-3 * Math.ceil(n / chunk) + 1e-5 * n
+      assert.ok(Math.abs(o + a * n - truth) <= 0.5e-3 + 1e-12, String(n))
+    }
   })
 
   it('never gives a negative coefficient, whatever the noise', () => {
