@@ -1,0 +1,149 @@
+import { wholeNumber } from '../../../shared/cli/options.ts'
+import { asHeadraceError } from '../../../shared/errors.ts'
+import { bundledModel, fixture } from '../../support/paths.ts'
+import { type Ceiling, measureCeiling } from '../harness/ceiling.ts'
+import { coresFrom } from '../harness/cores.ts'
+import { type Cell, cellText, engineReport } from '../harness/engine-report.ts'
+import { type PeerPackage, peerPackage } from '../harness/peer-install.ts'
+import type { PinnedChild } from '../harness/pinned-child.ts'
+import { compareQuality, type Quality } from '../harness/quality.ts'
+import {
+  COMPARED_WEIGHTS,
+  type ComparedWeights,
+  type OurPrefill,
+  Peer,
+  type PeerSettings,
+  type Resident,
+  settingsText,
+  startOurs,
+  WEIGHT_PAIRS,
+} from '../harness/rivals.ts'
+import { rotated } from '../harness/statistics.ts'
+import { promptIds } from '../models/prompt-ids.ts'
+import { PRESET_NAMES, PRESETS, type PresetName } from '../models/presets.ts'
+import { defineSuite, type SuiteContext } from '../suite.ts'
+
+/** How fast one worker's engine computes a prompt, against llama.cpp on the same cores and the machine's own limit. */
+export const engineSuite = defineSuite({
+  name: 'engine',
+  describe: 'Prefill speed of the engine alone, against llama.cpp and the matrix product of the machine',
+  options: {
+    preset: { choices: PRESET_NAMES, default: 'smol135' as PresetName, describe: 'Shape of the model' },
+    tokens: { type: 'array', number: true, default: [512, 2048], describe: 'Lengths of the prompt' },
+    threads: { type: 'array', number: true, default: [1], describe: 'Threads, each on a core of its own' },
+    weights: { type: 'array', choices: COMPARED_WEIGHTS, default: COMPARED_WEIGHTS, describe: 'How weights are kept' },
+    rounds: { type: 'number', default: 3, describe: 'Runs of each, in turn' },
+    'first-core': { type: 'number', default: 0, describe: 'Where the cores that are used begin' },
+    prompts: { type: 'string', default: fixture('prompts/prompts.jsonl'), describe: 'For the quality of int8' },
+    peer: { type: 'boolean', default: true, describe: 'Compare with llama.cpp; --no-peer measures only ours' },
+  },
+  async run(options, context) {
+    const { preset, weights, prompts, 'first-core': first } = options
+    const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
+    const lengths = options.tokens.map((tokens) => wholeNumber('tokens', tokens, 2, PRESETS[preset].contextLength - 64))
+    const peer = options.peer ? await peerPackage(context.note, context.signal) : undefined
+    const found: Found = { ceilings: [], cells: [], quality: [], missing: [] }
+    for (const threads of options.threads.map((count) => wholeNumber('threads', count, 1, 256))) {
+      const cores = coresFrom(wholeNumber('first-core', first, 0, 1024), threads)
+      for (const kind of weights) {
+        const ceiling = await measureCeiling({ shape: PRESETS[preset], kind, threads, cores }, context.signal)
+        context.note(`${kind} on ${threads}: the matrix product reaches ${ceiling.gflops.toFixed(0)} GFLOP/s`)
+        found.ceilings.push(ceiling)
+        await compare({ preset, weights: kind, threads, cores, lengths, rounds, peer }, found, context)
+      }
+    }
+    for (const kind of weights) if (kind !== 'f32') await judge(kind, prompts, found, context)
+    return engineReport({ preset, peer: peer?.version, ...found })
+  },
+})
+
+interface Found {
+  readonly ceilings: Ceiling[]
+  readonly cells: Cell[]
+  readonly quality: Quality[]
+  /** What could not be measured, and why. */
+  readonly missing: string[]
+}
+
+interface Comparison {
+  readonly preset: PresetName
+  readonly weights: ComparedWeights
+  readonly threads: number
+  readonly cores: string
+  readonly lengths: readonly number[]
+  readonly rounds: number
+  readonly peer: PeerPackage | undefined
+}
+
+async function compare(of: Comparison, found: Found, { signal, note }: SuiteContext): Promise<void> {
+  note(`${of.weights}: writing the models, unless an earlier run has left them`)
+  const ours = await startOurs(of, signal).catch((thrown: unknown) => {
+    signal.throwIfAborted()
+    found.missing.push(`Our engine with ${of.weights} weights: ${asHeadraceError(thrown).message}`)
+    note(found.missing.at(-1)!)
+    return undefined
+  })
+  let peer: Peer | undefined
+  try {
+    if (of.peer !== undefined) peer = await Peer.start({ ...of, peer: of.peer }, signal)
+    let settings: PeerSettings = { flash: true, batch: 512 }
+    for (const tokens of of.lengths) {
+      const ids = promptIds(PRESETS[of.preset].vocab, tokens)
+      if (tokens === of.lengths[0]) await ours?.ask('prefill', { tokens: ids }) // pools are filled, graphs specialised
+      if (peer !== undefined && tokens <= LONGEST_PROBE) settings = await bestSettings(peer, ids, note)
+      const cell: Cell = { ...of, tokens, settings, ours: [], theirs: [] }
+      for (let round = 0; round < of.rounds; round++) await oneRound(cell, ids, ours, peer, round)
+      found.cells.push(cell)
+      note(cellText(cell))
+    }
+  } finally {
+    await ours?.stop()
+    await peer?.stop()
+  }
+}
+
+async function oneRound(
+  cell: Cell,
+  tokens: readonly number[],
+  ours: PinnedChild | undefined,
+  peer: Peer | undefined,
+  round: number,
+): Promise<void> {
+  const runs = [
+    async () => ours && cell.ours.push(await ours.ask<Resident<OurPrefill>>('prefill', { tokens })),
+    async () => peer && cell.theirs.push(await peer.prefill(tokens, cell.settings)),
+  ]
+  for (const run of rotated(runs, round)) await run()
+}
+
+/** Prompts longer than this are computed with the settings found at the longest one below. */
+const LONGEST_PROBE = 2048
+/** The package's default, and llama.cpp's own. */
+const BATCHES = [512, 2048]
+
+/** One run of each setting that makes a difference at this length; the first of all is not counted. */
+async function bestSettings(peer: Peer, tokens: readonly number[], note: (text: string) => void): Promise<PeerSettings> {
+  const batches = BATCHES.filter((batch) => batch <= Math.max(tokens.length, BATCHES[0]!))
+  let best: { settings: PeerSettings; ms: number } | undefined
+  await peer.prefill(tokens.slice(0, WARM_UP_TOKENS), { flash: true, batch: BATCHES[0]! })
+  for (const batch of batches)
+    for (const flash of [true, false]) {
+      const settings = { flash, batch }
+      const { ms } = await peer.prefill(tokens, settings)
+      note(`probing the peer, ${tokens.length} tokens, ${settingsText(settings)}: ${(ms / 1000).toFixed(2)} s`)
+      if (best === undefined || ms < best.ms) best = { settings, ms }
+    }
+  return best!.settings
+}
+
+const WARM_UP_TOKENS = 64
+
+async function judge(kind: ComparedWeights, prompts: string, found: Found, { signal, note }: SuiteContext): Promise<void> {
+  try {
+    found.quality.push(await compareQuality({ folder: bundledModel, prompts, weights: kind }, signal))
+  } catch (thrown) {
+    signal.throwIfAborted()
+    found.missing.push(`The quality of ${WEIGHT_PAIRS[kind].text.split(' ')[0]}: ${asHeadraceError(thrown).message}`)
+    note(found.missing.at(-1)!)
+  }
+}
