@@ -6,6 +6,8 @@ import { machineFacts, machineText } from './harness/machine.ts'
 import { reportText } from './harness/report.ts'
 import type { Suite } from './suite.ts'
 import { answersSuite } from './suites/answers.ts'
+import { coldSuite } from './suites/cold.ts'
+import { decodeSuite } from './suites/decode.ts'
 import { engineSuite } from './suites/engine.ts'
 import { memorySuite } from './suites/memory.ts'
 import { splitSuite } from './suites/split.ts'
@@ -17,6 +19,8 @@ const SUITES: readonly Suite[] = [
   memorySuite,
   answersSuite,
   engineSuite,
+  decodeSuite,
+  coldSuite,
 ]
 
 const { stdout, stderr } = process

@@ -38,5 +38,6 @@ serve({
   },
 })
 
-const values = (count: number): Float32Array => Float32Array.from({ length: count }, (_, i) => ((i * 37) % 101) / 50 - 1)
+const values = (count: number): Float32Array =>
+  Float32Array.from({ length: count }, (_, i) => ((i * 37) % 101) / 50 - 1)
 const bytes = (count: number): Uint8Array => Uint8Array.from({ length: count }, (_, i) => (i * 37) % 251)

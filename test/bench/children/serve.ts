@@ -16,10 +16,7 @@ export function serve(operations: Readonly<Record<string, (options: never) => Pr
   process.send?.({ ready: true })
 }
 
-async function answer(
-  operation: ((options: never) => Promise<object>) | undefined,
-  options: never,
-): Promise<object> {
+async function answer(operation: ((options: never) => Promise<object>) | undefined, options: never): Promise<object> {
   if (operation === undefined) throw new Error('no such operation')
   return operation(options)
 }

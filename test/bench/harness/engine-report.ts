@@ -1,4 +1,4 @@
-import { type PresetName, PRESETS, presetText } from '../models/presets.ts'
+import { PRESETS, type PresetName, presetText } from '../models/presets.ts'
 import { type Ceiling, productText } from './ceiling.ts'
 import { allCalls, CALLS, type Call, prefillFlops } from './flops.ts'
 import type { Quality } from './quality.ts'
@@ -60,10 +60,12 @@ function summary(cell: Cell) {
     runs.length === 0 ? undefined : spreadOf(runs.map(({ ms }) => (cell.tokens / ms) * 1000))
   const both = cell.ours.length > 0 && cell.theirs.length > 0
   const ms = (runs: readonly { ms: number }[]): number[] => runs.map((run) => run.ms)
+  const cpuMs = (runs: readonly { cpuMs: number }[]): number[] => runs.map((run) => run.cpuMs)
   return {
     ours: speeds(cell.ours),
     theirs: speeds(cell.theirs),
     ratio: both ? spreadOf(speedUps(ms(cell.theirs), ms(cell.ours))) : undefined,
+    cpuRatio: both ? median(speedUps(cpuMs(cell.theirs), cpuMs(cell.ours))) : Number.NaN,
     ourGflops: gflops(cell, cell.ours),
     theirGflops: gflops(cell, cell.theirs),
   }
@@ -83,12 +85,12 @@ function speedTable(cells: readonly Cell[], ceilings: readonly Ceiling[]): Repor
   return {
     title:
       'Prompt to the logits of its last token, tokens/s: median (least-most). "ratio": ours over the peer, round by round; ' +
-      '"share": of the ceiling below',
+      '"by CPU time": the same where others used the cores too; "share": of the ceiling below',
     head: columns(
-      "weights, threads, tokens, ours, peer, ratio, GFLOP/s ours, share, peer, share, cores used ours, peer, MiB ours (peak), peer, same next token, peer's best setting",
+      "weights, threads, tokens, ours, peer, ratio, by CPU time, GFLOP/s ours, share, peer, share, cores used ours, peer, MiB ours (peak), peer, same next token, peer's best setting",
     ),
     rows: cells.map((cell) => {
-      const { ours, theirs, ratio, ourGflops, theirGflops } = summary(cell)
+      const { ours, theirs, ratio, cpuRatio, ourGflops, theirGflops } = summary(cell)
       const ceiling = ceilings.find(({ kind, threads }) => kind === cell.weights && threads === cell.threads)!.gflops
       const share = (value: number): string => (Number.isNaN(value) ? NOTHING : percent(value / ceiling))
       const [our, their] = [cell.ours.at(-1), cell.theirs.at(-1)]
@@ -99,6 +101,7 @@ function speedTable(cells: readonly Cell[], ceilings: readonly Ceiling[]): Repor
         speedText(ours),
         speedText(theirs),
         ratioText(ratio),
+        Number.isNaN(cpuRatio) ? NOTHING : cpuRatio.toFixed(2),
         number(ourGflops),
         share(ourGflops),
         number(theirGflops),

@@ -18,7 +18,10 @@ export interface PeerPackage {
 export async function peerPackage(note: (text: string) => void, signal: AbortSignal): Promise<PeerPackage> {
   if (process.platform !== 'linux' || process.arch !== 'x64')
     throw new HeadraceError('bad_config', 'the program to compare with is installed for Linux on x64 only')
-  const wanted = await versionIn(join(FOLDER, 'package-lock.json'), (json) => json.packages?.[`node_modules/${PACKAGE}`])
+  const wanted = await versionIn(
+    join(FOLDER, 'package-lock.json'),
+    (json) => json.packages?.[`node_modules/${PACKAGE}`],
+  )
   const installed = join(FOLDER, 'node_modules', PACKAGE, 'package.json')
   if ((await versionIn(installed, (json) => json)) !== wanted) {
     note(`installing ${PACKAGE} ${wanted} (about 85 MB) below ${FOLDER}`)

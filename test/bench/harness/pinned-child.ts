@@ -57,7 +57,10 @@ export class PinnedChild {
       return await Promise.race([
         once(this.#child, 'message', { signal }).then(([message]) => message as Answer),
         once(this.#child, 'exit', { signal }).then(([code, name]) => {
-          throw new HeadraceError('worker_lost', `a measured program ended (${name ?? `status ${code}`}): ${this.#errors}`)
+          throw new HeadraceError(
+            'worker_lost',
+            `a measured program ended (${name ?? `status ${code}`}): ${this.#errors}`,
+          )
         }),
       ])
     } catch (thrown) {

@@ -76,7 +76,11 @@ export async function compareQuality(
 }
 
 /** The logits before each token of `answer`. */
-async function logitsAlong(engine: Engine, prompt: readonly number[], answer: readonly number[]): Promise<Float32Array[]> {
+async function logitsAlong(
+  engine: Engine,
+  prompt: readonly number[],
+  answer: readonly number[],
+): Promise<Float32Array[]> {
   const run = new PlainRun(engine, prompt.length + answer.length, { chunkTokens: engine.chunkTokens, blockTokens: 512 })
   const logits = [await run.feed(prompt)]
   for (const token of answer.slice(0, -1)) logits.push(await run.feed([token]))

@@ -139,5 +139,4 @@ function check(found: number, wanted: number): void {
   if (found !== wanted) throw new Error(`the peer computed ${found} tokens, not ${wanted}`)
 }
 
-export const settingsText = ({ flash, batch }: PeerSettings): string =>
-  `flash ${flash ? 'on' : 'off'}, batch ${batch}`
+export const settingsText = ({ flash, batch }: PeerSettings): string => `flash ${flash ? 'on' : 'off'}, batch ${batch}`

@@ -15,11 +15,14 @@ const CACHE = join(tmpdir(), 'headrace-bench')
 
 /** The Hugging Face folder of a preset, written the first time. Both types hold the same values. */
 export const presetFolder = (preset: PresetName, dtype: Dtype = 'BF16'): Promise<string> =>
-  cached(`${preset}-${SEED}-v${VERSION}-${dtype}`, (path) => writeFolder(path, PRESETS[preset], SEED, dtype))
+  cached(presetName(preset, dtype), (path) => writeFolder(path, PRESETS[preset], SEED, dtype))
 
 /** The GGUF file of a preset with the same values, but for what `Q8_0` rounds off. */
 export const presetGguf = (preset: PresetName, type: GgufType): Promise<string> =>
-  cached(`${preset}-${SEED}-v${VERSION}-${type}.gguf`, (path) => writeGguf(path, PRESETS[preset], SEED, type))
+  cached(presetName(preset, `${type}.gguf`), (path) => writeGguf(path, PRESETS[preset], SEED, type))
+
+/** What something made of a preset is called in the cache. */
+export const presetName = (preset: PresetName, what: string): string => `${preset}-${SEED}-v${VERSION}-${what}`
 
 /** `name` in the cache folder: complete, whoever else makes it meanwhile, and however often one was interrupted. */
 export async function cached(name: string, write: (path: string) => Promise<void>, folder = CACHE): Promise<string> {

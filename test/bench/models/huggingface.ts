@@ -65,7 +65,8 @@ function configOf(shape: ModelShape, dtype: Dtype): object {
 }
 
 function ropeOf(rope: RopeShape): object {
-  if (rope.kind !== 'llama3') return { ...rope, kind: undefined, rope_type: rope.kind, rope_theta: rope.theta, theta: undefined }
+  if (rope.kind !== 'llama3')
+    return { ...rope, kind: undefined, rope_type: rope.kind, rope_theta: rope.theta, theta: undefined }
   return {
     rope_type: 'llama3',
     rope_theta: rope.theta,

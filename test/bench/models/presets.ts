@@ -1,4 +1,4 @@
-import { parameterCount, type ModelShape } from '../../../shared/model-shape.ts'
+import { type ModelShape, parameterCount } from '../../../shared/model-shape.ts'
 
 /** Shapes that benchmarks run at. Weights are random: speed does not depend on what they say. */
 

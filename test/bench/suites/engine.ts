@@ -19,8 +19,8 @@ import {
   WEIGHT_PAIRS,
 } from '../harness/rivals.ts'
 import { rotated } from '../harness/statistics.ts'
-import { promptIds } from '../models/prompt-ids.ts'
 import { PRESET_NAMES, PRESETS, type PresetName } from '../models/presets.ts'
+import { promptIds } from '../models/prompt-ids.ts'
 import { defineSuite, type SuiteContext } from '../suite.ts'
 
 /** How fast one worker's engine computes a prompt, against llama.cpp on the same cores and the machine's own limit. */
@@ -122,7 +122,11 @@ const LONGEST_PROBE = 2048
 const BATCHES = [512, 2048]
 
 /** One run of each setting that makes a difference at this length; the first of all is not counted. */
-async function bestSettings(peer: Peer, tokens: readonly number[], note: (text: string) => void): Promise<PeerSettings> {
+async function bestSettings(
+  peer: Peer,
+  tokens: readonly number[],
+  note: (text: string) => void,
+): Promise<PeerSettings> {
   const batches = BATCHES.filter((batch) => batch <= Math.max(tokens.length, BATCHES[0]!))
   let best: { settings: PeerSettings; ms: number } | undefined
   await peer.prefill(tokens.slice(0, WARM_UP_TOKENS), { flash: true, batch: BATCHES[0]! })
@@ -138,7 +142,12 @@ async function bestSettings(peer: Peer, tokens: readonly number[], note: (text: 
 
 const WARM_UP_TOKENS = 64
 
-async function judge(kind: ComparedWeights, prompts: string, found: Found, { signal, note }: SuiteContext): Promise<void> {
+async function judge(
+  kind: ComparedWeights,
+  prompts: string,
+  found: Found,
+  { signal, note }: SuiteContext,
+): Promise<void> {
   try {
     found.quality.push(await compareQuality({ folder: bundledModel, prompts, weights: kind }, signal))
   } catch (thrown) {
