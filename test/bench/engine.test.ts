@@ -5,6 +5,7 @@ import type { Engine } from '../../worker/engine/engine.ts'
 import { createTinyModel } from '../support/tiny-model.ts'
 import { coresFrom } from './harness/cores.ts'
 import { allCalls, decodeFlops, prefillFlops, visiblePairs } from './harness/flops.ts'
+import { listed, listedNumbers } from './harness/lists.ts'
 import { divergence, largest, topTenError } from './harness/numbers.ts'
 import { type ChildError, PinnedChild } from './harness/pinned-child.ts'
 import type { OurDecode, OurPrefill } from './harness/rivals.ts'
@@ -122,5 +123,12 @@ describe('a measured program', { skip: process.platform !== 'linux' }, () => {
     await assert.rejects(child.ask('prefill', { tokens: [1] }))
     await child.stop()
     await assert.rejects(PinnedChild.start('/no/such/program.js', '0', new AbortController().signal), /status 1/)
+  })
+})
+
+describe('options that are lists', () => {
+  it('takes commas and spaces alike', () => {
+    assert.deepEqual(listedNumbers(['512,2048', 8192]), [512, 2048, 8192])
+    assert.deepEqual(listed(['f32,', 'int8']), ['f32', 'int8'])
   })
 })

@@ -42,16 +42,21 @@ serve({
     const { engine } = timed
     const kv_layers = await randomKv(engine, context, context + count + 1)
     const ms: number[] = []
+    let cpu = process.cpuUsage()
     let token = 1
     for (let i = 0; i <= count; i++) {
-      if (i === 1) timed.reset()
+      if (i === 1) {
+        timed.reset()
+        cpu = process.cpuUsage()
+      }
       const started = performance.now()
       token = largest(await decodeStep(engine, kv_layers, token, context + i))
       ms.push(performance.now() - started)
     }
+    const { user, system } = process.cpuUsage(cpu)
     engine.release(...kv_layers)
     engine.trim()
-    return { ms: ms.slice(1), seconds: timed.spent() }
+    return { ms: ms.slice(1), cpuMs: (user + system) / 1000, seconds: timed.spent() }
   },
 })
 

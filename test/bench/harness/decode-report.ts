@@ -44,11 +44,13 @@ function summary({ ours, theirs }: DecodeCell) {
   const ms = (runs: readonly { ms: readonly number[] }[]): number[] => runs.map((run) => median(run.ms))
   const speeds = (runs: readonly { ms: readonly number[] }[]): Spread | undefined =>
     runs.length === 0 ? undefined : spreadOf(ms(runs).map((each) => 1000 / each))
+  const cpuMs = (runs: readonly { cpuMs: number }[]): number[] => runs.map((run) => run.cpuMs)
   const both = ours.length > 0 && theirs.length > 0
   return {
     ours: speeds(ours),
     theirs: speeds(theirs),
     ratio: both ? spreadOf(speedUps(ms(theirs), ms(ours))) : undefined,
+    cpuRatio: both ? median(speedUps(cpuMs(theirs), cpuMs(ours))) : undefined,
   }
 }
 
@@ -57,10 +59,12 @@ const text = (spread: Spread | undefined, digits = 2): string =>
 const memory = (run: { residentBytes: number } | undefined): string => (run ? mebibytes(run.residentBytes) : '-')
 
 const speedTable = (cells: readonly DecodeCell[]): ReportPart => ({
-  title: 'Greedy decoding, tokens/s: median (least-most) of the rounds. "ratio": ours over the peer, round by round',
-  head: columns('weights, threads, context, ours, peer, ratio, MiB ours, peer'),
+  title:
+    'Greedy decoding, tokens/s: median (least-most) of the rounds. "ratio": ours over the peer, round by round; "by CPU time": ' +
+    'the same where others used the cores too',
+  head: columns('weights, threads, context, ours, peer, ratio, by CPU time, MiB ours, peer'),
   rows: cells.map((cell) => {
-    const { ours, theirs, ratio } = summary(cell)
+    const { ours, theirs, ratio, cpuRatio } = summary(cell)
     return [
       WEIGHT_PAIRS[cell.weights].text,
       String(cell.threads),
@@ -68,6 +72,7 @@ const speedTable = (cells: readonly DecodeCell[]): ReportPart => ({
       text(ours, 1),
       text(theirs, 1),
       text(ratio),
+      cpuRatio?.toFixed(2) ?? '-',
       memory(cell.ours.at(-1)),
       memory(cell.theirs.at(-1)),
     ]

@@ -20,9 +20,18 @@ export interface Cell {
   readonly weights: ComparedWeights
   readonly threads: number
   readonly tokens: number
+  /** The best of `probes`, which at a long prompt are those of a shorter one. */
   readonly settings: PeerSettings
+  readonly probes: readonly Probe[]
   readonly ours: Resident<OurPrefill>[]
   readonly theirs: Resident<PeerPrefill>[]
+}
+
+/** One run of the peer to find its best settings. */
+export interface Probe {
+  readonly tokens: number
+  readonly settings: PeerSettings
+  readonly ms: number
 }
 
 interface EngineFindings {
@@ -91,7 +100,9 @@ function speedTable(cells: readonly Cell[], ceilings: readonly Ceiling[]): Repor
     ),
     rows: cells.map((cell) => {
       const { ours, theirs, ratio, cpuRatio, ourGflops, theirGflops } = summary(cell)
-      const ceiling = ceilings.find(({ kind, threads }) => kind === cell.weights && threads === cell.threads)!.gflops
+      const ceiling = ceilings.find(
+        ({ kind, threads }) => kind === WEIGHT_PAIRS[cell.weights].ceiling && threads === cell.threads,
+      )!.gflops
       const share = (value: number): string => (Number.isNaN(value) ? NOTHING : percent(value / ceiling))
       const [our, their] = [cell.ours.at(-1), cell.theirs.at(-1)]
       return [

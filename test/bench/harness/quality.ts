@@ -40,10 +40,25 @@ export async function compareQuality(
   of: { folder: string; prompts: string; weights: Weights },
   signal: AbortSignal,
 ): Promise<Quality> {
-  const [reference, found] = [
-    await createEngine('onnx', of.folder, { threads: 1, weights: 'f32' }),
-    await createEngine('onnx', of.folder, { threads: 1, weights: of.weights }),
-  ]
+  const reference = await createEngine('onnx', of.folder, { threads: 1, weights: 'f32' })
+  try {
+    const found = await createEngine('onnx', of.folder, { threads: 1, weights: of.weights })
+    try {
+      return await compareEngines(reference, found, of, signal)
+    } finally {
+      await found.close()
+    }
+  } finally {
+    await reference.close()
+  }
+}
+
+async function compareEngines(
+  reference: Engine,
+  found: Engine,
+  of: { folder: string; prompts: string; weights: Weights },
+  signal: AbortSignal,
+): Promise<Quality> {
   const [tokenizer, template] = [await loadTokenizer(of.folder), await loadChatTemplate(of.folder)]
   const lines = (await readFile(of.prompts, 'utf8')).trim().split('\n')
   const errors: number[] = []
@@ -60,8 +75,6 @@ export async function compareQuality(
     if (dense.greedy_ids.every((id, i) => largest(logits[i]!) === id)) exact.reference += 1
     if (dense.greedy_ids.every((id, i) => largest(others[i]!) === id)) exact.found += 1
   }
-  await reference.close()
-  await found.close()
   return {
     weights: of.weights,
     prompts: lines.length,

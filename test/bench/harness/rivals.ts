@@ -3,6 +3,7 @@ import type { Weights } from '../../../shared/engine-name.ts'
 import { presetFolder, presetGguf } from '../models/cache.ts'
 import type { GgufType } from '../models/gguf.ts'
 import type { PresetName } from '../models/presets.ts'
+import type { CeilingKind } from './ceiling.ts'
 import type { PerCall } from './flops.ts'
 import type { PeerPackage } from './peer-install.ts'
 import { PinnedChild } from './pinned-child.ts'
@@ -11,11 +12,12 @@ import { PinnedChild } from './pinned-child.ts'
 
 const OURS = fileURLToPath(new URL('../children/engine-child.js', import.meta.url))
 
-/** What is compared with what: the same kind of weights. */
+/** What is compared with what: the peer's weights of the same kind, or its nearest. */
 export const WEIGHT_PAIRS = {
-  f32: { type: 'F32', text: 'f32 against F32' },
-  int8: { type: 'Q8_0', text: 'int8 against Q8_0' },
-} as const satisfies Partial<Record<Weights, { type: GgufType; text: string }>>
+  f32: { type: 'F32', ceiling: 'f32', text: 'f32 against F32' },
+  bf16: { type: 'F32', ceiling: 'f32', text: 'bf16 against F32' },
+  int8: { type: 'Q8_0', ceiling: 'int8', text: 'int8 against Q8_0' },
+} as const satisfies Record<Weights, { type: GgufType; ceiling: CeilingKind; text: string }>
 export type ComparedWeights = keyof typeof WEIGHT_PAIRS
 export const COMPARED_WEIGHTS = Object.keys(WEIGHT_PAIRS) as ComparedWeights[]
 
@@ -37,6 +39,8 @@ export interface OurPrefill {
 export interface OurDecode {
   /** Of each token. */
   readonly ms: readonly number[]
+  /** Of all of them. */
+  readonly cpuMs: number
   readonly seconds: PerCall
 }
 
@@ -56,6 +60,7 @@ export interface PeerPrefill {
 export interface PeerDecode {
   readonly contextTokens: number
   readonly ms: readonly number[]
+  readonly cpuMs: number
 }
 
 export type Resident<T> = T & { readonly residentBytes: number }

@@ -63,14 +63,17 @@ const operations = {
     await sequence.loadStateFromFile(file, { acceptRisk: true })
     const contextTokens = sequence.nextTokenIndex
     const ms = []
+    let cpu = process.cpuUsage()
     let at = performance.now()
     for await (const _ of sequence.evaluate([last], { temperature: 0, yieldEogToken: true })) {
       const now = performance.now()
       ms.push(now - at)
       at = now
+      if (ms.length === 1) cpu = process.cpuUsage()
       if (ms.length > count) break
     }
-    return { contextTokens, ms: ms.slice(1) }
+    const { user, system } = process.cpuUsage(cpu)
+    return { contextTokens, ms: ms.slice(1), cpuMs: (user + system) / 1000 }
   },
 }
 

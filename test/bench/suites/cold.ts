@@ -1,10 +1,10 @@
-import { cpus } from 'node:os'
+import { availableParallelism } from 'node:os'
 import { startLocalCluster } from '../../../coordinator/cli/local-cluster.ts'
 import { wholeNumber } from '../../../shared/cli/options.ts'
 import { asHeadraceError } from '../../../shared/errors.ts'
 import { ask } from '../harness/ask.ts'
-import { coresFrom } from '../harness/cores.ts'
 import { type PeerPackage, peerPackage } from '../harness/peer-install.ts'
+import { coresOf } from '../harness/proc.ts'
 import { columns, type Report, spreadText } from '../harness/report.ts'
 import { COMPARED_WEIGHTS, type ComparedWeights, Peer, WEIGHT_PAIRS } from '../harness/rivals.ts'
 import { rotated, spreadOf } from '../harness/statistics.ts'
@@ -99,8 +99,8 @@ async function startOurs({ preset, weights, workers, ids }: Cold, signal: AbortS
 
 async function startPeer({ preset, weights, ids }: Cold, peer: PeerPackage, signal: AbortSignal): Promise<Start> {
   const started = performance.now()
-  const threads = cpus().length
-  const program = await Peer.start({ peer, preset, weights, threads, cores: coresFrom(0, threads) }, signal)
+  const threads = availableParallelism()
+  const program = await Peer.start({ peer, preset, weights, threads, cores: coresOf(process.pid) }, signal)
   try {
     const { ms } = await program.prefill(ids, { flash: true, batch: 512 })
     const firstToken = (performance.now() - started) / 1000

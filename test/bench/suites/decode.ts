@@ -3,9 +3,10 @@ import { asHeadraceError } from '../../../shared/errors.ts'
 import { coresFrom } from '../harness/cores.ts'
 import { type DecodeCell, decodeCellText, decodeReport } from '../harness/decode-report.ts'
 import { keptStates } from '../harness/kept-states.ts'
+import { listed, listedNumbers } from '../harness/lists.ts'
 import { peerPackage } from '../harness/peer-install.ts'
 import type { PinnedChild } from '../harness/pinned-child.ts'
-import { COMPARED_WEIGHTS, type OurDecode, Peer, startOurs } from '../harness/rivals.ts'
+import { COMPARED_WEIGHTS, type ComparedWeights, type OurDecode, Peer, startOurs } from '../harness/rivals.ts'
 import { rotated } from '../harness/statistics.ts'
 import { PRESET_NAMES, PRESETS, type PresetName } from '../models/presets.ts'
 import { defineSuite } from '../suite.ts'
@@ -16,9 +17,20 @@ export const decodeSuite = defineSuite({
   describe: 'Tokens a second of greedy decoding after contexts of several lengths, against llama.cpp',
   options: {
     preset: { choices: PRESET_NAMES, default: 'smol135' as PresetName, describe: 'Shape of the model' },
-    contexts: { type: 'array', number: true, default: [1024, 8192, 16_384], describe: 'Tokens before the answer' },
-    threads: { type: 'array', number: true, default: [1, 2], describe: 'Threads, each on a core of its own' },
-    weights: { type: 'array', choices: COMPARED_WEIGHTS, default: COMPARED_WEIGHTS, describe: 'How weights are kept' },
+    contexts: {
+      type: 'array',
+      coerce: listedNumbers,
+      default: [1024, 8192, 16_384],
+      describe: 'Tokens before the answer',
+    },
+    threads: { type: 'array', coerce: listedNumbers, default: [1, 2], describe: 'Threads, each on a core of its own' },
+    weights: {
+      type: 'array',
+      coerce: listed as (values: readonly unknown[]) => ComparedWeights[],
+      choices: COMPARED_WEIGHTS,
+      default: ['f32', 'int8'],
+      describe: 'How weights are kept',
+    },
     count: { type: 'number', default: 16, describe: 'Tokens generated in each run' },
     rounds: { type: 'number', default: 3, describe: 'Runs of each, in turn' },
     'first-core': { type: 'number', default: 0, describe: 'Where the cores that are used begin' },

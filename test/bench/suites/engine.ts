@@ -3,7 +3,8 @@ import { asHeadraceError } from '../../../shared/errors.ts'
 import { bundledModel, fixture } from '../../support/paths.ts'
 import { type Ceiling, measureCeiling } from '../harness/ceiling.ts'
 import { coresFrom } from '../harness/cores.ts'
-import { type Cell, cellText, engineReport } from '../harness/engine-report.ts'
+import { type Cell, cellText, engineReport, type Probe } from '../harness/engine-report.ts'
+import { listed, listedNumbers } from '../harness/lists.ts'
 import { type PeerPackage, peerPackage } from '../harness/peer-install.ts'
 import type { PinnedChild } from '../harness/pinned-child.ts'
 import { compareQuality, type Quality } from '../harness/quality.ts'
@@ -29,9 +30,15 @@ export const engineSuite = defineSuite({
   describe: 'Prefill speed of the engine alone, against llama.cpp and the matrix product of the machine',
   options: {
     preset: { choices: PRESET_NAMES, default: 'smol135' as PresetName, describe: 'Shape of the model' },
-    tokens: { type: 'array', number: true, default: [512, 2048], describe: 'Lengths of the prompt' },
-    threads: { type: 'array', number: true, default: [1], describe: 'Threads, each on a core of its own' },
-    weights: { type: 'array', choices: COMPARED_WEIGHTS, default: COMPARED_WEIGHTS, describe: 'How weights are kept' },
+    tokens: { type: 'array', coerce: listedNumbers, default: [512, 2048], describe: 'Lengths of the prompt' },
+    threads: { type: 'array', coerce: listedNumbers, default: [1], describe: 'Threads, each on a core of its own' },
+    weights: {
+      type: 'array',
+      coerce: listed as (values: readonly unknown[]) => ComparedWeights[],
+      choices: COMPARED_WEIGHTS,
+      default: ['f32', 'int8'],
+      describe: 'How weights are kept',
+    },
     rounds: { type: 'number', default: 3, describe: 'Runs of each, in turn' },
     'first-core': { type: 'number', default: 0, describe: 'Where the cores that are used begin' },
     prompts: { type: 'string', default: fixture('prompts/prompts.jsonl'), describe: 'For the quality of int8' },
@@ -46,8 +53,11 @@ export const engineSuite = defineSuite({
     for (const threads of options.threads.map((count) => wholeNumber('threads', count, 1, 256))) {
       const cores = coresFrom(wholeNumber('first-core', first, 0, 1024), threads)
       for (const kind of weights) {
-        const ceiling = await measureCeiling({ shape: PRESETS[preset], kind, threads, cores }, context.signal)
-        context.note(`${kind} on ${threads}: the matrix product reaches ${ceiling.gflops.toFixed(0)} GFLOP/s`)
+        const ceiling = await measureCeiling(
+          { shape: PRESETS[preset], kind: WEIGHT_PAIRS[kind].ceiling, threads, cores },
+          context.signal,
+        )
+        context.note(`${ceiling.kind} on ${threads}: the matrix product reaches ${ceiling.gflops.toFixed(0)} GFLOP/s`)
         found.ceilings.push(ceiling)
         await compare({ preset, weights: kind, threads, cores, lengths, rounds, peer }, found, context)
       }
@@ -86,12 +96,14 @@ async function compare(of: Comparison, found: Found, { signal, note }: SuiteCont
   let peer: Peer | undefined
   try {
     if (of.peer !== undefined) peer = await Peer.start({ ...of, peer: of.peer }, signal)
-    let settings: PeerSettings = { flash: true, batch: 512 }
+    let probes: readonly Probe[] = []
     for (const tokens of of.lengths) {
       const ids = promptIds(PRESETS[of.preset].vocab, tokens)
       if (tokens === of.lengths[0]) await ours?.ask('prefill', { tokens: ids }) // pools are filled, graphs specialised
-      if (peer !== undefined && tokens <= LONGEST_PROBE) settings = await bestSettings(peer, ids, note)
-      const cell: Cell = { ...of, tokens, settings, ours: [], theirs: [] }
+      if (peer !== undefined && (tokens <= LONGEST_PROBE || probes.length === 0))
+        probes = await probesOf(peer, ids.slice(0, LONGEST_PROBE), note)
+      const settings = probes.length === 0 ? DEFAULT_SETTINGS : bestOf(probes)
+      const cell: Cell = { ...of, tokens, settings, probes, ours: [], theirs: [] }
       for (let round = 0; round < of.rounds; round++) await oneRound(cell, ids, ours, peer, round)
       found.cells.push(cell)
       note(cellText(cell))
@@ -120,25 +132,24 @@ async function oneRound(
 const LONGEST_PROBE = 2048
 /** The package's default, and llama.cpp's own. */
 const BATCHES = [512, 2048]
+const DEFAULT_SETTINGS: PeerSettings = { flash: true, batch: 512 }
 
-/** One run of each setting that makes a difference at this length; the first of all is not counted. */
-async function bestSettings(
-  peer: Peer,
-  tokens: readonly number[],
-  note: (text: string) => void,
-): Promise<PeerSettings> {
+/** One run of each setting that makes a difference at this length, after one that is not counted. */
+async function probesOf(peer: Peer, tokens: readonly number[], note: (text: string) => void): Promise<Probe[]> {
   const batches = BATCHES.filter((batch) => batch <= Math.max(tokens.length, BATCHES[0]!))
-  let best: { settings: PeerSettings; ms: number } | undefined
-  await peer.prefill(tokens.slice(0, WARM_UP_TOKENS), { flash: true, batch: BATCHES[0]! })
+  const probes: Probe[] = []
+  await peer.prefill(tokens.slice(0, WARM_UP_TOKENS), DEFAULT_SETTINGS)
   for (const batch of batches)
     for (const flash of [true, false]) {
-      const settings = { flash, batch }
-      const { ms } = await peer.prefill(tokens, settings)
-      note(`probing the peer, ${tokens.length} tokens, ${settingsText(settings)}: ${(ms / 1000).toFixed(2)} s`)
-      if (best === undefined || ms < best.ms) best = { settings, ms }
+      const { ms } = await peer.prefill(tokens, { flash, batch })
+      probes.push({ tokens: tokens.length, settings: { flash, batch }, ms })
+      note(`probing the peer, ${tokens.length} tokens, ${settingsText({ flash, batch })}: ${(ms / 1000).toFixed(2)} s`)
     }
-  return best!.settings
+  return probes
 }
+
+const bestOf = (probes: readonly Probe[]): PeerSettings =>
+  probes.reduce((best, probe) => (probe.ms < best.ms ? probe : best)).settings
 
 const WARM_UP_TOKENS = 64
 
