@@ -62,7 +62,7 @@ const speedTable = (cells: readonly DecodeCell[]): ReportPart => ({
   title:
     'Greedy decoding, tokens/s: median (least-most) of the rounds. "ratio": ours over the peer, round by round; "by CPU time": ' +
     'the same where others used the cores too',
-  head: columns('weights, threads, context, ours, peer, ratio, by CPU time, MiB ours, peer'),
+  head: columns('weights, threads, context, ours, peer, ratio, by CPU time, MiB ours, MiB peer'),
   rows: cells.map((cell) => {
     const { ours, theirs, ratio, cpuRatio } = summary(cell)
     return [

@@ -94,9 +94,9 @@ function speedTable(cells: readonly Cell[], ceilings: readonly Ceiling[]): Repor
   return {
     title:
       'Prompt to the logits of its last token, tokens/s: median (least-most). "ratio": ours over the peer, round by round; ' +
-      '"by CPU time": the same where others used the cores too; "share": of the ceiling below',
+      '"by CPU time": the same where others used the cores too; "share": of the ceiling below; "cores": used on average',
     head: columns(
-      "weights, threads, tokens, ours, peer, ratio, by CPU time, GFLOP/s ours, share, peer, share, cores used ours, peer, MiB ours (peak), peer, same next token, peer's best setting",
+      "weights, threads, tokens, ours, peer, ratio, by CPU time, GFLOP/s ours, share ours, GFLOP/s peer, share peer, cores ours, cores peer, MiB ours (peak), MiB peer, same next token, peer's best setting",
     ),
     rows: cells.map((cell) => {
       const { ours, theirs, ratio, cpuRatio, ourGflops, theirGflops } = summary(cell)

@@ -6,6 +6,7 @@ import { keptStates } from '../harness/kept-states.ts'
 import { listed, listedNumbers } from '../harness/lists.ts'
 import { peerPackage } from '../harness/peer-install.ts'
 import type { PinnedChild } from '../harness/pinned-child.ts'
+import { untilQuiet } from '../harness/quiet.ts'
 import { COMPARED_WEIGHTS, type ComparedWeights, type OurDecode, Peer, startOurs } from '../harness/rivals.ts'
 import { rotated } from '../harness/statistics.ts'
 import { PRESET_NAMES, PRESETS, type PresetName } from '../models/presets.ts'
@@ -33,11 +34,12 @@ export const decodeSuite = defineSuite({
     },
     count: { type: 'number', default: 16, describe: 'Tokens generated in each run' },
     rounds: { type: 'number', default: 3, describe: 'Runs of each, in turn' },
+    patience: { type: 'number', default: 0, describe: 'Seconds to wait before each run for others to be quiet' },
     'first-core': { type: 'number', default: 0, describe: 'Where the cores that are used begin' },
     peer: { type: 'boolean', default: true, describe: 'Compare with llama.cpp; --no-peer measures only ours' },
   },
   async run(options, context) {
-    const { preset, weights } = options
+    const { preset, weights, patience } = options
     const { signal, note } = context
     const count = wholeNumber('count', options.count, 1, 1000)
     const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
@@ -64,7 +66,14 @@ export const decodeSuite = defineSuite({
         try {
           for (const [i, context] of contexts.entries()) {
             const cell: DecodeCell = { preset, weights: kind, threads, context, ours: [], theirs: [] }
-            await measure(cell, { ours, theirs, count, rounds, state: states[i] ?? '' })
+            await measure(cell, {
+              ours,
+              theirs,
+              count,
+              rounds,
+              state: states[i] ?? '',
+              quiet: () => untilQuiet(patience, signal),
+            })
             cells.push(cell)
             note(decodeCellText(cell))
           }
@@ -84,15 +93,19 @@ interface Sides {
   readonly rounds: number
   /** The peer's context, in a file. */
   readonly state: string
+  readonly quiet: () => Promise<void>
 }
 
-async function measure(cell: DecodeCell, { ours, theirs, count, rounds, state }: Sides): Promise<void> {
+async function measure(cell: DecodeCell, { ours, theirs, count, rounds, state, quiet }: Sides): Promise<void> {
   const { context } = cell
   for (let round = 0; round < rounds; round++) {
     const runs = [
       async () => ours && cell.ours.push(await ours.ask<OurDecode>('decode', { context, count })),
       async () => theirs && cell.theirs.push(await theirs.decode(state, context, count, { flash: true, batch: 512 })),
     ]
-    for (const run of rotated(runs, round)) await run()
+    for (const run of rotated(runs, round)) {
+      await quiet()
+      await run()
+    }
   }
 }

@@ -8,6 +8,7 @@ import { listed, listedNumbers } from '../harness/lists.ts'
 import { type PeerPackage, peerPackage } from '../harness/peer-install.ts'
 import type { PinnedChild } from '../harness/pinned-child.ts'
 import { compareQuality, type Quality } from '../harness/quality.ts'
+import { untilQuiet } from '../harness/quiet.ts'
 import {
   COMPARED_WEIGHTS,
   type ComparedWeights,
@@ -40,12 +41,13 @@ export const engineSuite = defineSuite({
       describe: 'How weights are kept',
     },
     rounds: { type: 'number', default: 3, describe: 'Runs of each, in turn' },
+    patience: { type: 'number', default: 0, describe: 'Seconds to wait before each run for others to be quiet' },
     'first-core': { type: 'number', default: 0, describe: 'Where the cores that are used begin' },
     prompts: { type: 'string', default: fixture('prompts/prompts.jsonl'), describe: 'For the quality of int8' },
     peer: { type: 'boolean', default: true, describe: 'Compare with llama.cpp; --no-peer measures only ours' },
   },
   async run(options, context) {
-    const { preset, weights, prompts, 'first-core': first } = options
+    const { preset, weights, prompts, patience, 'first-core': first } = options
     const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
     const lengths = options.tokens.map((tokens) => wholeNumber('tokens', tokens, 2, PRESETS[preset].contextLength - 64))
     const peer = options.peer ? await peerPackage(context.note, context.signal) : undefined
@@ -59,7 +61,7 @@ export const engineSuite = defineSuite({
         )
         context.note(`${ceiling.kind} on ${threads}: the matrix product reaches ${ceiling.gflops.toFixed(0)} GFLOP/s`)
         found.ceilings.push(ceiling)
-        await compare({ preset, weights: kind, threads, cores, lengths, rounds, peer }, found, context)
+        await compare({ preset, weights: kind, threads, cores, lengths, rounds, patience, peer }, found, context)
       }
     }
     for (const kind of weights) if (kind !== 'f32') await judge(kind, prompts, found, context)
@@ -82,6 +84,7 @@ interface Comparison {
   readonly cores: string
   readonly lengths: readonly number[]
   readonly rounds: number
+  readonly patience: number
   readonly peer: PeerPackage | undefined
 }
 
@@ -104,7 +107,8 @@ async function compare(of: Comparison, found: Found, { signal, note }: SuiteCont
         probes = await probesOf(peer, ids.slice(0, LONGEST_PROBE), note)
       const settings = probes.length === 0 ? DEFAULT_SETTINGS : bestOf(probes)
       const cell: Cell = { ...of, tokens, settings, probes, ours: [], theirs: [] }
-      for (let round = 0; round < of.rounds; round++) await oneRound(cell, ids, ours, peer, round)
+      for (let round = 0; round < of.rounds; round++)
+        await oneRound(cell, ids, { ours, peer, round, quiet: () => untilQuiet(of.patience, signal) })
       found.cells.push(cell)
       note(cellText(cell))
     }
@@ -117,15 +121,17 @@ async function compare(of: Comparison, found: Found, { signal, note }: SuiteCont
 async function oneRound(
   cell: Cell,
   tokens: readonly number[],
-  ours: PinnedChild | undefined,
-  peer: Peer | undefined,
-  round: number,
+  of: { ours: PinnedChild | undefined; peer: Peer | undefined; round: number; quiet: () => Promise<void> },
 ): Promise<void> {
+  const { ours, peer, round, quiet } = of
   const runs = [
     async () => ours && cell.ours.push(await ours.ask<Resident<OurPrefill>>('prefill', { tokens })),
     async () => peer && cell.theirs.push(await peer.prefill(tokens, cell.settings)),
   ]
-  for (const run of rotated(runs, round)) await run()
+  for (const run of rotated(runs, round)) {
+    await quiet()
+    await run()
+  }
 }
 
 /** Prompts longer than this are computed with the settings found at the longest one below. */
