@@ -1,0 +1,172 @@
+import type { ModelShape } from '../../../shared/model-shape.ts'
+import { inverseFrequencies } from '../../../worker/model/rope-table.ts'
+import { type Encoding, encodedBytes } from './encoding.ts'
+import { FileWriter } from './file-writer.ts'
+import { RandomWeights } from './random-weights.ts'
+import { ggufRow, type TensorSpec, tensorSpecs } from './tensors.ts'
+import { END_TOKEN, tokenTexts } from './tokenizer.ts'
+import { writeTensor } from './write-tensor.ts'
+
+/**
+ * GGUF version 3 (ggml, docs/gguf.md): magic, counts, metadata, one record per tensor, then the tensors, each aligned.
+ * Norms are float32 whatever the type of the matrices, as converters write them; the embedding has the matrices' type.
+ */
+export type GgufType = Exclude<Encoding, 'BF16'>
+
+const ALIGNMENT = 32
+/** `ggml_type`, and `general.file_type` of a file that is mostly of it. */
+const TYPES = { F32: { tensor: 0, file: 0 }, Q8_0: { tensor: 8, file: 7 } } as const
+
+export async function writeGguf(path: string, shape: ModelShape, seed: number, type: GgufType): Promise<void> {
+  const specs = tensorSpecs(shape)
+  const weights = new RandomWeights(seed)
+  const scaling = ropeFactors(shape)
+  const writer = await FileWriter.create(path)
+  try {
+    await writer.append(head(shape, specs, type, scaling))
+    await writer.pad(ALIGNMENT)
+    if (scaling !== undefined) await writer.append(new Uint8Array(scaling.buffer))
+    for (const spec of specs) {
+      await writer.pad(ALIGNMENT)
+      const { rotatedHeadDim: headDim } = spec
+      const rowAt = headDim === undefined ? undefined : (row: number) => ggufRow(row, headDim)
+      await writeTensor(writer, weights, spec, typeOf(spec, type), rowAt)
+    }
+    await writer.pad(ALIGNMENT)
+  } finally {
+    await writer.close()
+  }
+}
+
+const typeOf = ({ kind }: TensorSpec, type: GgufType): GgufType => (kind === 'norm' ? 'F32' : type)
+
+/** How many times slower each rotated pair turns than without scaling; absent where nothing is scaled. */
+function ropeFactors({ rope, headDim }: ModelShape): Float32Array | undefined {
+  if (rope.kind === 'default') return undefined
+  const scaled = inverseFrequencies(rope, headDim)
+  return inverseFrequencies({ kind: 'default', theta: rope.theta }, headDim).map((plain, i) => plain / scaled[i]!)
+}
+
+function head(shape: ModelShape, specs: readonly TensorSpec[], type: GgufType, scaling?: Float32Array): Uint8Array {
+  const metadata = metadataOf(shape, type)
+  const tensors = [
+    ...(scaling === undefined ? [] : [{ name: 'rope_freqs.weight', dims: [scaling.length], type: 'F32' as const }]),
+    ...specs.map((spec) => ({
+      name: spec.gguf,
+      dims: spec.kind === 'norm' ? [spec.columns] : [spec.columns, spec.rows], // the fastest varying first
+      type: typeOf(spec, type),
+    })),
+  ]
+  const out = new Fields()
+  out.bytes(Buffer.from('GGUF'))
+  out.u32(3)
+  out.u64(tensors.length)
+  out.u64(metadata.length)
+  for (const [key, value] of metadata) out.entry(key, value)
+  let offset = 0
+  for (const { name, dims, type } of tensors) {
+    out.text(name)
+    out.u32(dims.length)
+    for (const dim of dims) out.u64(dim)
+    out.u32(TYPES[type].tensor)
+    out.u64(offset)
+    const bytes = encodedBytes(
+      type,
+      dims.reduce((product, dim) => product * dim, 1),
+    )
+    offset += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
+  }
+  return out.joined()
+}
+
+type MetadataValue =
+  | { readonly text: string }
+  | { readonly u32: number }
+  | { readonly f32: number }
+  | { readonly texts: readonly string[] }
+  | { readonly i32s: readonly number[] }
+
+/** Kinds of a token, as `llama_token_type` numbers them. */
+const NORMAL_TOKEN = 1
+const CONTROL_TOKEN = 3
+
+function metadataOf(shape: ModelShape, type: GgufType): [string, MetadataValue][] {
+  const texts = tokenTexts(shape.vocab)
+  return [
+    ['general.architecture', { text: 'llama' }],
+    ['general.name', { text: 'random weights' }],
+    ['general.file_type', { u32: TYPES[type].file }],
+    ['llama.vocab_size', { u32: shape.vocab }],
+    ['llama.context_length', { u32: shape.contextLength }],
+    ['llama.embedding_length', { u32: shape.hidden }],
+    ['llama.block_count', { u32: shape.layers }],
+    ['llama.feed_forward_length', { u32: shape.ffn }],
+    ['llama.attention.head_count', { u32: shape.heads }],
+    ['llama.attention.head_count_kv', { u32: shape.kvHeads }],
+    ['llama.attention.key_length', { u32: shape.headDim }],
+    ['llama.attention.value_length', { u32: shape.headDim }],
+    ['llama.attention.layer_norm_rms_epsilon', { f32: shape.normEpsilon }],
+    ['llama.rope.dimension_count', { u32: shape.headDim }],
+    ['llama.rope.freq_base', { f32: shape.rope.theta }],
+    ['tokenizer.ggml.model', { text: 'gpt2' }],
+    ['tokenizer.ggml.pre', { text: 'llama-bpe' }],
+    ['tokenizer.ggml.tokens', { texts }],
+    ['tokenizer.ggml.token_type', { i32s: texts.map((_, id) => (id === END_TOKEN ? CONTROL_TOKEN : NORMAL_TOKEN)) }],
+    ['tokenizer.ggml.merges', { texts: [] }],
+    ['tokenizer.ggml.bos_token_id', { u32: END_TOKEN }],
+    ['tokenizer.ggml.eos_token_id', { u32: END_TOKEN }],
+  ]
+}
+
+/** The little-endian fields of a header. Type numbers are `gguf_metadata_value_type`. */
+class Fields {
+  readonly #parts: Uint8Array[] = []
+
+  joined(): Uint8Array {
+    return Buffer.concat(this.#parts)
+  }
+
+  entry(key: string, value: MetadataValue): void {
+    this.text(key)
+    if ('u32' in value) {
+      this.u32(4)
+      this.u32(value.u32)
+    } else if ('f32' in value) {
+      this.u32(6)
+      this.bytes(new Uint8Array(Float32Array.of(value.f32).buffer))
+    } else if ('text' in value) {
+      this.u32(8)
+      this.text(value.text)
+    } else if ('texts' in value) {
+      this.#array(8, value.texts.length)
+      for (const text of value.texts) this.text(text)
+    } else {
+      this.#array(5, value.i32s.length)
+      this.bytes(new Uint8Array(Int32Array.from(value.i32s).buffer))
+    }
+  }
+
+  text(text: string): void {
+    const bytes = Buffer.from(text)
+    this.u64(bytes.length)
+    this.bytes(bytes)
+  }
+
+  u32(value: number): void {
+    this.bytes(new Uint8Array(Uint32Array.of(value).buffer))
+  }
+
+  u64(value: number): void {
+    this.bytes(new Uint8Array(BigUint64Array.of(BigInt(value)).buffer))
+  }
+
+  bytes(bytes: Uint8Array): void {
+    this.#parts.push(bytes)
+  }
+
+  #array(type: number, count: number): void {
+    this.u32(9)
+    this.u32(type)
+    this.u64(count)
+  }
+}
