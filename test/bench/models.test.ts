@@ -8,6 +8,7 @@ import { loadTokenizer } from '../../coordinator/tokenizer/tokenizer.ts'
 import { readModelShape } from '../../shared/model-folder.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import { createEngine } from '../../worker/engine/create-engine.ts'
+import { PLAIN } from '../../worker/engine/reference-engine.ts'
 import { loadWeights } from '../../worker/model/weights.ts'
 import { widenF16 } from '../../worker/model/widen.ts'
 import { PlainRun } from '../support/plain-run.ts'
@@ -62,39 +63,40 @@ describe('models of random weights', () => {
   })
 
   it('hold the same numbers as bf16 and as f32, and others with another seed', async () => {
-    const [bf16, f32] = [await loadWeights(join(folder, 'bf16'), SHAPE), await loadWeights(join(folder, 'f32'), SHAPE)]
+    const load = (name: string) => loadWeights(join(folder, name), SHAPE, PLAIN)
+    const [bf16, f32] = [await load('bf16'), await load('f32')]
     assert.deepEqual(bf16, f32)
     await writeFolder(join(folder, 'other'), SHAPE, SEED + 1, 'F32')
-    const other = await loadWeights(join(folder, 'other'), SHAPE)
-    assert.notDeepEqual(other.layers[0]?.down_dim_ffn, f32.layers[0]?.down_dim_ffn)
-    assert.notDeepEqual(f32.layers[1]?.down_dim_ffn, f32.layers[0]?.down_dim_ffn)
+    const other = await load('other')
+    assert.notDeepEqual(other.layers[0]?.down, f32.layers[0]?.down)
+    assert.notDeepEqual(f32.layers[1]?.down, f32.layers[0]?.down)
   })
 
   it('have no two equal rows and a spread that keeps products at one size', async () => {
-    const { embedding_vocab_dim, layers } = await loadWeights(join(folder, 'f32'), SHAPE)
+    const { embedding_vocab_dim, layers } = await loadWeights(join(folder, 'f32'), SHAPE, PLAIN)
     const rows = new Set(
       Array.from({ length: SHAPE.vocab }, (_, i) => String(embedding_vocab_dim.subarray(i * 96, i * 96 + 4))),
     )
     assert.equal(rows.size, SHAPE.vocab)
-    const down = layers[0]!.down_dim_ffn
+    const { down } = layers[0]!
     const deviation = Math.sqrt(down.reduce((total, w) => total + w * w, 0) / down.length)
     assert.ok(Math.abs(deviation * Math.sqrt(SHAPE.ffn) - 1) < 0.05, `${deviation}`)
   })
 
   it('say the same as GGUF, but for the order of rotated rows', async () => {
-    const { layers, embedding_vocab_dim, head_vocab_dim, finalNorm_dim } = await loadWeights(join(folder, 'f32'), SHAPE)
-    const equal = (name: string, values: Float32Array): void => assert.deepEqual(plain.f32(name), values, name)
+    const { layers, embedding_vocab_dim, head, finalNorm_dim } = await loadWeights(join(folder, 'f32'), SHAPE, PLAIN)
+    const equal = (name: string, values: ArrayLike<number>): void => assert.deepEqual(plain.f32(name), values, name)
     equal('token_embd.weight', embedding_vocab_dim)
-    equal('output.weight', head_vocab_dim)
+    equal('output.weight', head[0]!)
     equal('output_norm.weight', finalNorm_dim)
-    const { qkv_out_dim, gateUp_out_dim, down_dim_ffn, o_dim_in, attentionNorm_dim, mlpNorm_dim } = layers[2]!
-    equal('blk.2.ffn_gate.weight', gateUp_out_dim.subarray(0, 160 * 96))
-    equal('blk.2.ffn_up.weight', gateUp_out_dim.subarray(160 * 96))
-    equal('blk.2.ffn_down.weight', down_dim_ffn)
-    equal('blk.2.attn_output.weight', o_dim_in)
-    equal('blk.2.attn_norm.weight', attentionNorm_dim)
-    equal('blk.2.ffn_norm.weight', mlpNorm_dim)
-    equal('blk.2.attn_v.weight', qkv_out_dim.subarray((96 + 32) * 96))
+    const layer = layers[2]!
+    equal('blk.2.ffn_gate.weight', layer.gate)
+    equal('blk.2.ffn_up.weight', layer.up)
+    equal('blk.2.ffn_down.weight', layer.down)
+    equal('blk.2.attn_output.weight', layer.o)
+    equal('blk.2.attn_norm.weight', layer.attentionNorm_dim)
+    equal('blk.2.ffn_norm.weight', layer.mlpNorm_dim)
+    equal('blk.2.attn_v.weight', layer.v)
     const q = plain.f32('blk.2.attn_q.weight')
     const k = plain.f32('blk.2.attn_k.weight')
     for (const [half, from] of [
@@ -103,9 +105,9 @@ describe('models of random weights', () => {
     ] as const) // head 3: pair 2 of GGUF is rows 2 and 2 + 8 of the halves
       assert.deepEqual(
         q.subarray((48 + 4 + half) * 96, (48 + 5 + half) * 96),
-        qkv_out_dim.subarray((48 + 2 + from) * 96, (48 + 3 + from) * 96),
+        layer.q.subarray((48 + 2 + from) * 96, (48 + 3 + from) * 96),
       )
-    assert.deepEqual(k.subarray(0, 96), qkv_out_dim.subarray(96 * 96, 97 * 96))
+    assert.deepEqual(k.subarray(0, 96), layer.k.subarray(0, 96))
   })
 
   it('order every row of a head once', () => {

@@ -1,6 +1,5 @@
-import type { Weights } from '../../../shared/engine-name.ts'
 import { createEngine } from '../../../worker/engine/create-engine.ts'
-import type { Engine } from '../../../worker/engine/engine.ts'
+import type { Engine, EngineOptions } from '../../../worker/engine/engine.ts'
 import { seededRandom } from '../../support/random.ts'
 import { decodeStep, prefill } from '../harness/engine-run.ts'
 import { largest } from '../harness/numbers.ts'
@@ -14,10 +13,10 @@ import { serve } from './serve.ts'
 let opened: TimedEngine | undefined
 
 serve({
-  async open({ folder, weights, threads }: { folder: string; weights: Weights; threads: number }): Promise<OurOpened> {
+  async open({ folder, ...options }: EngineOptions & { folder: string }): Promise<OurOpened> {
     const started = performance.now()
     await opened?.engine.close()
-    opened = timedEngine(await createEngine('onnx', folder, { threads, weights }))
+    opened = timedEngine(await createEngine('onnx', folder, options))
     return { ms: performance.now() - started }
   },
 

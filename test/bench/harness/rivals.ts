@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url'
 import type { Weights } from '../../../shared/engine-name.ts'
+import type { EngineOptions } from '../../../worker/engine/engine.ts'
 import { presetFolder, presetGguf } from '../models/cache.ts'
 import type { GgufType } from '../models/gguf.ts'
 import type { PresetName } from '../models/presets.ts'
@@ -67,13 +68,14 @@ export type Resident<T> = T & { readonly residentBytes: number }
 
 /** Our engine with a preset's model. Throws what the engine says if it has no such weights. */
 export async function startOurs(
-  of: { preset: PresetName; weights: Weights; threads: number; cores: string },
+  of: EngineOptions & { preset: PresetName; cores: string },
   signal: AbortSignal,
 ): Promise<PinnedChild> {
-  const folder = await presetFolder(of.preset)
-  const child = await PinnedChild.start(OURS, of.cores, signal)
+  const { preset, cores, ...options } = of
+  const folder = await presetFolder(preset)
+  const child = await PinnedChild.start(OURS, cores, signal)
   try {
-    await child.ask<OurOpened>('open', { folder, weights: of.weights, threads: of.threads })
+    await child.ask<OurOpened>('open', { folder, ...options })
     return child
   } catch (thrown) {
     await child.stop()

@@ -57,11 +57,13 @@ export const decodeSuite = defineSuite({
     const missing: string[] = []
     for (const { threads, cores } of places)
       for (const kind of weights) {
-        const ours = await startOurs({ preset, weights: kind, threads, cores }, signal).catch((thrown: unknown) => {
-          signal.throwIfAborted()
-          missing.push(`Our engine with ${kind} weights: ${asHeadraceError(thrown).message}`)
-          return undefined
-        })
+        const ours = await startOurs({ preset, weights: kind, threads, cores, decodes: true }, signal).catch(
+          (thrown: unknown) => {
+            signal.throwIfAborted()
+            missing.push(`Our engine with ${kind} weights: ${asHeadraceError(thrown).message}`)
+            return undefined
+          },
+        )
         const theirs = peer && (await Peer.start({ peer, preset, weights: kind, threads, cores }, signal))
         try {
           for (const [i, context] of contexts.entries()) {
