@@ -142,6 +142,7 @@ export function reportOf(plan: Plan, completionTokens: number): RunReport {
       role: 'prefill',
       tokens: spans.reduce((sum, { start, end }) => sum + end - start, 0),
       computeSeconds: 1 + at,
+      attendSeconds: 0.5,
       waitSeconds: 0.1,
       sendSeconds: 0.05,
       sent: [{ to: plan.workers[at + 1]?.worker ?? 'd1', bytes: 1000 }],
