@@ -46,6 +46,7 @@ const pinged = (name: string, at: number, rttSeconds = 0.002): ClusterEvent => (
   worker: asWorkerId(name),
   rttSeconds,
   residentBytes: 1e9,
+  clockSeconds: at + 100,
 })
 const leaving = (name: string, at = 0): ClusterEvent => ({ kind: 'worker_leaving', at, worker: asWorkerId(name) })
 const lost = (name: string): ClusterEvent => ({ kind: 'worker_lost', worker: asWorkerId(name), reason: 'link closed' })
