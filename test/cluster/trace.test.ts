@@ -77,7 +77,10 @@ describe('the trace of a run', () => {
         const compute = spans.get(worker)!.filter(isCompute)
         for (const [i, { start, end }] of compute.entries()) {
           const before = compute[i - 1]?.end ?? 0
-          assert.ok(start >= before - ROUNDING && end >= start && end <= finished, `${worker}: ${start} after ${before}`)
+          assert.ok(
+            start >= before - ROUNDING && end >= start && end <= finished,
+            `${worker}: ${start} after ${before}`,
+          )
         }
         assert.ok(sum(compute) <= computeSeconds + waitSeconds + ROUNDING * compute.length)
         assert.ok(attendSeconds > 0 && attendSeconds <= computeSeconds)
@@ -93,6 +96,9 @@ describe('the trace of a run', () => {
       ['queued', 'planned', 'assigned', 'assembled', 'first_token', 'finished'],
     )
     const times = report.trace.milestones.map(({ seconds }) => seconds)
-    assert.deepEqual([...times].sort((a, b) => a - b), times)
+    assert.deepEqual(
+      [...times].sort((a, b) => a - b),
+      times,
+    )
   })
 })

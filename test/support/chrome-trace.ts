@@ -5,7 +5,9 @@ import type { ChromeEvent, ChromeTrace } from '../../coordinator/trace/chrome.ts
 export function checkedTracks({ traceEvents, displayTimeUnit }: ChromeTrace): Map<string, ChromeEvent[]> {
   assert.equal(displayTimeUnit, 'ms')
   const named = (kind: string, { pid, tid }: ChromeEvent) =>
-    traceEvents.filter((e) => e.ph === 'M' && e.name === kind && e.pid === pid && (kind !== 'thread_name' || e.tid === tid))
+    traceEvents.filter(
+      (e) => e.ph === 'M' && e.name === kind && e.pid === pid && (kind !== 'thread_name' || e.tid === tid),
+    )
   const tracks = new Map<string, ChromeEvent[]>()
   for (const event of traceEvents) {
     assert.match(event.ph, /^[XiM]$/)

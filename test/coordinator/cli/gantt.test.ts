@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { stripVTControlCharacters } from 'node:util'
 import { gantt } from '../../../coordinator/cli/gantt.ts'
 import { chromeTrace } from '../../../coordinator/trace/chrome.ts'
 import { tracedReport } from '../../support/sample-trace.ts'
 
 const trace = chromeTrace(tracedReport())
-const plain = (text: string) => text.replaceAll(/\x1b\[\d+m/g, '')
 
 describe('the Gantt chart', () => {
   it('draws every worker, its waits and what it receives, and the first tokens', () => {
@@ -14,8 +14,8 @@ describe('the Gantt chart', () => {
 
   it('is the same in colour', () => {
     const coloured = gantt(trace, { width: 80, colour: true })
-    assert.match(coloured, /\x1b\[31m\.\x1b\[0m/)
-    assert.equal(`\n${plain(coloured)}\n`, SNAPSHOT)
+    assert.ok(coloured.includes('\x1b[31m.\x1b[0m'))
+    assert.equal(`\n${stripVTControlCharacters(coloured)}\n`, SNAPSHOT)
   })
 
   it('is as wide as the terminal, down to a least width', () => {

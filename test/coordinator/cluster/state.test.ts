@@ -95,6 +95,14 @@ test('a leaving worker keeps its runs and gets no new ones, even if its calibrat
   assert.deepEqual(findWorker(state, asWorkerId('a'))?.runs, ['r1'])
 })
 
+test('what a worker’s clock says is kept for a while', () => {
+  const pings = Array.from({ length: 20 }, (_, at) => pinged('a', at, 0.5))
+  const { clock = [] } = findWorker(after(joined('a'), ...pings), asWorkerId('a'))!
+  assert.equal(clock.length, 16)
+  assert.deepEqual(clock[0], { offsetSeconds: 100.25, rttSeconds: 0.5 })
+  assert.equal(findWorker(after(joined('a'), ...pings, lost('a'), joined('a')), asWorkerId('a'))?.clock, undefined)
+})
+
 test('a lost worker is seen, without runs, and nothing more is believed of it', () => {
   const state = after(joined('a'), calibrated('a'), assigned('a', 'r1'), lost('a'))
   assert.deepEqual(states(state), ['a lost'])

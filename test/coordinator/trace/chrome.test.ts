@@ -30,9 +30,21 @@ describe('a run for Perfetto', () => {
 
   it('puts the spans of all clocks on one, from the arrival of the request', () => {
     const [wait] = tracks.get('w2/compute')!.filter(({ name }) => name === 'wait')
-    assert.deepEqual(wait, { ph: 'X', name: 'wait', cat: 'run', pid: 3, tid: 1, ts: 900_000, dur: 600_000, args: { layer: 0 } })
+    assert.deepEqual(wait, {
+      ph: 'X',
+      name: 'wait',
+      cat: 'run',
+      pid: 3,
+      tid: 1,
+      ts: 900_000,
+      dur: 600_000,
+      args: { layer: 0 },
+    })
     assert.deepEqual(
-      tracks.get('d1/compute')!.filter(({ name }) => name === 'decode').map(({ ts, args }) => [ts, args]),
+      tracks
+        .get('d1/compute')!
+        .filter(({ name }) => name === 'decode')
+        .map(({ ts, args }) => [ts, args]),
       [
         [2_500_000, { token: 1 }],
         [2_750_000, { token: 2 }],
@@ -46,7 +58,10 @@ describe('a run for Perfetto', () => {
     assert.deepEqual(labels(trace), Array(3).fill('clock ±0.500 ms'))
     const report = tracedReport()
     const workers = report.trace.workers.map(({ errorSeconds: _, ...worker }) => worker)
-    assert.deepEqual(labels(chromeTrace({ ...report, trace: { ...report.trace, workers } })), Array(3).fill('clock unknown'))
+    assert.deepEqual(
+      labels(chromeTrace({ ...report, trace: { ...report.trace, workers } })),
+      Array(3).fill('clock unknown'),
+    )
   })
 
   it('shows the coordinator’s own steps, and the plan', () => {

@@ -18,7 +18,10 @@ describe('the store of runs', () => {
   it('keeps 64 runs', () => {
     const store = new RunStore()
     for (let number = 0; number < 100; number++) store.add(stored(number))
-    assert.deepEqual(numbers(store), Array.from({ length: 64 }, (_, i) => 99 - i))
+    assert.deepEqual(
+      numbers(store),
+      Array.from({ length: 64 }, (_, i) => 99 - i),
+    )
     assert.equal(store.get('run-35'), undefined)
   })
 

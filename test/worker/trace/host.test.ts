@@ -84,10 +84,11 @@ describe('the trace of a layer loop', () => {
     const layer = ['project', 'attend', 'wait', 'attend', 'mix'] as const
     const expected = [...[0, 1].flatMap((at) => layer.map((kind) => [kind, at] as const)), ['project', 2] as const]
     let at = 0
-    assert.deepEqual(
-      spans,
-      expected.map(([kind, of]) => ({ kind, layer: of, start: at, end: (at += SECONDS[kind]) })),
-    )
+    for (const [i, [kind, of]] of expected.entries()) {
+      assert.deepEqual(spans[i], { kind, layer: of, start: at, end: at + SECONDS[kind] })
+      at += SECONDS[kind]
+    }
+    assert.equal(spans.length, expected.length)
     assert.equal(finished.computeSeconds + finished.waitSeconds, at)
     assert.equal(finished.waitSeconds, 2 * SECONDS.wait)
     assert.equal(finished.attendSeconds, 4 * SECONDS.attend)
