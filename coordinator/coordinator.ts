@@ -18,6 +18,7 @@ import { ClusterRuns } from './runs/cluster-runs.ts'
 import type { Runs } from './runs/events.ts'
 import { loadChatTemplate } from './tokenizer/chat-template.ts'
 import { loadTokenizer } from './tokenizer/tokenizer.ts'
+import { RunStore } from './trace/store.ts'
 
 /** Where workers dial. */
 const LINK_PATH = '/link'
@@ -56,6 +57,7 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     tokenizer,
     template,
     model,
+    store: core.store,
     metrics,
     log,
     clock: realClock,
@@ -104,6 +106,7 @@ export async function startHeadless(
 
 interface Core {
   readonly runs: Runs
+  readonly store: RunStore
   readonly metrics: CoordinatorMetrics
   readonly shape: ModelShape
   readonly fingerprint: string
@@ -123,10 +126,12 @@ async function startCore(
   const metrics = createCoordinatorMetrics({ version: packageVersion, model: modelName })
   const registry = new Registry({ fingerprint, clock: realClock, metrics, log })
   const stopping = new AbortController()
-  const runs = new ClusterRuns({ registry, shape, strategy, clock: realClock })
+  const store = new RunStore()
+  const runs = new ClusterRuns({ registry, shape, strategy, clock: realClock, store })
   let watch = Promise.resolve()
   return {
     runs: measuredRuns(runs, metrics, realClock),
+    store,
     metrics,
     shape,
     fingerprint,

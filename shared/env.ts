@@ -13,3 +13,6 @@ export function flagsFromEnvironment(): string[] {
   const names = Object.keys(process.env).filter((name) => name.startsWith(PREFIX))
   return names.map((name) => name.slice(PREFIX.length).toLowerCase().replaceAll('_', '-'))
 }
+
+/** Whether the user wants terminals without colour (no-color.org). */
+export const noColour = (): boolean => (process.env['NO_COLOR'] ?? '') !== ''

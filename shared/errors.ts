@@ -23,6 +23,11 @@ export const ERRORS = {
     type: 'invalid_request_error',
     help: 'Ask `/v1/models` for the name of the model served.',
   },
+  run_not_found: {
+    status: 404,
+    type: 'invalid_request_error',
+    help: 'No run of this id is kept: only the last ones are; ask `/v1/runs`.',
+  },
   not_found: { status: 404, type: 'invalid_request_error', help: 'There is no such route.' },
   method_not_allowed: {
     status: 405,

@@ -18,6 +18,7 @@ interface Progress {
 
 /** The `prefill` object of an answer. */
 export interface PrefillInfo {
+  readonly run?: string
   readonly strategy: string
   readonly workers: readonly {
     id: string
@@ -32,6 +33,7 @@ export interface PrefillInfo {
   readonly queue_seconds: number
   readonly ttft_seconds: number
   readonly predicted_ttft_seconds: number
+  readonly bottleneck?: string
 }
 
 export interface Timings {

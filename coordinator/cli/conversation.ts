@@ -56,7 +56,9 @@ export function workersTable({ prefill }: Pick<Outcome, 'prefill'>): string {
 export function runLine({ prefill, timings }: Pick<Outcome, 'prefill' | 'timings'>): string {
   const predicted = `predicted ${seconds(prefill.predicted_ttft_seconds)}`
   const speed = `${timings.prompt_per_second.toFixed(0)} prompt tokens/s`
-  return `${prefill.strategy} over ${prefill.workers.length}: first token after ${seconds(prefill.ttft_seconds)} (${predicted}), ${speed}`
+  const first = `first token after ${seconds(prefill.ttft_seconds)} (${predicted})`
+  const bottleneck = prefill.bottleneck === undefined ? '' : `; bottleneck: ${prefill.bottleneck}`
+  return `${prefill.strategy} over ${prefill.workers.length}: ${first}, ${speed}${bottleneck}`
 }
 
 /** Redrawn in place on a terminal; elsewhere silent, so that logs stay readable. */

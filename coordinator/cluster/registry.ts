@@ -176,7 +176,8 @@ export class Registry implements Workers {
         const connection = this.#connections.get(worker)
         if (connection?.pingSeq !== event.seq) return // late: the next one counts
         const rttSeconds = at - connection.pingAt
-        this.apply({ kind: 'worker_pinged', at, worker, rttSeconds, residentBytes: event.residentBytes })
+        const { residentBytes, clockSeconds } = event
+        this.apply({ kind: 'worker_pinged', at, worker, rttSeconds, residentBytes, clockSeconds })
         return
       }
       case 'leaving':

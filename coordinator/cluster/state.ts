@@ -7,6 +7,7 @@ import { HeadraceError } from '../../shared/errors.ts'
 import type { RunId, WorkerId } from '../../shared/ids.ts'
 import type { Cost, Role } from '../../shared/protocol/control.ts'
 import type { ClusterView, WorkerView } from '../runs/events.ts'
+import { type ClockSample, withSample } from '../trace/alignment.ts'
 
 /** What a worker says of itself when it joins. */
 export interface WorkerIdentity {
@@ -28,6 +29,8 @@ export interface Worker extends WorkerIdentity {
   /** Smoothed. */
   readonly rttSeconds?: number
   readonly residentBytes?: number
+  /** How its clock stands to this one, by the last pings. */
+  readonly clock?: readonly ClockSample[]
   readonly lastSeen: number
   readonly runs: readonly RunId[]
 }
@@ -60,6 +63,8 @@ export type ClusterEvent =
       readonly worker: WorkerId
       readonly rttSeconds: number
       readonly residentBytes: number
+      /** On the worker's own clock. */
+      readonly clockSeconds: number
     }
   /** A run took the worker longer, or less long, than its cost had said. */
   | {
@@ -108,6 +113,7 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
         ...worker,
         rttSeconds: smoothed(worker.rttSeconds, event.rttSeconds),
         residentBytes: event.residentBytes,
+        clock: withSample(worker.clock ?? [], event),
         lastSeen: event.at,
       }))
     case 'worker_measured':

@@ -52,8 +52,9 @@ export function timingsOf(report: RunReport) {
 }
 
 /** Who computed what, and where the time to the first token went. */
-export function prefillOf({ plan, workers, queueSeconds, ttftSeconds }: RunReport) {
+export function prefillOf({ run, plan, workers, queueSeconds, ttftSeconds, bottleneck }: RunReport) {
   return {
+    run,
     strategy: plan.strategy,
     workers: plan.workers.map(({ worker, spans }) => {
       const report = workers.find((candidate) => candidate.worker === worker && candidate.role === 'prefill')
@@ -75,6 +76,7 @@ export function prefillOf({ plan, workers, queueSeconds, ttftSeconds }: RunRepor
     queue_seconds: queueSeconds,
     ttft_seconds: ttftSeconds,
     predicted_ttft_seconds: plan.predictedTtftSeconds,
+    bottleneck,
   }
 }
 

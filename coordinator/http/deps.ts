@@ -4,6 +4,7 @@ import type { CoordinatorMetrics } from '../metrics.ts'
 import type { Runs } from '../runs/events.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import type { RunStore } from '../trace/store.ts'
 
 /** What the API tells about the model and checks requests against. */
 export interface ModelFacts {
@@ -22,6 +23,8 @@ export interface ServerDeps {
   readonly tokenizer: Tokenizer
   readonly template: ChatTemplate
   readonly model: ModelFacts
+  /** Runs that have finished. */
+  readonly store: RunStore
   readonly metrics: CoordinatorMetrics
   readonly log: Log
   readonly clock: Clock

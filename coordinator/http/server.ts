@@ -7,6 +7,7 @@ import type { ServerDeps } from './deps.ts'
 import { httpError, sendError } from './errors.ts'
 import { countRequests, zeroRequests } from './http-metrics.ts'
 import { infoRoutes } from './routes-info.ts'
+import { runRoutes } from './routes-runs.ts'
 import { tokenRoutes } from './routes-tokens.ts'
 
 /** A prompt of a million tokens as JSON stays below. */
@@ -40,6 +41,7 @@ export function buildServer(deps: ServerDeps): FastifyInstance {
     completionRoutes(app, deps)
     tokenRoutes(app, deps)
     infoRoutes(app, deps)
+    runRoutes(app, deps)
   })
   zeroRequests(deps.metrics, routes)
   return app

@@ -1,12 +1,14 @@
 import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
-import { asRunId, type RunId } from '../../shared/ids.ts'
+import { asRunId, asWorkerId, type RunId } from '../../shared/ids.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Plan, Strategy } from '../../shared/plan.ts'
 import type { Registry } from '../cluster/registry.ts'
-import { readyDecode, readyPrefill, toClusterView } from '../cluster/state.ts'
+import { findWorker, readyDecode, readyPrefill, toClusterView } from '../cluster/state.ts'
 import { type PlanAsk, type Planned, planPrefill } from '../planning/plan-prefill.ts'
+import { bestOffset } from '../trace/alignment.ts'
+import type { RunStore } from '../trace/store.ts'
 import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
 import type { QueueLimits } from './queue.ts'
@@ -19,6 +21,8 @@ export interface ClusterRunsOptions {
   readonly strategy: Strategy | undefined
   readonly limits?: QueueLimits
   readonly clock: Clock
+  /** Where runs go when they have finished. */
+  readonly store: RunStore
 }
 
 /** The weight of a new run in the rate that waiting times are estimated by. */
@@ -61,7 +65,7 @@ export class ClusterRuns implements Runs {
   }
 
   async *#run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
-    const { registry, shape, clock } = this.#of
+    const { registry, shape, clock, store } = this.#of
     const deps = {
       admission: this.#admission,
       workers: registry,
@@ -69,11 +73,16 @@ export class ClusterRuns implements Runs {
       tokensPerSecond: () => this.#tokensPerSecond,
       planNow: (of: RunRequest) => this.plan(of.promptTokens.length, of).chosen,
       occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan),
+      offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
       clock,
     }
     const run = asRunId(randomUUID())
+    const created = Math.floor(Date.now() / 1000)
     for await (const event of runRequest(run, request, deps, signal)) {
-      if (event.kind === 'finished') this.#measured(event.report)
+      if (event.kind === 'finished') {
+        this.#measured(event.report)
+        store.add({ created, report: event.report })
+      }
       yield event
     }
   }

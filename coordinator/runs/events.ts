@@ -2,6 +2,7 @@ import type { HeadraceError } from '../../shared/errors.ts'
 import type { RunId } from '../../shared/ids.ts'
 import type { Plan, Strategy } from '../../shared/plan.ts'
 import type { FinishReason, Sampling, TokenLogprob, WorkerReport } from '../../shared/protocol/run-types.ts'
+import type { RunTrace } from '../trace/run-trace.ts'
 
 /** What a client wants computed, in token ids: text never reaches the cluster. */
 export interface RunRequest {
@@ -41,6 +42,9 @@ export interface RunReport {
   readonly cachedTokens: number
   readonly completionTokens: number
   readonly workers: readonly WorkerReport[]
+  /** What took the largest part of the time to the first token, in words. */
+  readonly bottleneck: string
+  readonly trace: RunTrace
 }
 
 /**

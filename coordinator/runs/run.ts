@@ -2,6 +2,9 @@ import type { Clock } from '../../shared/clock.ts'
 import type { RunId } from '../../shared/ids.ts'
 import { type Plan, spanTokens } from '../../shared/plan.ts'
 import type { FinishReason, WorkerReport } from '../../shared/protocol/run-types.ts'
+import type { ClockOffset } from '../trace/alignment.ts'
+import { bottleneckOf } from '../trace/bottleneck.ts'
+import { RunTracer, spansOf } from '../trace/run-trace.ts'
 import type { Admission } from './admission.ts'
 import { dispatch, type WorkerNews, type Workers } from './dispatch.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
@@ -16,6 +19,8 @@ export interface RunDeps {
   readonly planNow: (request: RunRequest) => Plan
   /** The workers of a plan are busy with the run until the returned function is called. */
   readonly occupy: (run: RunId, plan: Plan) => () => void
+  /** How a worker's clock stands to `clock`, once a ping has told. */
+  readonly offsetOf: (worker: string) => ClockOffset | undefined
   readonly clock: Clock
 }
 
@@ -31,6 +36,7 @@ export async function* runRequest(
 ): AsyncGenerator<RunEvent, void> {
   const { clock } = deps
   const arrived = clock.now()
+  const tracer = new RunTracer(clock, arrived, deps.offsetOf)
 
   // 3. Admit: wait for a turn, short prompts first.
   const turn = await deps.admission.enter(run, request.promptTokens.length, deps.tokensPerSecond(), signal)
@@ -40,24 +46,34 @@ export async function* runRequest(
     // 4. Plan, from the facts of this moment.
     const plan = deps.planNow(request)
     leave = deps.occupy(run, plan)
+    tracer.reached('planned')
     yield { kind: 'planned', run, plan, queueSeconds }
 
     // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
     const patience = { clock, seconds: stallSeconds(plan, deps.layers) }
     const follow = new Following(plan, deps.layers, clock, arrived)
+    tracer.reached('assigned')
     for await (const news of dispatch(run, plan, request, deps.workers, patience, signal)) {
       // 8. The decode node has every block: the next prompt may start its prefill.
       if (news.event.kind === 'kv_assembled') turn.prefilled()
+      tracer.note(news)
       // 9. Progress and tokens go back to the client.
       const event = follow.event(news)
       if (event !== undefined) yield event
     }
-    const report: RunReport = { run, plan, queueSeconds, cachedTokens: 0, ...follow.totals() }
-    yield { kind: 'finished', reason: follow.reason, report }
+    tracer.reached('finished')
+    const report = { run, plan, queueSeconds, cachedTokens: 0, ...follow.totals() }
+    yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
     leave()
     turn.done()
   }
+}
+
+function withTrace(report: Omit<RunReport, 'bottleneck' | 'trace'>, tracer: RunTracer): RunReport {
+  const trace = tracer.trace()
+  const spans = new Map(trace.workers.map((worker) => [worker.worker, spansOf(worker)]))
+  return { ...report, bottleneck: bottleneckOf({ ...report, spans }), trace }
 }
 
 /** Workers report every layer, so several layers' time without a word is a stall; below a minute it may be a busy host. */

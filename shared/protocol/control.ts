@@ -113,6 +113,7 @@ const tokenSampled = z.strictObject({
   token: count,
   logprob: tokenLogprob.optional(),
 })
+/** Payload: the run's trace as recorded by the worker (`shared/trace.ts`). */
 const finished = z.strictObject({
   kind: z.literal('finished'),
   run: name,

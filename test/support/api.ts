@@ -8,6 +8,7 @@ import { createCoordinatorMetrics } from '../../coordinator/metrics.ts'
 import { measuredRuns } from '../../coordinator/run-metrics.ts'
 import { loadChatTemplate } from '../../coordinator/tokenizer/chat-template.ts'
 import { loadTokenizer } from '../../coordinator/tokenizer/tokenizer.ts'
+import { RunStore } from '../../coordinator/trace/store.ts'
 import { ManualClock } from './manual-clock.ts'
 import { bundledModel } from './paths.ts'
 import { type Script, ScriptedRuns, writes } from './scripted-runs.ts'
@@ -20,6 +21,7 @@ export async function startApi(script: Script = writes([]), changes: Partial<Ser
   const runs = new ScriptedRuns(script)
   const clock = new ManualClock()
   const metrics = createCoordinatorMetrics({ version: '0.0.0', model: 'logbook-7m' })
+  const store = new RunStore()
   const logged: string[] = []
   const app = buildServer({
     runs: measuredRuns(runs, metrics, clock),
@@ -35,6 +37,7 @@ export async function startApi(script: Script = writes([]), changes: Partial<Ser
       eosTokens: [4],
       fingerprint: 'ab'.repeat(32),
     },
+    store,
     metrics,
     log: pino({ level: 'trace' }, { write: (line) => logged.push(line) }),
     clock,
@@ -46,6 +49,7 @@ export async function startApi(script: Script = writes([]), changes: Partial<Ser
   return {
     runs,
     clock,
+    store,
     metrics,
     app,
     port,

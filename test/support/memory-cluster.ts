@@ -3,6 +3,7 @@ import { readyDecode, readyPrefill } from '../../coordinator/cluster/state.ts'
 import { type CoordinatorMetrics, createCoordinatorMetrics } from '../../coordinator/metrics.ts'
 import { ClusterRuns } from '../../coordinator/runs/cluster-runs.ts'
 import type { QueueLimits } from '../../coordinator/runs/queue.ts'
+import { RunStore } from '../../coordinator/trace/store.ts'
 import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { createLog } from '../../shared/log.ts'
@@ -67,11 +68,13 @@ export class MemoryCluster {
     const engine = await createEngine('reference', folder, { threads: 1 })
     const metrics = createCoordinatorMetrics({ version: 'test', model: 'tiny' })
     const registry = new Registry({ fingerprint: FINGERPRINT, clock: realClock, metrics, log })
+    const store = new RunStore()
     const runs = new ClusterRuns({
       registry,
       shape: engine.shape,
       strategy: undefined,
       clock: realClock,
+      store,
       ...(of.limits && { limits: of.limits }),
     })
     const cluster = new MemoryCluster(folder, registry, runs, metrics)

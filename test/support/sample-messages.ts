@@ -101,6 +101,7 @@ export const events: readonly WorkerEvent[] = [
       role: 'decode',
       tokens: 70_001,
       computeSeconds: 1.5,
+      attendSeconds: 0.5,
       waitSeconds: 0,
       sendSeconds: 0.125,
       sent: [{ to: 'worker-2', bytes: 2 ** 33 }],

@@ -54,6 +54,7 @@ export class DecodeSession extends Session {
       throw new HeadraceError('kv_identity', `${worker} handed over a block of ${header.origin}`)
     this.#expected.take(header, payload.byteLength)
     this.deps.metrics.linkBytes.inc({ direction: 'received', peer: worker }, frame.byteLength)
+    this.trace.received(header.layer, worker)
     const { layer, start, count, crc32 } = header
     this.#compute.deliver({ layer, start, count, crc32, bytes: payload })
   }
@@ -78,10 +79,10 @@ export class DecodeSession extends Session {
       this.#tokens++
       report({ ...event, kind: 'token_sampled', run })
     } else if (event.kind === 'finished') {
-      const { computeSeconds, waitSeconds, reason } = event
-      const times = { computeSeconds, waitSeconds, sendSeconds: 0 }
+      const { computeSeconds, attendSeconds, waitSeconds, reason } = event
+      const times = { computeSeconds, attendSeconds, waitSeconds, sendSeconds: 0 }
       const told = { worker, role: 'decode' as const, tokens: this.#tokens, ...times, sent: [] }
-      this.finish({ kind: 'finished', run, ...(reason === undefined ? {} : { reason }), report: told })
+      this.finish({ kind: 'finished', run, ...(reason === undefined ? {} : { reason }), report: told }, event.trace)
     } else if (event.kind === 'failed') {
       if (event.code === 'kv_checksum') metrics.checksumErrors.inc()
       this.fail(errorFromPlain(event))

@@ -16,7 +16,7 @@ export class PrefillSession extends Session {
   readonly #compute: ComputeRun
   #source: Subscription | undefined
   /** How the layer loop ended; blocks may still be on their way out. */
-  #times: { computeSeconds: number; waitSeconds: number } | undefined
+  #done: Extract<ComputeEvent, { kind: 'finished' }> | undefined
 
   constructor(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, deps: SessionDeps) {
     super(assignment.run, deps)
@@ -26,6 +26,7 @@ export class PrefillSession extends Session {
       shape: deps.compute.shape,
       fingerprint: deps.fingerprint,
       clock: deps.clock,
+      trace: this.trace,
       encode: (header, payload) => encodeMessage(peerDeliverySchema, header, payload),
       deliver: (block) => this.#compute.deliver(block),
       credit: (window) => this.#source?.credit(window),
@@ -46,6 +47,7 @@ export class PrefillSession extends Session {
       {
         block: (header, payload, frame) => {
           this.deps.metrics.linkBytes.inc({ direction: 'received', peer: source.worker }, frame.byteLength)
+          this.trace.received(header.layer, source.worker)
           this.#exchange.receive(header, payload, frame)
         },
         lost: (error) => this.#lost(error),
@@ -67,19 +69,19 @@ export class PrefillSession extends Session {
       this.#exchange.release(event.layer)
       this.deps.report({ kind: 'layer_finished', run: this.run, layer: event.layer })
     } else if (event.kind === 'finished') {
-      this.#times = event
+      this.#done = event
       this.#finishIfDone()
     } else if (event.kind === 'failed') this.fail(errorFromPlain(event))
   }
 
   #finishIfDone(): void {
-    if (this.#times === undefined || !this.#exchange.drained || this.over) return
-    const { computeSeconds, waitSeconds } = this.#times
+    if (this.#done === undefined || !this.#exchange.drained || this.over) return
+    const { computeSeconds, attendSeconds, waitSeconds, trace } = this.#done
     const { sent, sendSeconds } = this.#exchange
     const tokens = spanTokens(this.#assignment.workers[this.#assignment.rank]?.spans ?? [])
     const { worker } = this.deps
-    const report = { worker, role: 'prefill' as const, tokens, computeSeconds, waitSeconds, sendSeconds, sent }
-    this.finish({ kind: 'finished', run: this.run, report })
+    const times = { computeSeconds, attendSeconds, waitSeconds, sendSeconds }
+    this.finish({ kind: 'finished', run: this.run, report: { worker, role: 'prefill', tokens, ...times, sent } }, trace)
   }
 
   protected clear(): void {

@@ -6,6 +6,7 @@ import type { Compute } from '../compute/compute.ts'
 import type { WorkerMetrics } from '../metrics.ts'
 import type { PeerDialling } from '../peers/dialling.ts'
 import type { PeerListening } from '../peers/listening.ts'
+import { TraceRecorder } from '../trace/recorder.ts'
 
 /** What every session of a worker works with. */
 export interface SessionDeps {
@@ -25,6 +26,8 @@ export interface SessionDeps {
 export abstract class Session {
   readonly run: string
   protected readonly deps: SessionDeps
+  /** Of the links; the compute thread records its own. */
+  protected readonly trace: TraceRecorder
   readonly #controller = new AbortController()
   readonly #ended: Promise<void>
   #settle: () => void = () => undefined
@@ -32,6 +35,7 @@ export abstract class Session {
   constructor(run: string, deps: SessionDeps) {
     this.run = run
     this.deps = deps
+    this.trace = new TraceRecorder(deps.clock)
     this.#ended = new Promise((resolve) => {
       this.#settle = resolve
     })
@@ -62,10 +66,11 @@ export abstract class Session {
     this.#end('cancelled', reason)
   }
 
-  protected finish(event: Extract<WorkerEvent, { kind: 'finished' }>): void {
+  /** @param compute the trace of the compute thread, encoded */
+  protected finish(event: Extract<WorkerEvent, { kind: 'finished' }>, compute: Uint8Array): void {
     if (this.over) return
     this.deps.metrics.observe(event.report)
-    this.deps.report(event)
+    this.deps.report(event, Buffer.concat([compute, this.trace.encode()]))
     this.#end('finished', new HeadraceError('cancelled', 'the run is finished here'))
   }
 

@@ -12,6 +12,8 @@ import { calibrate } from '../prefill/calibrate.ts'
 import type { KvBlock } from '../prefill/exchange.ts'
 import { runLayers } from '../prefill/layer-loop.ts'
 import { routesOf } from '../prefill/routes.ts'
+import { TraceRecorder } from '../trace/recorder.ts'
+import { tracedEngine } from '../trace/traced-engine.ts'
 import type { ComputeCommand, ComputeEvent, ComputeReply } from './messages.ts'
 
 /** A run as the compute thread sees it: something to deliver blocks to and to cancel. */
@@ -75,7 +77,9 @@ export class ComputeHost {
 
   #prefill(assignment: PrefillAssignment, tokens: Int32Array): void {
     const { run, blockTokens, rank } = assignment
-    const { engine, clock, yieldTurn } = this.#of
+    const { clock, yieldTurn } = this.#of
+    const trace = new TraceRecorder(clock)
+    const engine = tracedEngine(this.#of.engine, trace)
     const controller = new AbortController()
     const others = routesOf(assignment)
       .origins(assignment)
@@ -83,7 +87,7 @@ export class ComputeHost {
     const arrivals = new Arrivals(others.length, controller.signal)
     const exchange = {
       publish: (block: KvBlock) => this.#post(run, { kind: 'published', block }, [block.bytes.buffer]),
-      next: (layer: number) => arrivals.next(layer),
+      next: (layer: number) => trace.timed('wait', layer, () => arrivals.next(layer)),
       release: (layer: number) => {
         arrivals.release(layer)
         this.#post(run, { kind: 'released', layer })
@@ -93,7 +97,9 @@ export class ComputeHost {
     const spans = assignment.workers[rank]?.spans ?? []
     this.#settle(
       run,
-      runLayers({ engine, spans, blockTokens, tokens, exchange, clock, signal: controller.signal, yieldTurn }),
+      runLayers({ engine, spans, blockTokens, tokens, exchange, clock, signal: controller.signal, yieldTurn }).then(
+        (times) => ({ ...times, ...traced(trace) }),
+      ),
     )
   }
 
@@ -106,6 +112,7 @@ export class ComputeHost {
     const { engine, clock, yieldTurn, kvBudgetBytes } = this.#of
     const { run, workers, blockTokens } = assignment
     const { signal } = controller
+    const trace = new TraceRecorder(clock)
     const started = clock.now()
     const capacity = assignment.promptTokens + assignment.maxTokens - 1
     const bytes = engine.shape.layers * capacity * kvBytesPerTokenLayer(engine.shape)
@@ -130,23 +137,25 @@ export class ComputeHost {
       deliver: (block) => assembly.add(block).catch((thrown: unknown) => controller.abort(asHeadraceError(thrown))),
     })
     try {
-      await assembly.complete()
+      await trace.timed('wait', engine.shape.layers - 1, () => assembly.complete())
       const waitSeconds = clock.now() - started
       this.#post(run, { kind: 'assembled' })
       const done = await decode({
-        engine,
+        engine: tracedEngine(engine, trace),
         assignment,
         lastToken,
         kv_layers: assembly.kv_layers,
         onLogits: (logits) => this.#post(run, { kind: 'logits', logits: logits as Float32Array<ArrayBuffer> }),
-        onToken: (index, token, logprob) =>
-          this.#post(run, { kind: 'token', index, token, ...(logprob === undefined ? {} : { logprob }) }),
+        onToken: (index, token, logprob) => {
+          trace.token(index)
+          this.#post(run, { kind: 'token', index, token, ...(logprob === undefined ? {} : { logprob }) })
+        },
         enough: () => enough,
         clock,
         signal,
         yieldTurn,
       })
-      return { ...done, waitSeconds }
+      return { ...done, waitSeconds, ...traced(trace) }
     } finally {
       assembly.release()
       this.#kvBytes -= bytes
@@ -180,6 +189,9 @@ export interface ComputeHostOptions {
   readonly yieldTurn: () => Promise<void>
   readonly collectGarbage: () => void
 }
+
+/** What a recorder adds to the end of a run. */
+const traced = (trace: TraceRecorder) => ({ attendSeconds: trace.seconds('attend'), trace: trace.encode() })
 
 /** An error in a form that threads can pass on. */
 export function plainError(thrown: unknown) {

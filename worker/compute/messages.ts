@@ -42,8 +42,11 @@ export type ComputeEvent =
   | {
       readonly kind: 'finished'
       readonly computeSeconds: number
+      readonly attendSeconds: number
       readonly waitSeconds: number
       readonly reason?: FinishReason
+      /** Of the arithmetic, encoded. */
+      readonly trace: Uint8Array<ArrayBuffer>
     }
   | { readonly kind: 'failed'; readonly code: string; readonly message: string; readonly details: ErrorDetails }
 

@@ -11,7 +11,7 @@ import type { Link } from '../../shared/link/link.ts'
 export class Outbox {
   readonly #expected: number
   readonly #clock: Clock
-  readonly #onSent: (frame: OutboundFrame) => void
+  readonly #onSent: (frame: OutboundFrame, started: number) => void
   readonly #onError: (error: HeadraceError) => void
   readonly #queue: OutboundFrame[] = []
   #link: Link | undefined
@@ -24,7 +24,8 @@ export class Outbox {
   constructor(of: {
     expected: number
     clock: Clock
-    onSent: (frame: OutboundFrame) => void
+    /** `started`: when the frame began to be handed over. */
+    onSent: (frame: OutboundFrame, started: number) => void
     onError: (error: HeadraceError) => void
   }) {
     this.#expected = of.expected
@@ -84,7 +85,7 @@ export class Outbox {
       this.sendSeconds += this.#clock.now() - started
       this.sentBytes += head.frame.byteLength
       this.#sent++
-      this.#onSent(head)
+      this.#onSent(head, started)
     }
   }
 }

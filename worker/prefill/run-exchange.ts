@@ -6,6 +6,7 @@ import { blocksOf } from '../../shared/plan.ts'
 import type { PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { KvHeader, PeerRequest } from '../../shared/protocol/peer.ts'
 import { ExpectedBlocks } from '../kv/expected-blocks.ts'
+import type { TraceRecorder } from '../trace/recorder.ts'
 import type { KvBlock } from './exchange.ts'
 import { Outbox } from './outbox.ts'
 import { routesOf } from './routes.ts'
@@ -48,8 +49,9 @@ export class RunExchange {
     const own = blocks(a.rank)
     const target = routes.target(a)
     this.#targetWorker = target === undefined ? undefined : a.workers[target]?.worker
-    this.#outboxes = { handoff: this.#outbox(own * shape.layers) }
-    if (target !== undefined) this.#outboxes.prefix = this.#outbox((own + relayed) * sharedLayers)
+    this.#outboxes = { handoff: this.#outbox(own * shape.layers, a.decode) }
+    if (this.#targetWorker !== undefined)
+      this.#outboxes.prefix = this.#outbox((own + relayed) * sharedLayers, this.#targetWorker)
   }
 
   /** Whom to subscribe to, and with which window. */
@@ -148,11 +150,13 @@ export class RunExchange {
     throw new HeadraceError('kv_identity', `${worker} has no part in run ${this.#of.assignment.run} after this worker`)
   }
 
-  #outbox(expected: number): Outbox {
+  #outbox(expected: number, peer: string): Outbox {
+    const { clock, trace } = this.#of
     return new Outbox({
       expected,
-      clock: this.#of.clock,
-      onSent: ({ layer, relayed }) => {
+      clock,
+      onSent: ({ layer, relayed }, started) => {
+        trace.record('send', layer, started, clock.now(), peer)
         if (relayed) {
           this.#unrelayed[layer]!--
           this.#creditSource()
@@ -179,6 +183,7 @@ export interface RunExchangeOptions {
   readonly shape: ModelShape
   readonly fingerprint: string
   readonly clock: Clock
+  readonly trace: TraceRecorder
   /** Builds the frame of a block. */
   readonly encode: (header: KvHeader, payload: Uint8Array) => Uint8Array
   /** Hands a checked block to the layer loop. */

@@ -46,6 +46,7 @@ const pinged = (name: string, at: number, rttSeconds = 0.002): ClusterEvent => (
   worker: asWorkerId(name),
   rttSeconds,
   residentBytes: 1e9,
+  clockSeconds: at + 100,
 })
 const leaving = (name: string, at = 0): ClusterEvent => ({ kind: 'worker_leaving', at, worker: asWorkerId(name) })
 const lost = (name: string): ClusterEvent => ({ kind: 'worker_lost', worker: asWorkerId(name), reason: 'link closed' })
@@ -92,6 +93,14 @@ test('a leaving worker keeps its runs and gets no new ones, even if its calibrat
   assert.deepEqual(states(state), ['a leaving'])
   assert.deepEqual(readyPrefill(state), [])
   assert.deepEqual(findWorker(state, asWorkerId('a'))?.runs, ['r1'])
+})
+
+test('what a worker’s clock says is kept for a while', () => {
+  const pings = Array.from({ length: 20 }, (_, at) => pinged('a', at, 0.5))
+  const { clock = [] } = findWorker(after(joined('a'), ...pings), asWorkerId('a'))!
+  assert.equal(clock.length, 16)
+  assert.deepEqual(clock[0], { offsetSeconds: 100.25, rttSeconds: 0.5 })
+  assert.equal(findWorker(after(joined('a'), ...pings, lost('a'), joined('a')), asWorkerId('a'))?.clock, undefined)
 })
 
 test('a lost worker is seen, without runs, and nothing more is believed of it', () => {

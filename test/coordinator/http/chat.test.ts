@@ -57,6 +57,7 @@ describe('a chat completion', () => {
     const [first, second] = chainPlan(n).workers
     const half = first?.spans[0]?.end ?? 0
     assert.deepEqual(body['prefill'], {
+      run: 'run-1',
       strategy: 'chain',
       workers: [
         { id: 'w1', spans: [[0, half]], tokens: half, compute_seconds: 1, wait_seconds: 0.1, send_seconds: 0.05 },
@@ -77,6 +78,7 @@ describe('a chat completion', () => {
       queue_seconds: 0.5,
       ttft_seconds: 2.5,
       predicted_ttft_seconds: 1.4,
+      bottleneck: "w2's arithmetic (2.00 s of 2.00 s)",
     })
   })
 

@@ -1,0 +1,30 @@
+import type { Engine } from '../engine/engine.ts'
+import type { TraceRecorder } from './recorder.ts'
+
+/**
+ * The same engine with the time of its arithmetic recorded: what one run computes with. Copying K and V out for others
+ * belongs to making them, so to `project` of the layer that was projected last.
+ */
+export const tracedEngine = (engine: Engine, trace: TraceRecorder): Engine => {
+  let projected = 0
+  return {
+    name: engine.name,
+    shape: engine.shape,
+    chunkTokens: engine.chunkTokens,
+    embed: (tokens) => trace.timed('project', 0, () => engine.embed(tokens)),
+    project: (layer, x, start, kv) => {
+      projected = layer
+      return trace.timed('project', layer, () => engine.project(layer, x, start, kv))
+    },
+    attend: (layer, q, kv, acc) => trace.timed('attend', layer, () => engine.attend(layer, q, kv, acc)),
+    mix: (layer, x, acc) => trace.timed('mix', layer, () => engine.mix(layer, x, acc)),
+    logits: (x) => trace.timed('mix', engine.shape.layers - 1, () => engine.logits(x)),
+    accumulator: (q) => engine.accumulator(q),
+    createKv: (start, capacity) => engine.createKv(start, capacity),
+    exportKv: (kv, start, count) => trace.timed('project', projected, () => engine.exportKv(kv, start, count)),
+    importKv: (kv, start, count, bytes) => engine.importKv(kv, start, count, bytes),
+    release: (...tensors) => engine.release(...tensors),
+    trim: () => engine.trim(),
+    close: () => engine.close(),
+  }
+}
