@@ -34,6 +34,8 @@ export const workerReport = z.strictObject({
   role: z.enum(['prefill', 'decode']),
   tokens: count,
   computeSeconds: seconds,
+  /** Of computeSeconds: spent in attention. */
+  attendSeconds: seconds,
   /** Compute stood still because a KV block had not arrived. */
   waitSeconds: seconds,
   /** A frame was being handed to the operating system; runs beside compute. */

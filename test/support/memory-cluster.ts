@@ -71,6 +71,7 @@ export class MemoryCluster {
       registry,
       shape: engine.shape,
       strategy: undefined,
+      narrowestWire: 'f32',
       clock: realClock,
       ...(of.limits && { limits: of.limits }),
     })

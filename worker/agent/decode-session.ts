@@ -79,7 +79,7 @@ export class DecodeSession extends Session {
       report({ ...event, kind: 'token_sampled', run })
     } else if (event.kind === 'finished') {
       const { computeSeconds, waitSeconds, reason } = event
-      const times = { computeSeconds, waitSeconds, sendSeconds: 0 }
+      const times = { computeSeconds, attendSeconds: 0, waitSeconds, sendSeconds: 0 }
       const told = { worker, role: 'decode' as const, tokens: this.#tokens, ...times, sent: [] }
       this.finish({ kind: 'finished', run, ...(reason === undefined ? {} : { reason }), report: told })
     } else if (event.kind === 'failed') {

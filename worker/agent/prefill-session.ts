@@ -78,7 +78,8 @@ export class PrefillSession extends Session {
     const { sent, sendSeconds } = this.#exchange
     const tokens = spanTokens(this.#assignment.workers[this.#assignment.rank]?.spans ?? [])
     const { worker } = this.deps
-    const report = { worker, role: 'prefill' as const, tokens, computeSeconds, waitSeconds, sendSeconds, sent }
+    const times = { computeSeconds, attendSeconds: 0, waitSeconds, sendSeconds }
+    const report = { worker, role: 'prefill' as const, tokens, ...times, sent }
     this.finish({ kind: 'finished', run: this.run, report })
   }
 

@@ -91,7 +91,7 @@ describe('a dispatched run', () => {
   it('does not miss a worker that has said its last word', async () => {
     const { news, follower } = start()
     const next = news.next()
-    const zero = { tokens: 2, computeSeconds: 0, waitSeconds: 0, sendSeconds: 0, sent: [] }
+    const zero = { tokens: 2, computeSeconds: 0, attendSeconds: 0, waitSeconds: 0, sendSeconds: 0, sent: [] }
     const report = { worker: 'w1', role: 'prefill' as const, ...zero }
     follower().onEvent('w1', { kind: 'finished', run: RUN, report }, new Uint8Array())
     follower().onLost('w1', new HeadraceError('link_closed', 'left in good order'))
