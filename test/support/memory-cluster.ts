@@ -3,6 +3,7 @@ import { readyDecode, readyPrefill } from '../../coordinator/cluster/state.ts'
 import { type CoordinatorMetrics, createCoordinatorMetrics } from '../../coordinator/metrics.ts'
 import { ClusterRuns } from '../../coordinator/runs/cluster-runs.ts'
 import type { QueueLimits } from '../../coordinator/runs/queue.ts'
+import type { Clock } from '../../shared/clock.ts'
 import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { createLog } from '../../shared/log.ts'
@@ -34,6 +35,7 @@ export interface MemoryWorkerOptions {
   readonly protocol?: number
   /** Where its KV is fetched, if not at its name. */
   readonly url?: string
+  readonly host?: string
   readonly meddle?: (event: ComputeEvent) => ComputeEvent
 }
 
@@ -62,11 +64,11 @@ export class MemoryCluster {
 
   static async start(
     folder: string,
-    of: { workers: readonly MemoryWorkerOptions[]; limits?: QueueLimits },
+    of: { workers: readonly MemoryWorkerOptions[]; limits?: QueueLimits; clock?: Clock },
   ): Promise<MemoryCluster> {
     const engine = await createEngine('reference', folder, { threads: 1 })
     const metrics = createCoordinatorMetrics({ version: 'test', model: 'tiny' })
-    const registry = new Registry({ fingerprint: FINGERPRINT, clock: realClock, metrics, log })
+    const registry = new Registry({ fingerprint: FINGERPRINT, clock: of.clock ?? realClock, metrics, log })
     const runs = new ClusterRuns({
       registry,
       shape: engine.shape,
@@ -101,7 +103,7 @@ export class MemoryCluster {
         fingerprint,
         engine: 'reference',
         url,
-        host: 'memory',
+        host: of.host ?? 'memory',
         cores: 1,
         threads: 1,
         memoryBytes: 0,

@@ -24,6 +24,8 @@ const LONG_ROUND_TRIPS = 4
 /** A rate that grows faster than this from round to round has not settled. */
 const GROWTH = 1.25
 
+/** Fewer say nothing of a rate. */
+const LEAST_ARRIVALS = 3
 const FRAMES = 8
 const LEAST_FRAME_BYTES = 2 ** 13
 const MOST_FRAME_BYTES = 2 ** 20
@@ -37,10 +39,17 @@ export function nextVolume(rounds: readonly Round[], rttSeconds: number, now: nu
   if (first === undefined || last === undefined) return FIRST_BYTES
   if (isLong(last, rttSeconds) && hasSettled(rounds, rttSeconds)) return undefined
   const bytesLeft = MOST_BYTES - rounds.reduce((sum, round) => sum + bytesOf(round), 0)
-  const secondsLeft = MOST_SECONDS + MOST_ROUND_TRIPS * rttSeconds - (now - first.askedAt)
+  const secondsLeft = deadlineOf(first, rttSeconds) - now
   const volume = Math.min(2 * bytesOf(last), bytesLeft, Math.floor(tailRate(last, rttSeconds) * secondsLeft))
   return volume < FIRST_BYTES ? undefined : volume
 }
+
+/**
+ * Whether a round is to be left before all its frames are there: a link may turn out slower than it seemed when they were
+ * asked for. `first` is the first round of all.
+ */
+export const isCut = (round: Round, first: Round, rttSeconds: number, now: number): boolean =>
+  now >= deadlineOf(first, rttSeconds) && round.arrivals.length >= LEAST_ARRIVALS
 
 /** A volume as frames: several, so that they can be in flight together, and none larger than a usual KV block. */
 export function framesOf(volume: number): number[] {
@@ -66,6 +75,9 @@ export function tailRate({ askedAt, arrivals }: Round, rttSeconds: number): numb
   const bytes = arrivals.slice(from + 1).reduce((sum, arrival) => sum + arrival.bytes, 0)
   return bytes / Math.max(last.at - arrivals[from]!.at, LEAST_SECONDS)
 }
+
+const deadlineOf = ({ askedAt }: Round, rttSeconds: number): number =>
+  askedAt + MOST_SECONDS + MOST_ROUND_TRIPS * rttSeconds
 
 function isLong({ arrivals }: Round, rttSeconds: number): boolean {
   const seconds = (arrivals.at(-1)?.at ?? 0) - (arrivals[0]?.at ?? 0)

@@ -72,6 +72,7 @@ export class LinkMeasuring {
       const link = await dialer.dial(url, DATA_LIMITS, given.signal)
       given.signal.addEventListener('abort', () => link.close(), { once: true })
       try {
+        if (given.signal.aborted) throw abortError(given.signal)
         const hello = { kind: 'hello', protocol: PROTOCOL_VERSION, worker, fingerprint } as const
         await link.send(encodeMessage(peerRequestSchema, hello))
         return await probeLink(link, clock)

@@ -4,7 +4,7 @@ import { DATA_LIMITS, type Link } from '../../shared/link/link.ts'
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import { peerDeliverySchema, peerRequestSchema } from '../../shared/protocol/peer.ts'
 import { peerError } from './dialling.ts'
-import { framesOf, nextVolume, type Round, tailRate } from './link-rate.ts'
+import { framesOf, isCut, nextVolume, type Round, tailRate } from './link-rate.ts'
 
 export interface LinkEstimate {
   readonly rttSeconds: number
@@ -15,38 +15,55 @@ export interface LinkEstimate {
 const ROUND_TRIPS = 5
 
 /**
- * Measures how fast the listener at the other end can send, on a link of which it has the `hello` and nothing else.
- * Holds one frame at a time. Throws what the link ends with, or `cancelled` if the listener has a run to serve.
+ * Measures how fast the listener at the other end can send, on a link of which it has the `hello` and nothing else; more
+ * may still be on its way when this is done, so the link is to be closed. Holds one frame at a time. Throws what the link
+ * ends with, or `cancelled` if the listener has a run to serve.
  */
 export async function probeLink(link: Link, clock: Clock): Promise<LinkEstimate> {
-  let seq = 0
-  const ask = async (frames: readonly number[]): Promise<Round> => {
-    const first = seq
-    seq += frames.length
-    const round = { askedAt: clock.now(), arrivals: [] as { at: number; bytes: number }[] }
-    const asked = Promise.all(
-      frames.map((bytes, i) => link.send(encodeMessage(peerRequestSchema, { kind: 'probe', seq: first + i, bytes }))),
-    )
-    const answered = (async () => {
-      for (const [i, bytes] of frames.entries()) {
-        takeAnswer(await link.receive(), first + i, bytes)
-        round.arrivals.push({ at: clock.now(), bytes })
-      }
-    })()
-    await Promise.all([asked, answered])
-    return round
-  }
-
+  const asking = new Asking(link, clock)
   let rttSeconds = Number.POSITIVE_INFINITY
   for (let trip = 0; trip < ROUND_TRIPS; trip++) {
-    const { askedAt, arrivals } = await ask([0])
+    const { askedAt, arrivals } = await asking.round([0], () => false)
     rttSeconds = Math.min(rttSeconds, arrivals[0]!.at - askedAt)
   }
   const rounds: Round[] = []
   for (;;) {
     const volume = nextVolume(rounds, rttSeconds, clock.now())
     if (volume === undefined) return { rttSeconds, bytesPerSecond: tailRate(rounds.at(-1)!, rttSeconds) }
-    rounds.push(await ask(framesOf(volume)))
+    const cut = (round: Round): boolean => isCut(round, rounds[0] ?? round, rttSeconds, clock.now())
+    rounds.push(await asking.round(framesOf(volume), cut))
+  }
+}
+
+class Asking {
+  readonly #link: Link
+  readonly #clock: Clock
+  #seq = 0
+
+  constructor(link: Link, clock: Clock) {
+    this.#link = link
+    this.#clock = clock
+  }
+
+  /** Asks for all the frames at once; resolves when they are there, or `isCut` says that enough are. */
+  async round(frames: readonly number[], isCut: (round: Round) => boolean): Promise<Round> {
+    const first = this.#seq
+    this.#seq += frames.length
+    const arrivals: { at: number; bytes: number }[] = []
+    const round = { askedAt: this.#clock.now(), arrivals }
+    const receiving = async (): Promise<void> => {
+      for (const [i, bytes] of frames.entries()) {
+        takeAnswer(await this.#link.receive(), first + i, bytes)
+        arrivals.push({ at: this.#clock.now(), bytes })
+        if (isCut(round)) return
+      }
+    }
+    await Promise.all([...frames.map((bytes, i) => this.#ask(first + i, bytes)), receiving()])
+    return round
+  }
+
+  #ask(seq: number, bytes: number): Promise<void> {
+    return this.#link.send(encodeMessage(peerRequestSchema, { kind: 'probe', seq, bytes }))
   }
 }
 
