@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
 import { toClusterView } from '../../coordinator/cluster/view.ts'
-import { DATA_LIMITS } from '../../shared/link/link.ts'
+import { DATA_LIMITS, type Link } from '../../shared/link/link.ts'
 import { ManualClock } from '../support/manual-clock.ts'
 import { MemoryCluster } from '../support/memory-cluster.ts'
 import { createTinyModel, type TinyModel } from '../support/tiny-model.ts'
@@ -39,6 +39,7 @@ describe('the links of a cluster', () => {
       await cluster.stop()
     }
   }
+  const hung: Link[] = []
   const known = ({ registry }: MemoryCluster) => [...registry.state.links.keys()].sort()
   /** Lets time pass once the watch waits for it and has heard of every worker, and waits until it has looked again. */
   const pass = async (cluster: MemoryCluster, clock: ManualClock, seconds = TICK_SECONDS) => {
@@ -52,6 +53,7 @@ describe('the links of a cluster', () => {
     within(async (cluster) => {
       await cluster.until(() => cluster.registry.state.links.size === 4)
       assert.deepEqual(known(cluster), ALL)
+      assert.ok(cluster.registry.state.workers.every(({ cost }) => cost !== undefined))
       const { links } = toClusterView(cluster.registry.state, 0, { running: 0, waiting: 0 })
       for (const { bytesPerSecond, rttSeconds } of links) assert.ok(bytesPerSecond > 0 && rttSeconds >= 0)
     }))
@@ -103,6 +105,33 @@ describe('the links of a cluster', () => {
       await pass(cluster, clock)
       assert.equal(asked(), 1)
     }))
+
+  it('give way to a run that begins while one is being measured', () =>
+    within(
+      async (cluster) => {
+        await cluster.until(() => hung.length === 1)
+        const request = {
+          promptTokens: Int32Array.from({ length: 8 }, (_, i) => i),
+          maxTokens: 2,
+          sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
+          stopTokens: [],
+        }
+        const run = cluster.runs.run({ ...request, strategy: 'solo' }, new AbortController().signal)
+        assert.equal((await run.next()).value?.kind, 'planned')
+        const rest = run.next().catch(() => undefined) // one of its links hangs too
+        await cluster.until(() => hung[0]!.closed.aborted)
+        await run.return()
+        await rest
+      },
+      // Whoever dials a prefill worker waits for ever.
+      ({ network }) => {
+        hung.length = 0
+        for (const url of ['memory://w1', 'memory://w2'])
+          network.register(url, DATA_LIMITS, (link) => {
+            hung.push(link)
+          })
+      },
+    ))
 
   it('that cannot be measured are left out, and do not hold up the others', () =>
     within(

@@ -4,7 +4,7 @@ import { DATA_LIMITS, type Link } from '../../shared/link/link.ts'
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import { peerDeliverySchema, peerRequestSchema } from '../../shared/protocol/peer.ts'
 import { peerError } from './dialling.ts'
-import { framesOf, isCut, nextVolume, type Round, tailRate } from './link-rate.ts'
+import { framesOf, isCut, nextVolume, type Round, sustainedRate } from './link-rate.ts'
 
 export interface LinkEstimate {
   readonly rttSeconds: number
@@ -29,7 +29,7 @@ export async function probeLink(link: Link, clock: Clock): Promise<LinkEstimate>
   const rounds: Round[] = []
   for (;;) {
     const volume = nextVolume(rounds, rttSeconds, clock.now())
-    if (volume === undefined) return { rttSeconds, bytesPerSecond: tailRate(rounds.at(-1)!, rttSeconds) }
+    if (volume === undefined) return { rttSeconds, bytesPerSecond: sustainedRate(rounds, rttSeconds) }
     const cut = (round: Round): boolean => isCut(round, rounds[0] ?? round, rttSeconds, clock.now())
     rounds.push(await asking.round(framesOf(volume), cut))
   }
