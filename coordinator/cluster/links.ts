@@ -41,13 +41,16 @@ export function linkMeasured(
   { links, asked }: Links,
   { from, to }: LinkName,
   { at, bytesPerSecond, rttSeconds }: LinkFacts & { readonly at: number },
+  sameHost: boolean,
 ): Links {
   const old = links.get(linkKey(from, to))
+  // Between hosts a rate goes up and down. Inside a host nothing is shared but processors: who uses them only takes away.
+  const settle = sameHost ? Math.max : smoothed
   const recentRtts = [...(old?.recentRtts ?? []), rttSeconds].slice(-RECENT_RTTS)
   const link: MeasuredLink = {
     from,
     to,
-    bytesPerSecond: old === undefined ? bytesPerSecond : smoothed(old.bytesPerSecond, bytesPerSecond),
+    bytesPerSecond: old === undefined ? bytesPerSecond : settle(old.bytesPerSecond, bytesPerSecond),
     rttSeconds: Math.min(...recentRtts),
     recentRtts,
     measuredAt: at,

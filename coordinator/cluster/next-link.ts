@@ -6,8 +6,10 @@ import { linkKey } from '../planning/facts.ts'
 import type { LinkName } from './links.ts'
 import type { ClusterState, Worker } from './state.ts'
 
-/** Links between hosts change; inside a host they do not, so those are measured once. */
+/** Links between hosts change for ever. Inside a host they do not: a few times are enough, since the best of them counts. */
 const REFRESH_SECONDS = 120
+const SAME_HOST_REFRESH_SECONDS = 30
+const SAME_HOST_TIMES = 3
 /** A link that could not be measured is tried again after this long. */
 const RETRY_SECONDS = 30
 
@@ -47,8 +49,10 @@ function due({ links, asked }: ClusterState, from: Worker, to: Worker, now: numb
   const askedAt = asked.get(key)?.at ?? Number.NEGATIVE_INFINITY
   if (now - askedAt < RETRY_SECONDS) return undefined
   const name = { from: from.id, to: to.id }
-  const measuredAt = links.get(key)?.measuredAt
-  if (measuredAt === undefined) return { ...name, need: to.role === 'decode' ? DECODE : PREFILL, since: askedAt }
-  if (from.host === to.host || now - measuredAt < REFRESH_SECONDS) return undefined
-  return { ...name, need: REFRESH, since: measuredAt }
+  const link = links.get(key)
+  if (link === undefined) return { ...name, need: to.role === 'decode' ? DECODE : PREFILL, since: askedAt }
+  const sameHost = from.host === to.host
+  if (sameHost && link.recentRtts.length >= SAME_HOST_TIMES) return undefined
+  if (now - link.measuredAt < (sameHost ? SAME_HOST_REFRESH_SECONDS : REFRESH_SECONDS)) return undefined
+  return { ...name, need: REFRESH, since: link.measuredAt }
 }

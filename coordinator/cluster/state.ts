@@ -137,9 +137,9 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
     case 'run_released':
       return updated(state, event.worker, (worker) => released(worker, event.run))
     case 'link_asked':
-      return bothConnected(state, event.link) ? { ...state, ...linkAsked(state, event.link, event.at) } : state
+      return withLink(state, event.link, () => linkAsked(state, event.link, event.at))
     case 'link_measured':
-      return bothConnected(state, event.link) ? { ...state, ...linkMeasured(state, event.link, event) } : state
+      return withLink(state, event.link, (sameHost) => linkMeasured(state, event.link, event, sameHost))
     case 'forgotten': {
       const workers = without(state.workers, event.worker)
       return { workers, lost: without(state.lost, event.worker), ...dropLinks(state, event.worker) }
@@ -201,8 +201,12 @@ function corrected(worker: Worker, shared: boolean, measured: Measured): Worker 
   return { ...worker, ...both, sharedCost: corrected, seen: { ...seen, shared: seen.shared + 1 } }
 }
 
-const bothConnected = (state: ClusterState, { from, to }: LinkName): boolean =>
-  findWorker(state, from) !== undefined && findWorker(state, to) !== undefined
+/** Of workers that are both connected. */
+function withLink(state: ClusterState, { from, to }: LinkName, change: (sameHost: boolean) => Links): ClusterState {
+  const [sender, receiver] = [findWorker(state, from), findWorker(state, to)]
+  if (sender === undefined || receiver === undefined) return state
+  return { ...state, ...change(sender.host === receiver.host) }
+}
 
 const smoothed = (old: number | undefined, measured: number): number =>
   old === undefined ? measured : old + RTT_GAIN * (measured - old)

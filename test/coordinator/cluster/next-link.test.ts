@@ -89,12 +89,23 @@ describe('the link to measure next', () => {
     assert.equal(next(rest, 40), 'p1 d1')
   })
 
-  it('is the one measured longest ago, two minutes after, between different hosts only', () => {
-    const { state } = measureAll(after(...ready('p1@h1', 'p2@h1', 'd1@h2')), 0)
+  it('is the one measured longest ago, two minutes after', () => {
+    const { state } = measureAll(after(...ready('p1@h1', 'p2@h2', 'd1@h3')), 0)
     const newer = applyEvent(state, measured('p1 d1', 50))
     assert.equal(next(newer, 119), undefined)
-    assert.equal(next(newer, 120), 'p2 d1')
+    assert.equal(next(newer, 120), 'p2 p1')
     assert.equal(next(newer, 120, false), undefined)
-    assert.deepEqual(measureAll(newer, 1000).order, ['p2 d1', 'p1 d1'])
+    assert.deepEqual(measureAll(newer, 1000).order, ['p2 p1', 'p1 p2', 'p2 d1', 'p1 d1'])
+  })
+
+  it('is one inside a host three times, and never again', () => {
+    let state = after(...ready('p1@h1', 'd1@h1'))
+    const times = []
+    for (let now = 0; now < 1000; now += 10) {
+      const measuredNow = measureAll(state, now)
+      state = measuredNow.state
+      if (measuredNow.order.length > 0) times.push(now)
+    }
+    assert.deepEqual(times, [0, 30, 60])
   })
 })

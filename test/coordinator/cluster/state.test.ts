@@ -224,6 +224,12 @@ describe('the links', () => {
     assert.equal(link(later)?.rttSeconds, 0.4)
   })
 
+  it('inside a host are as fast as they ever were', () => {
+    const beside: ClusterEvent = { kind: 'worker_joined', at: 0, worker: { ...identity('b'), host: 'a.local' } }
+    const rates = [100, 300, 200].map((rate) => measured('a', 'b', 1, rate))
+    assert.equal(link(after(joined('a'), beside, ...rates))?.bytesPerSecond, 300)
+  })
+
   it('have a direction', () => {
     const state = after(...both, measured('a', 'b', 1, 100), measured('b', 'a', 1, 300))
     assert.deepEqual([state.links.get('a b')?.bytesPerSecond, state.links.get('b a')?.bytesPerSecond], [100, 300])
