@@ -7,7 +7,7 @@ import { attachLinks, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
 import { locateModel, modelFingerprint, readEosTokens, readModelShape } from '../shared/model-folder.ts'
 import { type ModelShape, parameterCount } from '../shared/model-shape.ts'
-import type { Strategy } from '../shared/plan.ts'
+import type { Strategy, Wire } from '../shared/plan.ts'
 import { packageVersion } from '../shared/version.ts'
 import { Registry } from './cluster/registry.ts'
 import type { ModelFacts } from './http/deps.ts'
@@ -32,6 +32,8 @@ export interface CoordinatorConfig {
   readonly port: number
   /** For requests that ask for none; absent leaves it to the planner. */
   readonly strategy: Strategy | undefined
+  /** The narrowest precision that KV may have between machines. */
+  readonly narrowestWire: Wire
   readonly bodyLimitBytes: number
   readonly pingSeconds: number
 }
@@ -48,7 +50,7 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
   const [tokenizer, template, core] = await Promise.all([
     loadTokenizer(modelFolder),
     loadChatTemplate(modelFolder),
-    startCore(modelFolder, modelName, config.strategy, log),
+    startCore(modelFolder, modelName, { strategy: config.strategy, narrowestWire: config.narrowestWire }, log),
   ])
   const { runs, metrics, shape, fingerprint } = core
   const model = await modelFacts(modelFolder, modelName, shape, fingerprint)
@@ -88,7 +90,7 @@ export async function startHeadless(
   const { runs, shape, onLink, keepWatch, close } = await startCore(
     modelFolder,
     basename(resolve(modelFolder)),
-    undefined,
+    { strategy: undefined, narrowestWire: 'f32' },
     log,
   )
   keepWatch()
@@ -119,7 +121,7 @@ interface Core {
 async function startCore(
   modelFolder: string,
   modelName: string,
-  strategy: Strategy | undefined,
+  planning: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire'>,
   log: Log,
 ): Promise<Core> {
   const [shape, fingerprint] = await Promise.all([readModelShape(modelFolder), modelFingerprint(modelFolder)])
@@ -127,7 +129,7 @@ async function startCore(
   const registry = new Registry({ fingerprint, clock: realClock, metrics, log })
   const stopping = new AbortController()
   const store = new RunStore()
-  const runs = new ClusterRuns({ registry, shape, strategy, clock: realClock, store })
+  const runs = new ClusterRuns({ registry, shape, ...planning, clock: realClock, store })
   let watch = Promise.resolve()
   return {
     runs: measuredRuns(runs, metrics, realClock),

@@ -69,7 +69,8 @@ function clusterSeries({ counter, gauge }: Makers) {
     workerSpeed: gauge('worker_speed_tokens_per_second', 'Fitted speed for a prompt of 512 tokens', ['worker']),
     workerMemory: gauge('worker_memory_bytes', 'Memory of the worker', ['worker', 'kind']),
     workerLastSeen: gauge('worker_last_seen_timestamp_seconds', 'When the worker was last heard of', ['worker']),
-    linkRtt: gauge('link_rtt_seconds', 'Round trip on the control link', ['worker', 'peer']),
+    linkRtt: gauge('link_rtt_seconds', 'Round trip to the coordinator, and between workers', ['worker', 'peer']),
+    linkRate: gauge('link_bytes_per_second', 'Measured rate of KV from a worker to a peer', ['worker', 'peer']),
     disconnects: counter('worker_disconnects_total', 'Links to workers that ended', ['reason']),
     joinsRefused: counter('joins_refused_total', 'Workers that were not let in', ['code']),
   }

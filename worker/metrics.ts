@@ -16,7 +16,8 @@ export class WorkerMetrics {
   readonly #phase = this.#counter('worker_phase_seconds_total', 'Where the time of runs went', ['phase'])
   readonly #wait = this.#histogram('kv_wait_seconds', 'A run of a prefill worker stood still: KV had not arrived')
   readonly #handoff = this.#histogram('kv_handoff_seconds', 'From the assignment to the complete cache (decode node)')
-  readonly linkBytes = this.#counter('link_bytes_total', 'Bytes of KV frames', ['direction', 'peer'])
+  readonly #linkBytes = this.#counter('link_bytes_total', 'Bytes of KV frames', ['direction', 'peer'])
+  readonly linkBytes = boundedPeers(this.#linkBytes)
   readonly checksumErrors = this.#counter('kv_checksum_errors_total', 'KV blocks whose bytes were damaged')
   readonly handoffFailures = this.#counter('kv_handoff_failures_total', 'Hand-offs that broke off', ['reason'])
   readonly memory = this.#gauge('worker_memory_bytes', 'Memory of this process', ['kind'])
@@ -26,7 +27,7 @@ export class WorkerMetrics {
     this.#buildInfo.set(of, 1)
     for (const status of ['finished', 'failed', 'cancelled']) this.runs.inc({ status }, 0)
     for (const phase of ['compute', 'wait', 'send']) this.#phase.inc({ phase }, 0)
-    for (const direction of ['sent', 'received']) this.linkBytes.inc({ direction, peer: '' }, 0)
+    for (const direction of ['sent', 'received']) this.#linkBytes.inc({ direction, peer: '' }, 0)
     for (const result of ['ok', 'failed']) this.dials.inc({ result }, 0)
     for (const reason of ['link_closed', 'dial_failed', 'kv_identity', 'kv_shape', 'kv_checksum'])
       this.handoffFailures.inc({ reason }, 0)
@@ -62,5 +63,18 @@ export class WorkerMetrics {
 
   #gauge<L extends string>(name: string, help: string, labelNames: L[] = []): Gauge<L> {
     return new Gauge({ name: `headrace_${name}`, help, labelNames, registers: [this.registry] })
+  }
+}
+
+/** Peers that come and go under new names must not add series without end: from here on they share one. */
+const MAX_PEERS = 256
+
+function boundedPeers(counter: Counter<'direction' | 'peer'>) {
+  const known = new Set<string>()
+  return {
+    inc({ direction, peer }: { direction: string; peer: string }, bytes: number): void {
+      if (known.size < MAX_PEERS) known.add(peer)
+      counter.inc({ direction, peer: known.has(peer) ? peer : 'other' }, bytes)
+    },
   }
 }

@@ -1,7 +1,7 @@
 import { checkHost, type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { createLog } from '../../shared/log.ts'
-import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
+import { STRATEGIES, type Strategy, WIRES } from '../../shared/plan.ts'
 import { startCoordinator } from '../coordinator.ts'
 
 export const STRATEGY_CHOICES = ['auto', ...STRATEGIES] as const
@@ -26,6 +26,11 @@ export const coordinatorCommand = (program: Program): Program =>
           default: 'auto' as const,
           describe: 'For requests that ask for none',
         })
+        .option('wire', {
+          choices: WIRES,
+          default: 'f16' as const,
+          describe: 'Narrowest precision that KV may have between machines',
+        })
         .option('accept-plaintext', {
           type: 'boolean',
           default: false,
@@ -46,6 +51,7 @@ interface CoordinatorArgs {
   host: string
   port: number
   strategy: (typeof STRATEGY_CHOICES)[number]
+  wire: (typeof WIRES)[number]
   acceptPlaintext: boolean
   bodyLimitMib: number
   pingSeconds: number
@@ -62,6 +68,7 @@ async function run(args: CoordinatorArgs): Promise<void> {
       host: args.host,
       port: wholeNumber('port', args.port, 0, 65535),
       strategy: strategyOf(args.strategy),
+      narrowestWire: args.wire,
       bodyLimitBytes: wholeNumber('body-limit-mib', args.bodyLimitMib, 1, 1024) * 2 ** 20,
       pingSeconds: wholeNumber('ping-seconds', args.pingSeconds, 1, 3600),
     },

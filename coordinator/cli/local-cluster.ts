@@ -47,12 +47,13 @@ export interface LocalCluster {
 
 /** Starts coordinator and workers and resolves when `/ready` says yes and every worker has joined. */
 export async function startLocalCluster(
-  of: LocalWorkers & { port: number; strategy: string; name?: string | undefined },
+  of: LocalWorkers & { port: number; strategy: string; wire?: string; name?: string | undefined },
   signal: AbortSignal,
 ): Promise<LocalCluster> {
   const group = new ProcessGroup()
   try {
     const args = ['coordinator', '--model', of.model, '--port', String(of.port), '--strategy', of.strategy]
+    if (of.wire !== undefined) args.push('--wire', of.wire)
     if (of.name !== undefined) args.push('--name', of.name)
     const coordinator = startHeadrace([...args, '--log-level', of.logLevel])
     group.add('coordinator', coordinator)

@@ -3,6 +3,7 @@ import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { abortError } from '../../shared/errors.ts'
+import { WIRES } from '../../shared/plan.ts'
 import { STRATEGY_CHOICES } from './coordinator-command.ts'
 import { startLocalCluster } from './local-cluster.ts'
 
@@ -31,6 +32,11 @@ export const upCommand = (program: Program): Program =>
           default: 'auto' as const,
           describe: 'For requests that ask for none',
         })
+        .option('wire', {
+          choices: WIRES,
+          default: 'f16' as const,
+          describe: 'Narrowest precision that KV may have between machines',
+        })
         .option('engine', { choices: ENGINES, default: 'onnx' as const, describe: 'What does the arithmetic' })
         .option('weights', {
           choices: WEIGHTS,
@@ -50,6 +56,7 @@ interface UpArgs {
   decodeNodes: number
   port: number
   strategy: string
+  wire: string
   engine: string
   weights: string
   threads?: number | undefined

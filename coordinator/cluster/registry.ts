@@ -14,6 +14,7 @@ import {
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import type { CoordinatorMetrics, DISCONNECT_REASONS } from '../metrics.ts'
 import type { RunFollower, Workers } from '../runs/dispatch.ts'
+import { LinkWatch } from './link-watch.ts'
 import { applyEvent, type ClusterEvent, type ClusterState, EMPTY_CLUSTER, findWorker, silentWorkers } from './state.ts'
 
 const PING_SECONDS = 1
@@ -35,10 +36,12 @@ export class Registry implements Workers {
   readonly #of: { fingerprint: string; clock: Clock; metrics: CoordinatorMetrics; log: Log }
   readonly #connections = new Map<WorkerId, Connection>()
   readonly #followers = new Map<string, RunFollower>()
+  readonly #links: LinkWatch
   #state: ClusterState = EMPTY_CLUSTER
 
   constructor(of: { fingerprint: string; clock: Clock; metrics: CoordinatorMetrics; log: Log }) {
     this.#of = of
+    this.#links = new LinkWatch(this, of.clock, of.log)
   }
 
   get state(): ClusterState {
@@ -65,7 +68,7 @@ export class Registry implements Workers {
     if (worker !== undefined && this.#connections.get(worker)?.link === link) this.#gone(worker, reason)
   }
 
-  /** Asks every worker for a sign of life, once a second, until aborted. */
+  /** Asks every worker for a sign of life, and keeps the links measured, once a second, until aborted. */
   async keepWatch(signal: AbortSignal): Promise<void> {
     const { clock } = this.#of
     let looked = clock.now()
@@ -82,6 +85,7 @@ export class Registry implements Workers {
         connection.pingAt = clock.now()
         this.send(worker, { kind: 'ping', seq: connection.pingSeq })
       }
+      this.#links.tick()
       await clock.sleep(PING_SECONDS, signal).catch(() => undefined) // the loop's condition ends it
     }
   }
@@ -120,9 +124,9 @@ export class Registry implements Workers {
     const worker = asWorkerId(join.name)
     try {
       this.#checkJoin(join)
-      const { role, engine, host, url, cores, memoryBytes } = join
+      const { role, engine, host, url, cores, threads, memoryBytes, budgetBytes } = join
       this.#replaceHalfOpen(worker, url)
-      const identity = { id: worker, role, engine, host, url, cores, memoryBytes }
+      const identity = { id: worker, role, engine, host, url, cores, threads, memoryBytes, budgetBytes }
       this.apply({ kind: 'worker_joined', at: clock.now(), worker: identity })
     } catch (thrown) {
       const error = asHeadraceError(thrown)
@@ -180,6 +184,9 @@ export class Registry implements Workers {
         this.apply({ kind: 'worker_pinged', at, worker, rttSeconds, residentBytes, clockSeconds })
         return
       }
+      case 'links_measured':
+        this.#links.answered(worker, event.links)
+        return
       case 'leaving':
         this.apply({ kind: 'worker_leaving', at, worker })
         this.send(worker, { kind: 'dismissed' })
@@ -192,6 +199,7 @@ export class Registry implements Workers {
 
   #gone(worker: WorkerId, reason: HeadraceError): void {
     this.#connections.delete(worker)
+    this.#links.gone(worker)
     const leaving = findWorker(this.#state, worker)?.state === 'leaving'
     this.apply(leaving ? { kind: 'forgotten', worker } : { kind: 'worker_lost', worker, reason: reason.message })
     const cause = leaving ? 'leaving' : disconnectReason(reason)

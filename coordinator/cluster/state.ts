@@ -6,8 +6,9 @@
 import { HeadraceError } from '../../shared/errors.ts'
 import type { RunId, WorkerId } from '../../shared/ids.ts'
 import type { Cost, Role } from '../../shared/protocol/control.ts'
-import type { ClusterView, WorkerView } from '../runs/events.ts'
 import { type ClockSample, withSample } from '../trace/alignment.ts'
+import { correctedCost, type Measured } from './cost-correction.ts'
+import { dropLinks, type LinkName, type Links, linkAsked, linkMeasured, NO_LINKS } from './links.ts'
 
 /** What a worker says of itself when it joins. */
 export interface WorkerIdentity {
@@ -18,14 +19,22 @@ export interface WorkerIdentity {
   /** Where others fetch its KV. */
   readonly url: string
   readonly cores: number
+  /** Threads of its engine. */
+  readonly threads: number
   readonly memoryBytes: number
+  /** Most memory that its runs may take together. */
+  readonly budgetBytes: number
 }
 
 /** A worker that is connected. */
 export interface Worker extends WorkerIdentity {
   readonly state: 'joining' | 'ready' | 'leaving'
-  /** A decode node has none. */
+  /** Alone on its host: calibrated, then corrected by runs. */
   readonly cost?: Cost
+  /** While other workers of its host take part in the run; absent until such a run was measured. */
+  readonly sharedCost?: Cost
+  /** Runs that have corrected either cost. */
+  readonly seen: { readonly alone: number; readonly shared: number }
   /** Smoothed. */
   readonly rttSeconds?: number
   readonly residentBytes?: number
@@ -33,10 +42,12 @@ export interface Worker extends WorkerIdentity {
   readonly clock?: readonly ClockSample[]
   readonly lastSeen: number
   readonly runs: readonly RunId[]
+  /** Bytes of KV that these runs will take here, where that is known. */
+  readonly reserved: ReadonlyMap<RunId, number>
 }
 
 /** A worker that vanished: kept for the view alone, until it joins again or is forgotten. */
-interface LostWorker extends Omit<Worker, 'state'> {
+export interface LostWorker extends Omit<Worker, 'state'> {
   readonly state: 'lost'
   readonly reason: string
 }
@@ -44,7 +55,7 @@ interface LostWorker extends Omit<Worker, 'state'> {
 /** A worker that can take part in a prefill. */
 export type PrefillWorker = Worker & { readonly cost: Cost }
 
-export interface ClusterState {
+export interface ClusterState extends Links {
   /** In the order of joining; one of each name. */
   readonly workers: readonly Worker[]
   /** In the order of vanishing. */
@@ -66,31 +77,36 @@ export type ClusterEvent =
       /** On the worker's own clock. */
       readonly clockSeconds: number
     }
-  /** A run took the worker longer, or less long, than its cost had said. */
+  /** What a run took the worker; `shared`: other workers of its host took part too. */
   | {
       readonly kind: 'worker_measured'
       readonly worker: WorkerId
-      readonly predictedSeconds: number
-      readonly measuredSeconds: number
+      readonly shared: boolean
+      readonly measured: Measured
     }
   | { readonly kind: 'worker_leaving'; readonly at: number; readonly worker: WorkerId }
   | { readonly kind: 'worker_lost'; readonly worker: WorkerId; readonly reason: string }
-  | { readonly kind: 'run_assigned'; readonly worker: WorkerId; readonly run: RunId }
+  | { readonly kind: 'run_assigned'; readonly worker: WorkerId; readonly run: RunId; readonly kvBytes?: number }
   | { readonly kind: 'run_released'; readonly worker: WorkerId; readonly run: RunId }
+  /** `to` was asked to measure how fast `from` can send to it. */
+  | { readonly kind: 'link_asked'; readonly at: number; readonly link: LinkName }
+  | {
+      readonly kind: 'link_measured'
+      readonly at: number
+      readonly link: LinkName
+      readonly rttSeconds: number
+      readonly bytesPerSecond: number
+    }
   /** Left in good order, or no longer of interest: gone from the view too. */
   | { readonly kind: 'forgotten'; readonly worker: WorkerId }
 
-export const EMPTY_CLUSTER: ClusterState = { workers: [], lost: [] }
+export const EMPTY_CLUSTER: ClusterState = { workers: [], lost: [], ...NO_LINKS }
 
 /** Lost workers in the view; the one that vanished first is forgotten first. */
 const MAX_LOST = 64
 
 /** The weight of a new round trip in the smoothed one, as in TCP (RFC 6298, section 2). */
 const RTT_GAIN = 1 / 8
-
-/** How far one run moves a worker's cost, and the most that a single run is believed to be off by. */
-const COST_GAIN = 0.5
-const MOST_OFF = 4
 
 /** The only way to a new state. Throws `name_taken` if a worker of the same name is connected. */
 export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterState {
@@ -117,20 +133,23 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
         lastSeen: event.at,
       }))
     case 'worker_measured':
-      return updated(state, event.worker, (worker) => corrected(worker, event.measuredSeconds / event.predictedSeconds))
+      return updated(state, event.worker, (worker) => corrected(worker, event.shared, event.measured))
     case 'worker_leaving':
       return updated(state, event.worker, (worker) => ({ ...worker, state: 'leaving', lastSeen: event.at }))
     case 'worker_lost':
       return lost(state, event.worker, event.reason)
     case 'run_assigned':
-      return updated(state, event.worker, (worker) => ({ ...worker, runs: [...new Set([...worker.runs, event.run])] }))
+      return updated(state, event.worker, (worker) => assigned(worker, event.run, event.kvBytes))
     case 'run_released':
-      return updated(state, event.worker, (worker) => ({
-        ...worker,
-        runs: worker.runs.filter((run) => run !== event.run),
-      }))
-    case 'forgotten':
-      return { workers: without(state.workers, event.worker), lost: without(state.lost, event.worker) }
+      return updated(state, event.worker, (worker) => released(worker, event.run))
+    case 'link_asked':
+      return withLink(state, event.link, () => linkAsked(state, event.link, event.at))
+    case 'link_measured':
+      return withLink(state, event.link, (sameHost) => linkMeasured(state, event.link, event, sameHost))
+    case 'forgotten': {
+      const workers = without(state.workers, event.worker)
+      return { workers, lost: without(state.lost, event.worker), ...dropLinks(state, event.worker) }
+    }
     default:
       return event satisfies never
   }
@@ -139,15 +158,17 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
 function joined(state: ClusterState, identity: WorkerIdentity, at: number): ClusterState {
   if (findWorker(state, identity.id) !== undefined)
     throw new HeadraceError('name_taken', `a worker named ${identity.id} is connected already`)
-  const worker: Worker = { ...identity, state: 'joining', lastSeen: at, runs: [] }
-  return { workers: [...state.workers, worker], lost: without(state.lost, identity.id) }
+  const nothing = { runs: [], reserved: new Map(), seen: { alone: 0, shared: 0 } }
+  const worker: Worker = { ...identity, state: 'joining', lastSeen: at, ...nothing }
+  return { ...state, workers: [...state.workers, worker], lost: without(state.lost, identity.id) }
 }
 
 function lost(state: ClusterState, id: WorkerId, reason: string): ClusterState {
   const worker = findWorker(state, id)
   if (worker === undefined) return state
-  const gone: LostWorker = { ...worker, state: 'lost', runs: [], reason }
-  return { workers: without(state.workers, id), lost: [...state.lost, gone].slice(-MAX_LOST) }
+  const gone: LostWorker = { ...worker, state: 'lost', runs: [], reserved: new Map(), reason }
+  const workers = without(state.workers, id)
+  return { workers, lost: [...state.lost, gone].slice(-MAX_LOST), ...dropLinks(state, id) }
 }
 
 const updated = (state: ClusterState, id: WorkerId, change: (worker: Worker) => Worker): ClusterState => ({
@@ -158,15 +179,39 @@ const updated = (state: ClusterState, id: WorkerId, change: (worker: Worker) => 
 const without = <T extends WorkerIdentity>(workers: readonly T[], id: WorkerId): readonly T[] =>
   workers.filter((worker) => worker.id !== id)
 
+function assigned(worker: Worker, run: RunId, kvBytes: number | undefined): Worker {
+  const runs = [...new Set([...worker.runs, run])]
+  return kvBytes === undefined
+    ? { ...worker, runs }
+    : { ...worker, runs, reserved: new Map([...worker.reserved, [run, kvBytes]]) }
+}
+
+const released = (worker: Worker, run: RunId): Worker => ({
+  ...worker,
+  runs: worker.runs.filter((other) => other !== run),
+  reserved: new Map([...worker.reserved].filter(([other]) => other !== run)),
+})
+
 /**
- * Moves the fitted cost towards what a real run took: the machine may be busier, hotter or quieter than it was while
- * calibrating. Overhead, linear and attention part are scaled alike, because a run does not tell them apart.
+ * A run beside others of the host corrects one cost, a run alone the other. The first of either kind tells something of
+ * the other kind too, as long as no run has told it better.
  */
-function corrected(worker: Worker, ratio: number): Worker {
-  if (worker.cost === undefined || !(ratio > 0)) return worker
-  const { o, a, b } = worker.cost
-  const scale = 1 + COST_GAIN * (Math.min(Math.max(ratio, 1 / MOST_OFF), MOST_OFF) - 1)
-  return { ...worker, cost: { o: o * scale, a: a * scale, b: b * scale } }
+function corrected(worker: Worker, shared: boolean, measured: Measured): Worker {
+  const { cost, sharedCost, seen } = worker
+  if (cost === undefined) return worker
+  if (!shared) {
+    return { ...worker, cost: correctedCost(cost, measured, seen.alone), seen: { ...seen, alone: seen.alone + 1 } }
+  }
+  const corrected = correctedCost(sharedCost ?? cost, measured, seen.shared)
+  const both = seen.alone === 0 && seen.shared === 0 ? { cost: corrected } : {}
+  return { ...worker, ...both, sharedCost: corrected, seen: { ...seen, shared: seen.shared + 1 } }
+}
+
+/** Of workers that are both connected. */
+function withLink(state: ClusterState, { from, to }: LinkName, change: (sameHost: boolean) => Links): ClusterState {
+  const [sender, receiver] = [findWorker(state, from), findWorker(state, to)]
+  if (sender === undefined || receiver === undefined) return state
+  return { ...state, ...change(sender.host === receiver.host) }
 }
 
 const smoothed = (old: number | undefined, measured: number): number =>
@@ -189,23 +234,3 @@ export const readyDecode = (state: ClusterState): Worker[] =>
 /** Connected workers that have not been heard of for longer than the limit. */
 export const silentWorkers = (state: ClusterState, now: number, limitSeconds: number): WorkerId[] =>
   state.workers.filter((worker) => now - worker.lastSeen > limitSeconds).map((worker) => worker.id)
-
-/** `GET /v1/cluster`: the connected workers, then the lost ones. */
-export const toClusterView = (state: ClusterState, now: number, runs: ClusterView['runs']): ClusterView => ({
-  workers: [...state.workers, ...state.lost].map((worker) => toWorkerView(worker, now)),
-  runs,
-})
-
-const toWorkerView = (worker: Worker | LostWorker, now: number): WorkerView => ({
-  id: worker.id,
-  role: worker.role,
-  state: worker.state,
-  engine: worker.engine,
-  host: worker.host,
-  cores: worker.cores,
-  memoryBytes: worker.memoryBytes,
-  ...(worker.cost === undefined ? {} : { cost: worker.cost }),
-  ...(worker.rttSeconds === undefined ? {} : { rttSeconds: worker.rttSeconds }),
-  lastSeenSeconds: now - worker.lastSeen,
-  runs: worker.runs.length,
-})

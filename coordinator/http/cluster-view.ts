@@ -1,9 +1,9 @@
-import type { WorkerView } from '../runs/events.ts'
+import type { LinkView, WorkerView } from '../runs/events.ts'
 import type { ServerDeps } from './deps.ts'
 
 /** The cluster as `GET /v1/cluster` shows it, in the API's spelling. */
 export function clusterView({ runs, model }: ServerDeps) {
-  const { workers, runs: load } = runs.cluster()
+  const { workers, links, runs: load } = runs.cluster()
   const unready = runs.unready()
   return {
     object: 'cluster',
@@ -11,6 +11,7 @@ export function clusterView({ runs, model }: ServerDeps) {
     reason: unready === undefined ? null : { code: unready.code, message: unready.message },
     model: { id: model.name, fingerprint: model.fingerprint, max_model_len: model.contextLength },
     workers: workers.map(workerView),
+    links: links.map(linkView),
     runs: { running: load.running, waiting: load.waiting },
   }
 }
@@ -22,9 +23,21 @@ const workerView = (worker: WorkerView) => ({
   engine: worker.engine,
   host: worker.host,
   cores: worker.cores,
+  threads: worker.threads,
   memory_bytes: worker.memoryBytes,
+  budget_bytes: worker.budgetBytes,
+  free_bytes: worker.freeBytes,
   cost: worker.cost ?? null,
+  shared_cost: worker.sharedCost ?? null,
   rtt_seconds: worker.rttSeconds ?? null,
   last_seen_seconds: worker.lastSeenSeconds,
   runs: worker.runs,
+})
+
+const linkView = (link: LinkView) => ({
+  from: link.from,
+  to: link.to,
+  bytes_per_second: link.bytesPerSecond,
+  rtt_seconds: link.rttSeconds,
+  age_seconds: link.ageSeconds,
 })

@@ -2,10 +2,14 @@ import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type RunId } from '../../shared/ids.ts'
-import type { ModelShape } from '../../shared/model-shape.ts'
-import type { Plan, Strategy } from '../../shared/plan.ts'
+import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
+import type { Plan, Span, Strategy, Wire } from '../../shared/plan.ts'
+import type { Cost } from '../../shared/protocol/control.ts'
+import { planFacts } from '../cluster/facts.ts'
 import type { Registry } from '../cluster/registry.ts'
-import { findWorker, readyDecode, readyPrefill, toClusterView } from '../cluster/state.ts'
+import { findWorker, readyDecode, readyPrefill } from '../cluster/state.ts'
+import { toClusterView } from '../cluster/view.ts'
+import { prefillSeconds } from '../planning/cost.ts'
 import { type PlanAsk, type Planned, planPrefill } from '../planning/plan-prefill.ts'
 import { bestOffset } from '../trace/alignment.ts'
 import type { RunStore } from '../trace/store.ts'
@@ -19,6 +23,8 @@ export interface ClusterRunsOptions {
   readonly shape: ModelShape
   /** For requests that ask for none; absent leaves it to the planner. */
   readonly strategy: Strategy | undefined
+  /** The narrowest precision that KV may have between machines. */
+  readonly narrowestWire: Wire
   readonly limits?: QueueLimits
   readonly clock: Clock
   /** Where runs go when they have finished. */
@@ -27,8 +33,8 @@ export interface ClusterRunsOptions {
 
 /** The weight of a new run in the rate that waiting times are estimated by. */
 const RATE_GAIN = 0.3
-/** A shorter run is mostly overhead and chance. */
-const LEAST_TELLING_SECONDS = 0.2
+/** A shorter run is overhead and chance. */
+const LEAST_TELLING_SECONDS = 0.05
 
 /** `Runs` over a real cluster: admission, the registry's facts, and a plan per request. */
 export class ClusterRuns implements Runs {
@@ -72,7 +78,7 @@ export class ClusterRuns implements Runs {
       layers: shape.layers,
       tokensPerSecond: () => this.#tokensPerSecond,
       planNow: (of: RunRequest) => this.plan(of.promptTokens.length, of).chosen,
-      occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan),
+      occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan, request.maxTokens),
       offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
       clock,
     }
@@ -87,16 +93,16 @@ export class ClusterRuns implements Runs {
     }
   }
 
-  plan(promptTokens: number, ask: { strategy?: Strategy; workers?: number } = {}): Planned {
-    const { registry, shape } = this.#of
+  plan(promptTokens: number, ask: { strategy?: Strategy; workers?: number; maxTokens?: number } = {}): Planned {
+    const { registry, shape, narrowestWire } = this.#of
     const strategy = ask.strategy ?? this.#of.strategy
     const wanted: PlanAsk = {
       ...(strategy !== undefined && { strategy }),
       ...(ask.workers !== undefined && { workers: ask.workers }),
     }
-    const workers = readyPrefill(registry.state)
-    const decode = readyDecode(registry.state).map(({ id, runs }) => ({ id, runs: runs.length }))
-    return planPrefill({ shape, promptTokens, workers, decode }, wanted)
+    const { maxTokens } = ask
+    const facts = { shape, promptTokens, narrowestWire, ...(maxTokens !== undefined && { maxTokens }) }
+    return planPrefill(planFacts(registry.state, facts), wanted)
   }
 
   unready(): HeadraceError | undefined {
@@ -111,26 +117,28 @@ export class ClusterRuns implements Runs {
     return toClusterView(this.#of.registry.state, this.#of.clock.now(), { running, waiting })
   }
 
-  /**
-   * Workers of one run were busy at the same time, which is how the next split will find them; a solo run says nothing
-   * about that, unless there is nobody to split with.
-   */
   #correctCosts({ plan, workers }: RunReport): void {
-    const { registry } = this.#of
-    if (plan.workers.length === 1 && readyPrefill(registry.state).length > 1) return
-    for (const { worker, computeSeconds: predictedSeconds } of plan.workers) {
-      const measuredSeconds = workers.find((report) => report.worker === worker)?.computeSeconds ?? 0
-      if (measuredSeconds < LEAST_TELLING_SECONDS || predictedSeconds === 0) continue
-      registry.apply({ kind: 'worker_measured', worker, predictedSeconds, measuredSeconds })
+    const { registry, shape } = this.#of
+    const hosts = plan.workers.map(({ worker }) => findWorker(registry.state, worker)?.host)
+    for (const [i, { worker, spans }] of plan.workers.entries()) {
+      const report = workers.find((own) => own.worker === worker)
+      if (report === undefined || report.computeSeconds < LEAST_TELLING_SECONDS) continue
+      const { computeSeconds, attendSeconds } = report
+      const shared = hosts.some((host, other) => other !== i && host === hosts[i])
+      const measured = { work: workOf(spans, shape), computeSeconds, attendSeconds }
+      registry.apply({ kind: 'worker_measured', worker, shared, measured })
     }
   }
 
-  #occupy(run: RunId, plan: Plan): () => void {
-    const { registry } = this.#of
-    const workers = [...plan.workers.map(({ worker }) => worker), plan.decode]
-    for (const worker of workers) registry.apply({ kind: 'run_assigned', worker, run })
+  #occupy(run: RunId, plan: Plan, maxTokens: number): () => void {
+    const { registry, shape } = this.#of
+    const { decode, promptTokens } = plan
+    const kvBytes = shape.layers * kvBytesPerTokenLayer(shape) * (promptTokens + maxTokens)
+    for (const { worker } of plan.workers) registry.apply({ kind: 'run_assigned', worker, run })
+    registry.apply({ kind: 'run_assigned', worker: decode, run, kvBytes })
     return () => {
-      for (const worker of workers) registry.apply({ kind: 'run_released', worker, run })
+      for (const worker of [...plan.workers.map((own) => own.worker), decode])
+        registry.apply({ kind: 'run_released', worker, run })
     }
   }
 
@@ -142,3 +150,10 @@ export class ClusterRuns implements Runs {
     this.#tokensPerSecond = old === 0 ? tokensPerSecond : old + RATE_GAIN * (tokensPerSecond - old)
   }
 }
+
+/** A prefill's seconds are linear in the coefficients: what one second of each would add up to. */
+const workOf = (spans: readonly Span[], shape: ModelShape): Cost => ({
+  o: prefillSeconds({ o: 1, a: 0, b: 0 }, spans, shape),
+  a: prefillSeconds({ o: 0, a: 1, b: 0 }, spans, shape),
+  b: prefillSeconds({ o: 0, a: 0, b: 1 }, spans, shape),
+})

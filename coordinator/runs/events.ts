@@ -66,6 +66,7 @@ export interface Runs {
 /** `GET /v1/cluster`. */
 export interface ClusterView {
   readonly workers: readonly WorkerView[]
+  readonly links: readonly LinkView[]
   readonly runs: { readonly running: number; readonly waiting: number }
 }
 
@@ -76,10 +77,25 @@ export interface WorkerView {
   readonly engine: string
   readonly host: string
   readonly cores: number
+  readonly threads: number
   readonly memoryBytes: number
+  /** Memory that its runs may take, and what is not reserved of it. */
+  readonly budgetBytes: number
+  readonly freeBytes: number
   /** Fitted cost per layer in seconds: o + a n + b n (P + n/2); absent until calibrated. */
   readonly cost?: { readonly o: number; readonly a: number; readonly b: number }
+  /** The same while other workers of its host compute; absent until that was seen. */
+  readonly sharedCost?: { readonly o: number; readonly a: number; readonly b: number }
   readonly rttSeconds?: number
   readonly lastSeenSeconds: number
   readonly runs: number
+}
+
+/** A measured link: KV from one worker to another. */
+export interface LinkView {
+  readonly from: string
+  readonly to: string
+  readonly bytesPerSecond: number
+  readonly rttSeconds: number
+  readonly ageSeconds: number
 }

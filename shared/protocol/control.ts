@@ -66,6 +66,14 @@ const dismissed = z.strictObject({ kind: z.literal('dismissed') })
 /** The client has all the text it wants: the decode node ends the run as if a stop token had come. */
 const stop = z.strictObject({ kind: z.literal('stop'), run: name })
 const cancel = z.strictObject({ kind: z.literal('cancel'), run: name, code: text })
+/** Measure the links on which these workers would send KV here; a later one takes the place of one under way. */
+const measureLinks = z.strictObject({
+  kind: z.literal('measure_links'),
+  peers: z
+    .array(z.strictObject({ worker: name, url: text }))
+    .min(1)
+    .max(64),
+})
 
 export const commandSchema = z.discriminatedUnion('kind', [
   joined,
@@ -76,6 +84,7 @@ export const commandSchema = z.discriminatedUnion('kind', [
   stop,
   cancel,
   dismissed,
+  measureLinks,
 ])
 /** Coordinator to worker. */
 export type Command = Readonly<z.infer<typeof commandSchema>>
@@ -122,6 +131,13 @@ const finished = z.strictObject({
 })
 const failed = z.strictObject({ kind: z.literal('failed'), run: name, code: text, message: z.string().max(2048) })
 const leaving = z.strictObject({ kind: z.literal('leaving') })
+/**
+ * The answer to `measure_links`: KV from `from` to the worker that tells. Peers that could not be reached, or had a run to
+ * serve, are left out.
+ */
+const linkMeasured = z.strictObject({ from: name, rttSeconds: z.number().min(0), bytesPerSecond: z.number().gt(0) })
+export type MeasuredPeer = Readonly<z.infer<typeof linkMeasured>>
+const linksMeasured = z.strictObject({ kind: z.literal('links_measured'), links: z.array(linkMeasured).max(64) })
 
 export const eventSchema = z.discriminatedUnion('kind', [
   join,
@@ -134,6 +150,7 @@ export const eventSchema = z.discriminatedUnion('kind', [
   finished,
   failed,
   leaving,
+  linksMeasured,
 ])
 /** Worker to coordinator. */
 export type WorkerEvent = Readonly<z.infer<typeof eventSchema>>

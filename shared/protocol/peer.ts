@@ -1,9 +1,11 @@
 import { z } from 'zod'
+import { MAX_BLOCK_BYTES } from '../link/link.ts'
 import { WIRES } from '../plan.ts'
 
 /**
  * Messages between workers. The receiver of KV dials the sender, because frames from a WebSocket server are not masked:
- * so the dialler asks (`hello`, `subscribe`, `credit`, `unsubscribe`) and the listener delivers (`kv`, `ended`).
+ * so the dialler asks (`hello`, `subscribe`, `credit`, `unsubscribe`, `probe`) and the listener delivers (`kv`, `ended`,
+ * `probed`).
  */
 
 const name = z.string().min(1).max(64)
@@ -26,7 +28,14 @@ const subscribe = z.strictObject({
 const credit = z.strictObject({ kind: z.literal('credit'), run: name, window: count })
 const unsubscribe = z.strictObject({ kind: z.literal('unsubscribe'), run: name })
 
-export const peerRequestSchema = z.discriminatedUnion('kind', [hello, subscribe, credit, unsubscribe])
+/** Wants `bytes` that mean nothing, to measure the link by. Answered in order, one frame after the other. */
+const probe = z.strictObject({
+  kind: z.literal('probe'),
+  seq: count,
+  bytes: z.number().int().min(0).max(MAX_BLOCK_BYTES),
+})
+
+export const peerRequestSchema = z.discriminatedUnion('kind', [hello, subscribe, credit, unsubscribe, probe])
 export type PeerRequest = Readonly<z.infer<typeof peerRequestSchema>>
 
 /**
@@ -57,5 +66,8 @@ const ended = z.strictObject({
 })
 const refused = z.strictObject({ kind: z.literal('refused'), code: z.string().max(64), message: z.string().max(2048) })
 
-export const peerDeliverySchema = z.discriminatedUnion('kind', [kv, ended, refused])
+/** Payload: as many bytes as were asked for; none if a run is served here, whose KV comes first. */
+const probed = z.strictObject({ kind: z.literal('probed'), seq: count })
+
+export const peerDeliverySchema = z.discriminatedUnion('kind', [kv, ended, refused, probed])
 export type PeerDelivery = Readonly<z.infer<typeof peerDeliverySchema>>

@@ -65,6 +65,8 @@ describe('the metrics of a coordinator', () => {
     assert.equal(samples.get('headrace_workers{role="prefill",state="ready"}'), 1)
     assert.equal(samples.get('headrace_worker_speed_tokens_per_second{worker="w1"}'), 4096 / 8)
     assert.equal(samples.get('headrace_link_rtt_seconds{worker="w1",peer="coordinator"}'), 0.001)
+    assert.equal(samples.get('headrace_link_rtt_seconds{worker="w1",peer="d1"}'), 0.0005)
+    assert.equal(samples.get('headrace_link_bytes_per_second{worker="w1",peer="d1"}'), 1e9)
     api.runs.notReady = new HeadraceError('no_workers', 'nobody')
     assert.equal((await scrape(api.url)).get('headrace_cluster_ready'), 0)
     assert.equal((await scrape(api.url)).get('headrace_workers{role="prefill",state="ready"}'), 1)

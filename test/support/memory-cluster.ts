@@ -4,6 +4,7 @@ import { type CoordinatorMetrics, createCoordinatorMetrics } from '../../coordin
 import { ClusterRuns } from '../../coordinator/runs/cluster-runs.ts'
 import type { QueueLimits } from '../../coordinator/runs/queue.ts'
 import { RunStore } from '../../coordinator/trace/store.ts'
+import type { Clock } from '../../shared/clock.ts'
 import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { createLog } from '../../shared/log.ts'
@@ -35,6 +36,7 @@ export interface MemoryWorkerOptions {
   readonly protocol?: number
   /** Where its KV is fetched, if not at its name. */
   readonly url?: string
+  readonly host?: string
   readonly meddle?: (event: ComputeEvent) => ComputeEvent
 }
 
@@ -63,16 +65,17 @@ export class MemoryCluster {
 
   static async start(
     folder: string,
-    of: { workers: readonly MemoryWorkerOptions[]; limits?: QueueLimits },
+    of: { workers: readonly MemoryWorkerOptions[]; limits?: QueueLimits; clock?: Clock },
   ): Promise<MemoryCluster> {
     const engine = await createEngine('reference', folder, { threads: 1 })
     const metrics = createCoordinatorMetrics({ version: 'test', model: 'tiny' })
-    const registry = new Registry({ fingerprint: FINGERPRINT, clock: realClock, metrics, log })
+    const registry = new Registry({ fingerprint: FINGERPRINT, clock: of.clock ?? realClock, metrics, log })
     const store = new RunStore()
     const runs = new ClusterRuns({
       registry,
       shape: engine.shape,
       strategy: undefined,
+      narrowestWire: 'f32',
       clock: realClock,
       store,
       ...(of.limits && { limits: of.limits }),
@@ -103,7 +106,7 @@ export class MemoryCluster {
         fingerprint,
         engine: 'reference',
         url,
-        host: 'memory',
+        host: of.host ?? 'memory',
         cores: 1,
         threads: 1,
         memoryBytes: 0,

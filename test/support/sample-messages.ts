@@ -57,6 +57,7 @@ export const commands: readonly Command[] = [
   { kind: 'stop', run },
   { kind: 'cancel', run, code: 'cancelled' },
   { kind: 'dismissed' },
+  { kind: 'measure_links', peers: [{ worker: 'worker-1', url: 'ws://10.0.0.1:7001/link' }] },
 ]
 
 export const events: readonly WorkerEvent[] = [
@@ -109,6 +110,7 @@ export const events: readonly WorkerEvent[] = [
   },
   { kind: 'failed', run, code: 'engine_failed', message: 'out of registers' },
   { kind: 'leaving' },
+  { kind: 'links_measured', links: [{ from: 'worker-1', rttSeconds: 0.00025, bytesPerSecond: 1.25e9 }] },
 ]
 
 export const peerRequests: readonly PeerRequest[] = [
@@ -116,6 +118,7 @@ export const peerRequests: readonly PeerRequest[] = [
   { kind: 'subscribe', run, purpose: 'handoff', window: 2 },
   { kind: 'credit', run, window: 3 },
   { kind: 'unsubscribe', run },
+  { kind: 'probe', seq: 9, bytes: 2 ** 18 },
 ]
 
 export const peerDeliveries: readonly PeerDelivery[] = [
@@ -132,6 +135,7 @@ export const peerDeliveries: readonly PeerDelivery[] = [
   },
   { kind: 'ended', run, code: 'worker_failed', message: 'gave up' },
   { kind: 'refused', code: 'fingerprint_mismatch', message: 'another model' },
+  { kind: 'probed', seq: 9 },
 ]
 
 /** Payload bytes beside a sample: only the kinds that carry one have it. */
@@ -140,6 +144,7 @@ const PAYLOADS: Readonly<Record<string, Uint8Array>> = {
   decode: Uint8Array.of(3, 0, 0, 0),
   logits_computed: Uint8Array.of(0, 0, 0x80, 0x3f),
   kv: Uint8Array.of(9, 8, 7, 6, 5, 4, 3, 2),
+  probed: Uint8Array.of(1, 2, 3),
 }
 
 export interface Sample {

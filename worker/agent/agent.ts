@@ -6,6 +6,7 @@ import type { Cost } from '../../shared/protocol/control.ts'
 import { type Command, commandSchema, eventSchema, type Join, type WorkerEvent } from '../../shared/protocol/control.ts'
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import { Idle } from '../idle.ts'
+import { LinkMeasuring, type PeerAddress } from '../peers/measuring.ts'
 import { DecodeSession } from './decode-session.ts'
 import { PrefillSession } from './prefill-session.ts'
 import type { Session, SessionDeps } from './session.ts'
@@ -39,6 +40,7 @@ export class Agent {
   readonly #sessions = new Map<string, Session>()
   readonly #leaving = new AbortController()
   readonly #idle: Idle
+  readonly #measuring: LinkMeasuring
   #link: Link | undefined
   #cost: Cost | undefined
   #calibrating: Promise<Cost> | undefined
@@ -52,6 +54,9 @@ export class Agent {
   constructor(of: AgentOptions) {
     this.#of = of
     this.#idle = new Idle(of.clock, of.collectGarbage)
+    const { dialer, clock, log, session } = of
+    const { worker, fingerprint } = session
+    this.#measuring = new LinkMeasuring({ dialer, worker, fingerprint, clock, log })
   }
 
   /** Serves until `leave`. Rejects with the coded refusal if the coordinator does not want this worker. */
@@ -186,6 +191,9 @@ export class Agent {
       case 'stop':
         this.#sessions.get(command.run)?.stop()
         return
+      case 'measure_links':
+        this.#measureLinks(command.peers)
+        return
       case 'dismissed':
         this.#onDismissed()
         return
@@ -219,11 +227,22 @@ export class Agent {
 
   /** Once in a process: the machine does not change because a link broke. */
   async #calibrate(): Promise<void> {
-    if (this.#of.join.role === 'decode' || this.#cost !== undefined) return
+    if (this.#cost !== undefined) return
     // A link that broke meanwhile is no reason to start a second time, beside the first.
     this.#calibrating ??= this.#of.session.compute.calibrate()
     this.#cost = await this.#calibrating
     this.#of.log.info({ cost: this.#cost }, 'calibrated')
+  }
+
+  #measureLinks(peers: readonly PeerAddress[]): void {
+    const link = this.#link
+    const measured = this.#sessions.size > 0 ? Promise.resolve([]) : this.#measuring.measure(peers)
+    measured.then(
+      (links) => {
+        if (link === this.#link) this.#report({ kind: 'links_measured', links })
+      },
+      (error: unknown) => link?.close(asHeadraceError(error)),
+    )
   }
 
   #open(run: string, create: (deps: SessionDeps) => Session): void {
@@ -234,6 +253,7 @@ export class Agent {
     }
     const session = create({ ...deps, report })
     this.#sessions.set(run, session)
+    this.#measuring.stop(new HeadraceError('cancelled', 'a run needs the links'))
     this.#idle.end()
     deps.metrics.runsActive.set(this.#sessions.size)
     const forget = (): void => {
@@ -245,6 +265,7 @@ export class Agent {
   }
 
   #cancelAll(reason: HeadraceError): void {
+    this.#measuring.stop(reason)
     for (const session of this.#sessions.values()) session.cancel(reason)
   }
 

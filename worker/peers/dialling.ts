@@ -120,6 +120,7 @@ class Peer {
   #deliver(frame: Uint8Array<ArrayBuffer>): void {
     const { message, payload } = decodeMessage(peerDeliverySchema, frame, DATA_LIMITS.maxFrameBytes)
     if (message.kind === 'refused') throw peerError(message)
+    if (message.kind === 'probed') throw new HeadraceError('unexpected_message', 'the answer to no probe of this link')
     const receiver = this.#receivers.get(message.run)
     if (receiver === undefined) {
       this.#log.debug({ run: message.run, kind: message.kind }, 'a message of a run that is over here')
@@ -140,5 +141,5 @@ class Peer {
   }
 }
 
-const peerError = ({ code, message }: { code: string; message: string }): HeadraceError =>
+export const peerError = ({ code, message }: { code: string; message: string }): HeadraceError =>
   new HeadraceError(isErrorCode(code) ? code : 'worker_failed', message)

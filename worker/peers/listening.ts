@@ -11,7 +11,7 @@ import {
   peerRequestSchema,
 } from '../../shared/protocol/peer.ts'
 
-export type RunRequest = Exclude<PeerRequest, { kind: 'hello' }>
+export type RunRequest = Exclude<PeerRequest, { kind: 'hello' | 'probe' }>
 
 /** The part of a run that serves KV. Throws a coded error to a peer that has no business there. */
 export interface RunServer {
@@ -32,6 +32,7 @@ export class PeerListening {
   readonly #runs = new Map<string, RunServer>()
   readonly #parked: { request: RunRequest; from: string; link: Link; since: number }[] = []
   readonly #ended = new Set<string>()
+  #noise = new Uint8Array(0)
 
   constructor(of: { fingerprint: string; clock: Clock; log: Log }) {
     this.#of = of
@@ -64,6 +65,7 @@ export class PeerListening {
         const { message } = decodeMessage(peerRequestSchema, frame, DATA_LIMITS.maxFrameBytes)
         if (message.kind === 'hello') from = this.#admit(message)
         else if (from === undefined) throw new HeadraceError('unexpected_message', `${message.kind} before hello`)
+        else if (message.kind === 'probe') await this.#answerProbe(link, message)
         else this.#route(message, from, link)
       }
       link.close()
@@ -72,6 +74,18 @@ export class PeerListening {
       this.#of.log.warn({ peer: link.peer, code: error.code }, error.message)
       link.close(error)
     }
+  }
+
+  /** Before the next request is looked at: whoever asks for much at once is held back by its own link. */
+  #answerProbe(link: Link, { seq, bytes }: { seq: number; bytes: number }): Promise<void> {
+    const payload = this.#runs.size > 0 ? new Uint8Array(0) : this.#noiseOf(bytes)
+    return link.send(encodeMessage(peerDeliverySchema, { kind: 'probed', seq }, payload))
+  }
+
+  /** As hard to compress as KV, since a tunnel on the way may try. Kept: making it must not be what is measured. */
+  #noiseOf(bytes: number): Uint8Array {
+    if (this.#noise.length < bytes) this.#noise = noise(bytes)
+    return this.#noise.subarray(0, bytes)
   }
 
   #admit(hello: { protocol: number; worker: string; fingerprint: string }): string {
@@ -122,4 +136,17 @@ export class PeerListening {
       .send(encodeMessage(peerDeliverySchema, answer))
       .catch((cause: unknown) => this.#of.log.debug({ err: cause }, 'the subscriber has left'))
   }
+}
+
+/** Marsaglia's xorshift (2003). */
+function noise(bytes: number): Uint8Array<ArrayBuffer> {
+  const words = new Uint32Array(Math.ceil(bytes / 4))
+  let word = 0x9e3779b9
+  for (let i = 0; i < words.length; i++) {
+    word ^= word << 13
+    word ^= word >>> 17
+    word ^= word << 5
+    words[i] = word
+  }
+  return new Uint8Array(words.buffer, 0, bytes)
 }

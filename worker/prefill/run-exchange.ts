@@ -126,7 +126,7 @@ export class RunExchange {
   }
 
   /** A request of the target or the decode node, over the link it dialled. */
-  handle(request: Exclude<PeerRequest, { kind: 'hello' }>, from: string, link: Link): void {
+  handle(request: Exclude<PeerRequest, { kind: 'hello' | 'probe' }>, from: string, link: Link): void {
     if (request.kind === 'unsubscribe') {
       const complete =
         from === this.#of.assignment.decode ? this.#outboxes.handoff.drained : this.#outboxes.prefix?.drained

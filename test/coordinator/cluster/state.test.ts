@@ -10,9 +10,9 @@ import {
   readyDecode,
   readyPrefill,
   silentWorkers,
-  toClusterView,
   type WorkerIdentity,
 } from '../../../coordinator/cluster/state.ts'
+import { toClusterView } from '../../../coordinator/cluster/view.ts'
 import type { HeadraceError } from '../../../shared/errors.ts'
 import { asRunId, asWorkerId } from '../../../shared/ids.ts'
 import type { Role } from '../../../shared/protocol/control.ts'
@@ -24,7 +24,9 @@ const identity = (name: string, role: Role = 'prefill'): WorkerIdentity => ({
   host: `${name}.local`,
   url: `ws://${name}.local:7001`,
   cores: 8,
+  threads: 4,
   memoryBytes: 16e9,
+  budgetBytes: 8e9,
 })
 const cost = { o: 1e-4, a: 1e-5, b: 1e-9 }
 const noRuns = { running: 0, waiting: 0 }
@@ -59,6 +61,18 @@ const released = (name: string, run: string): ClusterEvent => ({
   kind: 'run_released',
   worker: asWorkerId(name),
   run: asRunId(run),
+})
+const measured = (from: string, to: string, at: number, bytesPerSecond: number, rttSeconds = 0.001): ClusterEvent => ({
+  kind: 'link_measured',
+  at,
+  link: { from: asWorkerId(from), to: asWorkerId(to) },
+  bytesPerSecond,
+  rttSeconds,
+})
+const asked = (from: string, to: string, at: number): ClusterEvent => ({
+  kind: 'link_asked',
+  at,
+  link: { from: asWorkerId(from), to: asWorkerId(to) },
 })
 const forgotten = (name: string): ClusterEvent => ({ kind: 'forgotten', worker: asWorkerId(name) })
 
@@ -144,8 +158,9 @@ test('a worker is silent once it was not heard of for longer than the limit', ()
 })
 
 test('the view shows what is known and leaves out what is not', () => {
-  const state = after(joined('p', 1), joined('d', 2, 'decode'), calibrated('p', 3), pinged('p', 4), assigned('p', 'r1'))
-  const known = { engine: 'onnx', cores: 8, memoryBytes: 16e9 }
+  const joins = [joined('p', 1), joined('d', 2, 'decode'), calibrated('p', 3), pinged('p', 4)]
+  const state = after(...joins, measured('p', 'd', 5, 1e8), assigned('p', 'r1'))
+  const known = { engine: 'onnx', cores: 8, threads: 4, memoryBytes: 16e9, budgetBytes: 8e9, freeBytes: 8e9 }
   assert.deepEqual(toClusterView(state, 10, { running: 1, waiting: 2 }), {
     workers: [
       {
@@ -161,6 +176,7 @@ test('the view shows what is known and leaves out what is not', () => {
       },
       { ...known, id: 'd', role: 'decode', state: 'joining', host: 'd.local', lastSeenSeconds: 8, runs: 0 },
     ],
+    links: [{ from: 'p', to: 'd', bytesPerSecond: 1e8, rttSeconds: 0.001, ageSeconds: 5 }],
     runs: { running: 1, waiting: 2 },
   })
 })
@@ -176,6 +192,8 @@ test('any order of events keeps one worker of a name, and never changes an old s
     name.map((n) => assigned(n, 'r1')),
     name.map((n) => released(n, 'r1')),
     name.map(forgotten),
+    fc.tuple(name, name).map(([from, to]) => asked(from, to, 1)),
+    fc.tuple(name, name).map(([from, to]) => measured(from, to, 1, 1e6)),
   )
   fc.assert(
     fc.property(fc.array(event, { maxLength: 40 }), (events) => {
@@ -187,6 +205,8 @@ test('any order of events keeps one worker of a name, and never changes an old s
         assert.deepEqual(state, before)
         const names = ids([...next.workers, ...next.lost])
         assert.equal(new Set(names).size, names.length)
+        for (const { from, to } of [...next.links.values(), ...next.asked.values()])
+          assert.ok(findWorker(next, from) && findWorker(next, to))
         state = next
       }
     }),
@@ -194,38 +214,103 @@ test('any order of events keeps one worker of a name, and never changes an old s
   )
 })
 
+describe('the links', () => {
+  const link = (state: ClusterState) => state.links.get('a b')
+  const both = [joined('a'), joined('b')]
+
+  it('are known once measured: rates smoothed, of round trips the least of the last four', () => {
+    assert.deepEqual(link(after(...both, measured('a', 'b', 1, 100, 0.2))), {
+      from: 'a',
+      to: 'b',
+      bytesPerSecond: 100,
+      rttSeconds: 0.2,
+      recentRtts: [0.2],
+      measuredAt: 1,
+    })
+    const again = after(...both, measured('a', 'b', 1, 100, 0.2), measured('a', 'b', 9, 200, 0.5))
+    assert.deepEqual([link(again)?.bytesPerSecond, link(again)?.rttSeconds, link(again)?.measuredAt], [150, 0.2, 9])
+    const later = [0.5, 0.5, 0.4].reduce((state, rtt) => applyEvent(state, measured('a', 'b', 10, 150, rtt)), again)
+    assert.equal(link(later)?.rttSeconds, 0.4)
+  })
+
+  it('inside a host are as fast as they ever were', () => {
+    const beside: ClusterEvent = { kind: 'worker_joined', at: 0, worker: { ...identity('b'), host: 'a.local' } }
+    const rates = [100, 300, 200].map((rate) => measured('a', 'b', 1, rate))
+    assert.equal(link(after(joined('a'), beside, ...rates))?.bytesPerSecond, 300)
+  })
+
+  it('have a direction', () => {
+    const state = after(...both, measured('a', 'b', 1, 100), measured('b', 'a', 1, 300))
+    assert.deepEqual([state.links.get('a b')?.bytesPerSecond, state.links.get('b a')?.bytesPerSecond], [100, 300])
+  })
+
+  it('go with either of their workers, and are not believed of one that is gone', () => {
+    const state = after(
+      ...both,
+      joined('c'),
+      asked('a', 'b', 1),
+      measured('a', 'b', 1, 100),
+      measured('b', 'c', 1, 100),
+    )
+    for (const gone of [lost('a'), forgotten('a')]) {
+      const left = applyEvent(state, gone)
+      assert.deepEqual([[...left.links.keys()], [...left.asked.keys()]], [['b c'], []])
+      assert.equal(applyEvent(left, measured('a', 'b', 2, 100)), left)
+      assert.equal(applyEvent(left, asked('c', 'a', 2)), left)
+    }
+  })
+})
+
+test('a decode node has reserved what its runs will hold, until they are over', () => {
+  const reserving = (run: string, kvBytes: number): ClusterEvent => ({
+    kind: 'run_assigned',
+    worker: asWorkerId('d'),
+    run: asRunId(run),
+    kvBytes,
+  })
+  const free = (...events: ClusterEvent[]) =>
+    toClusterView(after(joined('d', 0, 'decode'), ...events), 0, noRuns).workers[0]?.freeBytes
+  assert.equal(free(), 8e9)
+  assert.equal(free(reserving('r1', 1e9), reserving('r2', 2e9), reserving('r2', 2e9)), 5e9)
+  assert.equal(free(reserving('r1', 1e9), reserving('r2', 2e9), released('d', 'r2')), 7e9)
+  assert.equal(free(reserving('r1', 9e9)), 0)
+  assert.equal(free(reserving('r1', 1e9), lost('d')), 8e9)
+})
+
 describe('a cost that a run has measured', () => {
-  const identity = {
-    id: asWorkerId('w'),
-    role: 'prefill' as const,
-    engine: 'onnx',
-    host: 'h',
-    url: '',
-    cores: 1,
-    memoryBytes: 0,
+  const worker = asWorkerId('w')
+  const start = after(joined('w'), { kind: 'worker_calibrated', at: 1, worker, cost: { o: 0, a: 1, b: 1 } })
+  /** 1000 s were predicted of each part, at first. */
+  const ran = (state: ClusterState, shared: boolean, computeSeconds: number) =>
+    applyEvent(state, {
+      kind: 'worker_measured',
+      worker,
+      shared,
+      measured: { work: { o: 1, a: 1000, b: 1000 }, computeSeconds, attendSeconds: computeSeconds / 2 },
+    })
+  const costs = (state: ClusterState) => {
+    const { cost, sharedCost } = findWorker(state, worker)!
+    return [cost?.a, sharedCost?.a].map((a) => a && Number(a.toFixed(2)))
   }
-  const calibrated = applyEvent(applyEvent(EMPTY_CLUSTER, { kind: 'worker_joined', at: 0, worker: identity }), {
-    kind: 'worker_calibrated',
-    at: 1,
-    worker: identity.id,
-    cost: { o: 1, a: 2, b: 4 },
-  })
-  const measured = (state: typeof calibrated, ratio: number) =>
-    applyEvent(state, { kind: 'worker_measured', worker: identity.id, predictedSeconds: 1, measuredSeconds: ratio })
 
-  it('moves half of the way, all parts alike', () => {
-    assert.deepEqual(findWorker(measured(calibrated, 2), identity.id)?.cost, { o: 1.5, a: 3, b: 6 })
+  it('is kept apart from that of a host which computes with several workers', () => {
+    const alone = ran(start, false, 4000)
+    assert.deepEqual(costs(alone), [1.7, undefined])
+    const both = ran(alone, true, 4000)
+    assert.equal(costs(both)[0], 1.7)
+    assert.ok(costs(both)[1]! > 1.7)
   })
 
-  it('is not thrown off by one absurd run', () => {
-    assert.deepEqual(findWorker(measured(calibrated, 1e6), identity.id)?.cost, { o: 2.5, a: 5, b: 10 })
-    assert.deepEqual(findWorker(measured(calibrated, Number.NaN), identity.id)?.cost, { o: 1, a: 2, b: 4 })
+  it('tells of the other kind while no run has told better', () => {
+    const shared = ran(start, true, 4000)
+    assert.deepEqual(costs(shared), [1.7, 1.7])
+    assert.equal(costs(ran(shared, true, 4000))[0], 1.7)
+    assert.deepEqual(costs(ran(shared, false, 2000))[1], 1.7)
+    assert.equal(costs(ran(ran(start, false, 2000), true, 4000))[0], 1)
   })
 
-  it('comes close to the truth in a few runs', () => {
-    let state = calibrated
-    const truth = 3
-    for (let run = 0; run < 8; run++) state = measured(state, truth / (findWorker(state, identity.id)?.cost?.o ?? 0))
-    assert.ok(Math.abs((findWorker(state, identity.id)?.cost?.o ?? 0) - truth) < 0.02)
+  it('is nothing to a worker that was never calibrated', () => {
+    const state = after(joined('w'))
+    assert.deepEqual(ran(state, true, 1), state)
   })
 })

@@ -130,13 +130,19 @@ describe('the cluster', () => {
       engine: 'reference',
       host: 'h1',
       cores: 4,
+      threads: 2,
       memory_bytes: 2 ** 30,
+      budget_bytes: 2 ** 29,
+      free_bytes: 2 ** 28,
       cost: { o: 0, a: 1 / 4096, b: 0 },
+      shared_cost: null,
       rtt_seconds: 0.001,
       last_seen_seconds: 0.2,
       runs: 1,
     })
     assert.equal(second?.['cost'], null)
+    const link = { from: 'w1', to: 'd1', bytes_per_second: 1e9, rtt_seconds: 0.0005, age_seconds: 30 }
+    assert.deepEqual(cluster['links'], [link])
     api.runs.notReady = new HeadraceError('no_workers', 'nobody')
     assert.deepEqual((await getJson(`${api.url}/v1/cluster`))['reason'], { code: 'no_workers', message: 'nobody' })
   })

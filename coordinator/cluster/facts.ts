@@ -1,0 +1,44 @@
+import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Wire } from '../../shared/plan.ts'
+import type { DecodeFacts, PlanFacts, PrefillFacts } from '../planning/facts.ts'
+import { type ClusterState, type PrefillWorker, readyDecode, readyPrefill, type Worker } from './state.ts'
+
+export interface Wanted {
+  readonly shape: ModelShape
+  readonly promptTokens: number
+  readonly maxTokens?: number
+  readonly narrowestWire: Wire
+}
+
+/** The state of this moment as the planner wants it. */
+export const planFacts = (state: ClusterState, wanted: Wanted): PlanFacts => ({
+  ...wanted,
+  workers: readyPrefill(state).map(prefillFacts),
+  decode: readyDecode(state).map(decodeFacts),
+  links: state.links,
+})
+
+/** Of its memory budget, what its runs have not reserved. */
+export const freeBytes = ({ budgetBytes, reserved }: Pick<Worker, 'budgetBytes' | 'reserved'>): number =>
+  Math.max(0, budgetBytes - [...reserved.values()].reduce((sum, bytes) => sum + bytes, 0))
+
+const prefillFacts = (worker: PrefillWorker): PrefillFacts => ({
+  ...placeOf(worker),
+  cost: worker.cost,
+  ...(worker.sharedCost === undefined ? {} : { sharedCost: worker.sharedCost }),
+})
+
+const decodeFacts = (worker: Worker): DecodeFacts => ({
+  ...placeOf(worker),
+  runs: worker.runs.length,
+  ...(worker.cost === undefined ? {} : { cost: worker.cost }),
+})
+
+const placeOf = (worker: Worker) => ({
+  id: worker.id,
+  host: worker.host,
+  cores: worker.cores,
+  threads: worker.threads,
+  budgetBytes: freeBytes(worker),
+  ...(worker.rttSeconds === undefined ? {} : { rttSeconds: worker.rttSeconds }),
+})
