@@ -9,6 +9,7 @@ import { readyDecode, readyPrefill, toClusterView } from '../cluster/state.ts'
 import { type PlanAsk, type Planned, planPrefill } from '../planning/plan-prefill.ts'
 import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
+import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
 import { runRequest } from './run.ts'
 
@@ -30,6 +31,7 @@ const LEAST_TELLING_SECONDS = 0.2
 export class ClusterRuns implements Runs {
   readonly #of: ClusterRunsOptions
   readonly #admission: Admission
+  readonly #progress: Progress
   readonly #live = new Set<AbortController>()
   #closed: HeadraceError | undefined
   #tokensPerSecond = 0
@@ -37,6 +39,7 @@ export class ClusterRuns implements Runs {
   constructor(of: ClusterRunsOptions) {
     this.#of = of
     this.#admission = new Admission(of.clock, of.limits)
+    this.#progress = new Progress(of.clock)
   }
 
   async *run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
@@ -64,6 +67,7 @@ export class ClusterRuns implements Runs {
     const { registry, shape, clock } = this.#of
     const deps = {
       admission: this.#admission,
+      progress: this.#progress,
       workers: registry,
       layers: shape.layers,
       tokensPerSecond: () => this.#tokensPerSecond,
