@@ -160,11 +160,12 @@ class News implements RunFollower {
 
   /** Resolves when there is something to look at: news, or that there has been none for too long. */
   async #wakened(): Promise<void> {
+    const { clock } = this.#patience
+    const since = clock.now()
     const waiting = new AbortController()
-    this.#outwait(waiting.signal).then(
-      () => this.fail(new HeadraceError('worker_failed', 'no progress for too long')),
-      () => undefined, // news came first
-    )
+    const late = (): void =>
+      this.fail(new HeadraceError('worker_failed', `no progress for ${(clock.now() - since).toFixed(0)} s`))
+    this.#outwait(waiting.signal).then(late, () => undefined) // news came first
     await new Promise<void>((resolve) => {
       this.#wake = resolve
     })
