@@ -15,6 +15,7 @@ import { bestOffset } from '../trace/alignment.ts'
 import type { RunStore } from '../trace/store.ts'
 import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
+import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
 import { runRequest } from './run.ts'
 
@@ -40,6 +41,7 @@ const LEAST_TELLING_SECONDS = 0.05
 export class ClusterRuns implements Runs {
   readonly #of: ClusterRunsOptions
   readonly #admission: Admission
+  readonly #progress: Progress
   readonly #live = new Set<AbortController>()
   #closed: HeadraceError | undefined
   #tokensPerSecond = 0
@@ -47,6 +49,7 @@ export class ClusterRuns implements Runs {
   constructor(of: ClusterRunsOptions) {
     this.#of = of
     this.#admission = new Admission(of.clock, of.limits)
+    this.#progress = new Progress(of.clock)
   }
 
   async *run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
@@ -74,6 +77,7 @@ export class ClusterRuns implements Runs {
     const { registry, shape, clock, store } = this.#of
     const deps = {
       admission: this.#admission,
+      progress: this.#progress,
       workers: registry,
       layers: shape.layers,
       tokensPerSecond: () => this.#tokensPerSecond,

@@ -4,6 +4,7 @@ import type { RunId } from '../../shared/ids.ts'
 import type { Plan } from '../../shared/plan.ts'
 import type { Command, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
 import type { RunRequest } from './events.ts'
+import type { Watch } from './progress.ts'
 
 /** The links to the workers, as a run needs them. */
 export interface Workers {
@@ -27,10 +28,10 @@ export interface WorkerNews {
   readonly payload: Uint8Array
 }
 
-/** A run in which no worker says anything for so long is given up: its workers live, but something between them hangs. */
+/** A run that does not get on is given up: its workers live, but something between them hangs. */
 export interface Patience {
   readonly clock: Clock
-  readonly seconds: number
+  readonly watch: Watch
 }
 
 /**
@@ -126,6 +127,7 @@ class News implements RunFollower {
   }
 
   onEvent(worker: string, event: WorkerEvent, payload: Uint8Array): void {
+    this.#patience.watch.heard()
     if (event.kind === 'failed') {
       this.fail(new HeadraceError(codeForClient(event.code), `${worker}: ${event.message}`, { details: { worker } }))
       return
@@ -158,14 +160,22 @@ class News implements RunFollower {
 
   /** Resolves when there is something to look at: news, or that there has been none for too long. */
   async #wakened(): Promise<void> {
-    const { clock, seconds } = this.#patience
+    const { clock } = this.#patience
+    const since = clock.now()
     const waiting = new AbortController()
-    const late = (): void => this.fail(new HeadraceError('worker_failed', `no progress for ${seconds.toFixed(0)} s`))
-    clock.sleep(seconds, waiting.signal).then(late, () => undefined) // news came first
+    const late = (): void =>
+      this.fail(new HeadraceError('worker_failed', `no progress for ${(clock.now() - since).toFixed(0)} s`))
+    this.#outwait(waiting.signal).then(late, () => undefined) // news came first
     await new Promise<void>((resolve) => {
       this.#wake = resolve
     })
     waiting.abort()
+  }
+
+  /** Resolves when the run has stalled. A run ahead of it may get on while this one sleeps. */
+  async #outwait(signal: AbortSignal): Promise<void> {
+    const { clock, watch } = this.#patience
+    for (let left = watch.secondsLeft(); left > 0; left = watch.secondsLeft()) await clock.sleep(left, signal)
   }
 }
 

@@ -18,7 +18,7 @@ export interface QueueLimits {
   readonly maxWaiting: number
   /** Tokens that may wait in all. A prompt that would be alone in the queue is always let in. */
   readonly maxWaitingTokens: number
-  /** Runs whose prompt is being computed. One at a time gives each the whole cluster. */
+  /** Runs whose prompt is being computed. A second one fills the bubbles of the first (`worker/compute/turns.ts`). */
   readonly maxPrefilling: number
   /** Runs that the decode nodes hold, prefilling ones included. */
   readonly maxDecoding: number
@@ -29,7 +29,7 @@ export interface QueueLimits {
 export const DEFAULT_QUEUE_LIMITS: QueueLimits = {
   maxWaiting: 64,
   maxWaitingTokens: 2 ** 20,
-  maxPrefilling: 1,
+  maxPrefilling: 2,
   maxDecoding: 4,
   ageTokensPerSecond: 1000,
 }

@@ -8,9 +8,11 @@ import { RunTracer, spansOf } from '../trace/run-trace.ts'
 import type { Admission } from './admission.ts'
 import { dispatch, type WorkerNews, type Workers } from './dispatch.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
+import type { Progress } from './progress.ts'
 
 export interface RunDeps {
   readonly admission: Admission
+  readonly progress: Progress
   readonly workers: Workers
   readonly layers: number
   /** Prefill rate of late, to estimate a full queue's wait by. */
@@ -42,6 +44,7 @@ export async function* runRequest(
   const turn = await deps.admission.enter(run, request.promptTokens.length, deps.tokensPerSecond(), signal)
   const queueSeconds = clock.now() - arrived
   let leave = (): void => undefined
+  let unwatch = (): void => undefined
   try {
     // 4. Plan, from the facts of this moment.
     const plan = deps.planNow(request)
@@ -50,12 +53,14 @@ export async function* runRequest(
     yield { kind: 'planned', run, plan, queueSeconds }
 
     // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
-    const patience = { clock, seconds: stallSeconds(plan, deps.layers) }
+    const watch = deps.progress.watch(run, stallSeconds(plan, deps.layers))
+    unwatch = watch.done
     const follow = new Following(plan, deps.layers, clock, arrived)
     tracer.reached('assigned')
-    for await (const news of dispatch(run, plan, request, deps.workers, patience, signal)) {
+    for await (const news of dispatch(run, plan, request, deps.workers, { clock, watch }, signal)) {
       // 8. The decode node has every block: the next prompt may start its prefill.
       if (news.event.kind === 'kv_assembled') turn.prefilled()
+      if (news.event.kind === 'token_sampled') watch.answers()
       tracer.note(news)
       // 9. Progress and tokens go back to the client.
       const event = follow.event(news)
@@ -65,6 +70,7 @@ export async function* runRequest(
     const report = { run, plan, queueSeconds, cachedTokens: 0, ...follow.totals() }
     yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
+    unwatch()
     leave()
     turn.done()
   }
@@ -102,7 +108,10 @@ class Following {
     this.#layers = layers
     this.#clock = clock
     this.#arrived = arrived
-    this.#tokensOf = new Map(plan.workers.map(({ worker, spans }) => [worker, spanTokens(spans)]))
+    this.#tokensOf = new Map<string, number>([
+      ...plan.workers.map(({ worker, spans }) => [worker, spanTokens(spans)] as const),
+      [plan.decode, plan.promptTokens - plan.prefillTokens],
+    ])
   }
 
   event({ worker, event, payload }: WorkerNews): RunEvent | undefined {

@@ -66,7 +66,7 @@ describe('the trace of a run', () => {
     const decode = spans.get('d1')!
     for (const kind of ['project', 'attend', 'mix']) assert.deepEqual(layersOf(decode, kind), upTo(LAYERS))
     assert.deepEqual(layersOf(decode, 'decode'), [1, 2, 3])
-    assert.equal(decode.filter(({ kind }) => kind === 'wait').length, 1)
+    assert.ok(decode.some(({ kind }) => kind === 'wait'))
   })
 
   for (const strategy of ['solo', 'chain', 'ring'] as const)

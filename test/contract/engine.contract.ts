@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test'
 import type { EngineName } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { createEngine } from '../../worker/engine/create-engine.ts'
-import type { Engine, Kv } from '../../worker/engine/engine.ts'
+import type { Engine, Kv, Positions } from '../../worker/engine/engine.ts'
 import { maxAbsDifference } from '../support/numbers.ts'
 import { PlainRun } from '../support/plain-run.ts'
 import { randomInt, seededRandom, shuffled } from '../support/random.ts'
@@ -89,12 +89,24 @@ function partsOfARun(name: EngineName): void {
       assert.deepEqual(await runs[1]!.feed(tokens.slice(32)), first)
     })
 
-    test('only reads x in project and logits', async () => {
+    test('only reads x in project, lastRow and logits', async () => {
       const { engine } = engines
       const x = await engine.embed(Int32Array.from(tokensOf(9, engine.shape.vocab)))
       const first = await engine.logits(x)
-      engine.release(await engine.project(0, x, 0, engine.createKv(0, 9)))
+      engine.release(await engine.project(0, x, 0, engine.createKv(0, 9)), engine.lastRow(x))
       assert.deepEqual(await engine.logits(x), first)
+    })
+
+    test('goes on with the last row alone as it would with all', async () => {
+      const { engine } = engines
+      const x = await engine.embed(Int32Array.from(tokensOf(9, engine.shape.vocab)))
+      const last = engine.lastRow(x)
+      assert.equal(last.tokens, 1)
+      const [all, one] = [engine.createKv(0, 9), engine.createKv(0, 9)]
+      engine.release(await engine.project(0, x, 0, all), await engine.project(0, last, 8, one))
+      const exported = async (kv: Kv) => new Float32Array((await engine.exportKv(kv, 8, 1)).buffer)
+      assert.ok(maxAbsDifference(await exported(all), await exported(one)) < TOLERANCE)
+      assert.ok(maxAbsDifference(await engine.logits(last), await engine.logits(x)) < TOLERANCE)
     })
   })
 }
@@ -148,6 +160,30 @@ function attention(name: EngineName): void {
         const wanted = await attended(engines.oracle, start, count, blocks)
         assert.ok(maxAbsDifference(got, wanted) < TOLERANCE, `off by ${maxAbsDifference(got, wanted)}`)
       })
+
+    test('folds a cache range by range as it folds it whole, and nothing outside a range', async () => {
+      const { engine } = engines
+      const { kvHeads, headDim, vocab } = engine.shape
+      const folded = async (ranges: readonly (Positions | undefined)[]) => {
+        const x = await engine.embed(Int32Array.from(tokensOf(20, vocab, 5)))
+        const q = await engine.project(0, x, 100, engine.createKv(100, 20))
+        const acc = engine.accumulator(q)
+        const kv = engine.createKv(30, 120)
+        const random = seededRandom(4)
+        const values = Float32Array.from({ length: 2 * kvHeads * 120 * headDim }, () => random() * 4 - 2)
+        await engine.importKv(kv, 30, 120, new Uint8Array(values.buffer))
+        for (const range of ranges) await engine.attend(0, q, kv, acc, range)
+        engine.release(q)
+        return engine.logits(await engine.mix(0, x, acc))
+      }
+      const range = (start: number, end: number): Positions => ({ start, count: end - start })
+      const whole = await folded([undefined])
+      const parts = [range(60, 103), range(30, 31), range(103, 150), range(31, 60)]
+      assert.ok(maxAbsDifference(await folded(parts), whole) < TOLERANCE)
+      assert.ok(maxAbsDifference(await folded(parts.slice(1)), whole) > TOLERANCE)
+      for (const outside of [range(29, 40), range(140, 151), range(40, 40)])
+        await assert.rejects(folded([outside]), codeIs('kv_shape'))
+    })
 
     test('changes nothing when no key is visible', async () => {
       const without = await attended(engines.engine, 10, 5, [[0, 12]])

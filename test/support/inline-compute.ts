@@ -47,9 +47,9 @@ export function inlineCompute(
       tell({ kind: 'prefill', assignment, tokens }, [tokens.buffer])
       return run
     },
-    decode: (assignment, lastToken, onEvent) => {
+    decode: (assignment, tokens, onEvent) => {
       const run = open(assignment.run, onEvent)
-      tell({ kind: 'decode', assignment, lastToken })
+      tell({ kind: 'decode', assignment, tokens }, [tokens.buffer])
       return run
     },
     failed: new AbortController().signal,

@@ -1,13 +1,15 @@
 import { Registry } from '../../coordinator/cluster/registry.ts'
 import { readyDecode, readyPrefill } from '../../coordinator/cluster/state.ts'
 import { type CoordinatorMetrics, createCoordinatorMetrics } from '../../coordinator/metrics.ts'
-import { ClusterRuns } from '../../coordinator/runs/cluster-runs.ts'
+import type { Planned } from '../../coordinator/planning/plan-prefill.ts'
+import { ClusterRuns, type ClusterRunsOptions } from '../../coordinator/runs/cluster-runs.ts'
 import type { QueueLimits } from '../../coordinator/runs/queue.ts'
 import { RunStore } from '../../coordinator/trace/store.ts'
 import type { Clock } from '../../shared/clock.ts'
 import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { createLog } from '../../shared/log.ts'
+import type { Plan, Span } from '../../shared/plan.ts'
 import { type Cost, PROTOCOL_VERSION, type Role } from '../../shared/protocol/control.ts'
 import { Agent } from '../../worker/agent/agent.ts'
 import type { ComputeEvent } from '../../worker/compute/messages.ts'
@@ -65,21 +67,28 @@ export class MemoryCluster {
 
   static async start(
     folder: string,
-    of: { workers: readonly MemoryWorkerOptions[]; limits?: QueueLimits; clock?: Clock },
+    of: {
+      workers: readonly MemoryWorkerOptions[]
+      limits?: QueueLimits
+      clock?: Clock
+      replan?: (plan: Plan) => Plan
+    },
   ): Promise<MemoryCluster> {
     const engine = await createEngine('reference', folder, { threads: 1 })
     const metrics = createCoordinatorMetrics({ version: 'test', model: 'tiny' })
     const registry = new Registry({ fingerprint: FINGERPRINT, clock: of.clock ?? realClock, metrics, log })
-    const store = new RunStore()
-    const runs = new ClusterRuns({
-      registry,
-      shape: engine.shape,
-      strategy: undefined,
-      narrowestWire: 'f32',
-      clock: realClock,
-      store,
-      ...(of.limits && { limits: of.limits }),
-    })
+    const runs = new ReplannedRuns(
+      {
+        registry,
+        shape: engine.shape,
+        strategy: undefined,
+        narrowestWire: 'f32',
+        clock: realClock,
+        store: new RunStore(),
+        ...(of.limits && { limits: of.limits }),
+      },
+      of.replan ?? ((plan) => plan),
+    )
     const cluster = new MemoryCluster(folder, registry, runs, metrics)
     for (const worker of of.workers) await cluster.add(worker)
     await cluster.until(
@@ -153,6 +162,35 @@ export class MemoryCluster {
     await Promise.all([...this.workers.values()].map(({ agent }) => agent.leave(0)))
     this.registry.close()
   }
+}
+
+/** Lets a test change what the planner has chosen. */
+class ReplannedRuns extends ClusterRuns {
+  readonly #replan: (plan: Plan) => Plan
+
+  constructor(of: ClusterRunsOptions, replan: (plan: Plan) => Plan) {
+    super(of)
+    this.#replan = replan
+  }
+
+  override plan(promptTokens: number, ask?: Parameters<ClusterRuns['plan']>[1]): Planned {
+    const planned = super.plan(promptTokens, ask)
+    return { ...planned, chosen: this.#replan(planned.chosen) }
+  }
+}
+
+/** The same plan with the last `tokens` of the prompt, or all of them, at the decode node. */
+export function withDecodeShare(plan: Plan, tokens: number): Plan {
+  const prefillTokens = Math.max(0, plan.promptTokens - tokens)
+  const cut = (spans: readonly Span[]): Span[] =>
+    spans
+      .map(({ start, end }) => ({
+        start,
+        end: end === plan.prefillTokens ? prefillTokens : Math.min(end, prefillTokens),
+      }))
+      .filter(({ start, end }) => end > start)
+  const workers = plan.workers.map((worker) => ({ ...worker, spans: cut(worker.spans) }))
+  return { ...plan, prefillTokens, workers: workers.filter(({ spans }) => spans.length > 0) }
 }
 
 /** `count` prefill workers of equal speed and a decode node. */

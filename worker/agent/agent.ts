@@ -186,7 +186,7 @@ export class Agent {
         this.#open(command.run, (deps) => new PrefillSession(command, int32(payload), deps))
         return
       case 'decode':
-        this.#open(command.run, (deps) => new DecodeSession(command, int32(payload)[0] ?? 0, deps))
+        this.#open(command.run, (deps) => new DecodeSession(command, int32(payload), deps))
         return
       case 'stop':
         this.#sessions.get(command.run)?.stop()

@@ -9,14 +9,17 @@ import { ExpectedBlocks } from '../kv/expected-blocks.ts'
 import type { Subscription } from '../peers/dialling.ts'
 import { Session, type SessionDeps } from './session.ts'
 
-/** A decode node's part in a run: fetches every worker's blocks, then reports tokens as they are sampled. */
+/**
+ * A decode node's part in a run: fetches every worker's blocks while it computes its own tokens, then reports those of
+ * the answer as they are sampled.
+ */
 export class DecodeSession extends Session {
   readonly #expected: ExpectedBlocks
   readonly #compute: ComputeRun
   readonly #sources: Subscription[] = []
   #tokens = 0
 
-  constructor(assignment: DecodeAssignment, lastToken: number, deps: SessionDeps) {
+  constructor(assignment: DecodeAssignment, tokens: Int32Array<ArrayBuffer>, deps: SessionDeps) {
     super(assignment.run, deps)
     const { shape } = deps.compute
     this.#expected = new ExpectedBlocks({
@@ -26,7 +29,7 @@ export class DecodeSession extends Session {
       fingerprint: deps.fingerprint,
       bytesPerToken: kvBytesPerTokenLayer(shape),
     })
-    this.#compute = deps.compute.decode(assignment, lastToken, (event) => this.attempt(() => this.#onCompute(event)))
+    this.#compute = deps.compute.decode(assignment, tokens, (event) => this.attempt(() => this.#onCompute(event)))
     for (const { worker, url } of assignment.workers)
       this.#subscribe(worker, url).catch((error: unknown) => this.fail(error))
   }
@@ -72,6 +75,8 @@ export class DecodeSession extends Session {
     const { report, metrics, worker } = this.deps
     if (event.kind === 'assembled') {
       report({ kind: 'kv_assembled', run })
+    } else if (event.kind === 'released') {
+      report({ kind: 'layer_finished', run, layer: event.layer })
     } else if (event.kind === 'logits') {
       const { buffer, byteOffset, byteLength } = event.logits
       report({ kind: 'logits_computed', run }, new Uint8Array(buffer, byteOffset, byteLength))

@@ -13,7 +13,7 @@ export interface Compute {
   /** Fits the worker's cost per layer by timing a few real pieces of work. */
   calibrate(): Promise<Cost>
   prefill(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, onEvent: OnEvent): ComputeRun
-  decode(assignment: DecodeAssignment, lastToken: number, onEvent: OnEvent): ComputeRun
+  decode(assignment: DecodeAssignment, tokens: Int32Array<ArrayBuffer>, onEvent: OnEvent): ComputeRun
   /** Aborted, with the reason, when no more arithmetic can be done. */
   readonly failed: AbortSignal
   close(): Promise<void>
@@ -88,9 +88,9 @@ class ComputeThread implements Compute {
     return run
   }
 
-  decode(assignment: DecodeAssignment, lastToken: number, onEvent: OnEvent): ComputeRun {
+  decode(assignment: DecodeAssignment, tokens: Int32Array<ArrayBuffer>, onEvent: OnEvent): ComputeRun {
     const run = this.#open(assignment.run, onEvent)
-    this.#post({ kind: 'decode', assignment, lastToken })
+    this.#post({ kind: 'decode', assignment, tokens }, [tokens.buffer])
     return run
   }
 

@@ -1,10 +1,11 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
-import { blocksOf } from '../../shared/plan.ts'
+import { blocksOf, spanTokens } from '../../shared/plan.ts'
 import type { DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import { Assembly } from '../decode/assembly.ts'
 import { decode } from '../decode/decode-loop.ts'
+import { computeTail } from '../decode/tail.ts'
 import type { Engine } from '../engine/engine.ts'
 import { Idle } from '../idle.ts'
 import { Arrivals } from '../prefill/arrivals.ts'
@@ -15,6 +16,7 @@ import { routesOf } from '../prefill/routes.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
 import { tracedEngine } from '../trace/traced-engine.ts'
 import type { ComputeCommand, ComputeEvent, ComputeReply } from './messages.ts'
+import { type Turn, Turns } from './turns.ts'
 
 /** A run as the compute thread sees it: something to deliver blocks to and to cancel. */
 interface Running {
@@ -25,17 +27,19 @@ interface Running {
 
 /**
  * What the compute thread does, apart from being a thread: takes commands, runs layer loops and decode loops on the
- * engine, several at once if asked (they take turns between pieces of arithmetic), and posts what happens.
+ * engine, several at once if asked (`turns.ts` says whose turn it is), and posts what happens.
  */
 export class ComputeHost {
   readonly #of: ComputeHostOptions
   readonly #runs = new Map<string, Running>()
   readonly #idle: Idle
+  readonly #turns: Turns
   /** KV caches of the runs that are being decoded. */
   #kvBytes = 0
 
   constructor(of: ComputeHostOptions) {
     this.#of = of
+    this.#turns = new Turns(of.clock, of.yieldTurn)
     this.#idle = new Idle(of.clock, () => {
       of.engine.trim()
       of.collectGarbage()
@@ -51,7 +55,7 @@ export class ComputeHost {
         this.#prefill(command.assignment, command.tokens)
         return
       case 'decode':
-        this.#decode(command.assignment, command.lastToken)
+        this.#decode(command.assignment, command.tokens)
         return
       case 'deliver':
         this.#runs.get(command.run)?.deliver(command.block)
@@ -77,7 +81,7 @@ export class ComputeHost {
 
   #prefill(assignment: PrefillAssignment, tokens: Int32Array): void {
     const { run, blockTokens, rank } = assignment
-    const { clock, yieldTurn } = this.#of
+    const { clock } = this.#of
     const trace = new TraceRecorder(clock)
     const engine = tracedEngine(this.#of.engine, trace)
     const controller = new AbortController()
@@ -95,38 +99,31 @@ export class ComputeHost {
     }
     this.#runs.set(run, { controller, deliver: (block) => arrivals.add(block), stop: () => undefined })
     const spans = assignment.workers[rank]?.spans ?? []
+    const turn = this.#turns.open(controller.signal)
+    const layers = runLayers({ engine, spans, blockTokens, tokens, exchange, clock, turn })
     this.#settle(
       run,
-      runLayers({ engine, spans, blockTokens, tokens, exchange, clock, signal: controller.signal, yieldTurn }).then(
-        (times) => ({ ...times, ...traced(trace) }),
-      ),
+      turn,
+      layers.then((times) => ({ ...times, ...traced(trace) })),
     )
   }
 
-  #decode(assignment: DecodeAssignment, lastToken: number): void {
+  #decode(assignment: DecodeAssignment, tokens: Int32Array): void {
     const controller = new AbortController()
-    this.#settle(assignment.run, this.#assembleAndDecode(assignment, lastToken, controller))
+    const turn = this.#turns.open(controller.signal)
+    this.#settle(assignment.run, turn, this.#prefillAndDecode(assignment, tokens, controller, turn))
   }
 
-  async #assembleAndDecode(assignment: DecodeAssignment, lastToken: number, controller: AbortController) {
-    const { engine, clock, yieldTurn, kvBudgetBytes } = this.#of
-    const { run, workers, blockTokens } = assignment
-    const { signal } = controller
+  async #prefillAndDecode(assignment: DecodeAssignment, tokens: Int32Array, controller: AbortController, turn: Turn) {
+    checkOwnTokens(assignment, tokens)
+    const { engine, clock, kvBudgetBytes } = this.#of
+    const { run, workers, blockTokens, promptTokens, prefillTokens } = assignment
     const trace = new TraceRecorder(clock)
-    const started = clock.now()
-    const capacity = assignment.promptTokens + assignment.maxTokens - 1
+    const capacity = promptTokens + assignment.maxTokens - 1
     const bytes = engine.shape.layers * capacity * kvBytesPerTokenLayer(engine.shape)
-    const assembly = new Assembly({
-      engine,
-      capacity,
-      expectedBlocks:
-        blocksOf(
-          workers.flatMap(({ spans }) => spans),
-          blockTokens,
-        ).length * engine.shape.layers,
-      budgetBytes: kvBudgetBytes - this.#kvBytes,
-      signal,
-    })
+    const blocks = workers.flatMap(({ spans }) => blocksOf(spans, blockTokens))
+    const budgetBytes = kvBudgetBytes - this.#kvBytes
+    const assembly = new Assembly({ engine, promptTokens, capacity, blocks, budgetBytes, signal: controller.signal })
     this.#kvBytes += bytes
     let enough = false
     this.#runs.set(run, {
@@ -136,26 +133,35 @@ export class ComputeHost {
       },
       deliver: (block) => assembly.add(block).catch((thrown: unknown) => controller.abort(asHeadraceError(thrown))),
     })
+    assembly.complete().then(
+      () => this.#post(run, { kind: 'assembled' }),
+      () => undefined, // cancelled: the run's end tells
+    )
     try {
-      await trace.timed('wait', engine.shape.layers - 1, () => assembly.complete())
-      const waitSeconds = clock.now() - started
-      this.#post(run, { kind: 'assembled' })
-      const done = await decode({
-        engine: tracedEngine(engine, trace),
-        assignment,
-        lastToken,
+      const onLayer = (layer: number): void => this.#post(run, { kind: 'released', layer })
+      const seen = tracedEngine(engine, trace)
+      const awaited = {
         kv_layers: assembly.kv_layers,
-        onLogits: (logits) => this.#post(run, { kind: 'logits', logits: logits as Float32Array<ArrayBuffer> }),
+        computed: (layer: number, start: number) => assembly.computed(layer, start),
+        take: (layer: number) => trace.timed('wait', layer, () => assembly.take(layer)),
+      }
+      const tail = { engine: seen, tokens, start: prefillTokens, assembly: awaited, clock, turn, onLayer }
+      const { logits, waitSeconds } = await computeTail(tail)
+      turn.decode()
+      const reason = await decode({
+        engine: seen,
+        assignment,
+        firstLogits: logits,
+        kv_layers: assembly.kv_layers,
+        onLogits: (first) => this.#post(run, { kind: 'logits', logits: first as Float32Array<ArrayBuffer> }),
         onToken: (index, token, logprob) => {
           trace.token(index)
           this.#post(run, { kind: 'token', index, token, ...(logprob === undefined ? {} : { logprob }) })
         },
         enough: () => enough,
-        clock,
-        signal,
-        yieldTurn,
+        turn,
       })
-      return { ...done, waitSeconds, ...traced(trace) }
+      return { reason, computeSeconds: turn.seconds, waitSeconds, ...traced(trace) }
     } finally {
       assembly.release()
       this.#kvBytes -= bytes
@@ -163,9 +169,10 @@ export class ComputeHost {
   }
 
   /** Reports how a run ended, exactly once, and forgets it. */
-  #settle(run: string, ending: Promise<Omit<Extract<ComputeEvent, { kind: 'finished' }>, 'kind'>>): void {
+  #settle(run: string, turn: Turn, ending: Promise<Omit<Extract<ComputeEvent, { kind: 'finished' }>, 'kind'>>): void {
     this.#idle.end()
     const end = (event: ComputeEvent): void => {
+      turn.close()
       this.#runs.delete(run)
       this.#post(run, event)
       if (this.#runs.size === 0) this.#idle.begin()
@@ -186,12 +193,21 @@ export interface ComputeHostOptions {
   readonly clock: Clock
   readonly kvBudgetBytes: number
   readonly post: (reply: ComputeReply, transfer?: ArrayBuffer[]) => void
+  /** Lets messages of other threads in. */
   readonly yieldTurn: () => Promise<void>
   readonly collectGarbage: () => void
 }
 
 /** What a recorder adds to the end of a run. */
 const traced = (trace: TraceRecorder) => ({ attendSeconds: trace.seconds('attend'), trace: trace.encode() })
+/** The workers' part of the prompt and the decode node's own are the whole of it. */
+function checkOwnTokens({ promptTokens, prefillTokens, workers }: DecodeAssignment, tokens: Int32Array): void {
+  const others = workers.reduce((sum, { spans }) => sum + spanTokens(spans), 0)
+  if (tokens.length > 0 && others === prefillTokens && prefillTokens + tokens.length === promptTokens) return
+  throw new HeadraceError('frame_bad_schema', 'the parts of a prompt are not the prompt', {
+    details: { promptTokens, prefillTokens, others, own: tokens.length },
+  })
+}
 
 /** An error in a form that threads can pass on. */
 export function plainError(thrown: unknown) {

@@ -27,7 +27,7 @@ export interface ComputeConfig {
 export type ComputeCommand =
   | { readonly kind: 'calibrate' }
   | { readonly kind: 'prefill'; readonly assignment: PrefillAssignment; readonly tokens: Int32Array }
-  | { readonly kind: 'decode'; readonly assignment: DecodeAssignment; readonly lastToken: number }
+  | { readonly kind: 'decode'; readonly assignment: DecodeAssignment; readonly tokens: Int32Array }
   | { readonly kind: 'deliver'; readonly run: string; readonly block: KvBlock }
   | { readonly kind: 'stop'; readonly run: string }
   | { readonly kind: 'cancel'; readonly run: string }

@@ -1,41 +1,60 @@
 import { abortError, HeadraceError } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
+import { type Span, spanTokens } from '../../shared/plan.ts'
 import type { Engine, Kv } from '../engine/engine.ts'
 import { checkBlock } from '../kv/block.ts'
 import type { KvBlock } from '../prefill/exchange.ts'
 
 /**
  * The KV cache of one run at the decode node: room for every position the run can reach, filled block by block while the
- * prefill still runs. Identity and size of a block were checked when its header came; its bytes are checked here, just
- * before they are used.
+ * prefill still runs, in any order. One reader follows, layer by layer, and takes each position of the prompt once.
+ * Identity and size of a block were checked when its header came; its bytes are checked here, just before they are used.
  */
 export class Assembly {
   readonly kv_layers: readonly Kv[]
   readonly #engine: Engine
+  readonly #signal: AbortSignal
+  readonly #prompt: Span
+  /** Per layer: what is in the cache and not taken yet. */
+  readonly #arrived_layers: Span[][]
+  readonly #untaken_layers: number[]
   #missing: number
+  #wakeReader: () => void = () => undefined
   readonly #complete: Promise<void>
   #resolve: () => void = () => undefined
 
   /** @throws HeadraceError `out_of_memory` if the cache does not fit `budgetBytes` */
   constructor(of: {
     engine: Engine
+    promptTokens: number
+    /** Positions that it must have room for: prompt and answer. */
     capacity: number
-    expectedBlocks: number
+    /** What other workers compute, for each layer. */
+    blocks: readonly Span[]
     budgetBytes: number
     signal: AbortSignal
   }) {
     const { engine, capacity, signal } = of
-    const bytes = engine.shape.layers * capacity * kvBytesPerTokenLayer(engine.shape)
+    const { layers } = engine.shape
+    const bytes = layers * capacity * kvBytesPerTokenLayer(engine.shape)
     if (bytes > of.budgetBytes)
       throw new HeadraceError('out_of_memory', `a KV cache of ${capacity} tokens does not fit the budget`, {
         details: { bytes, budgetBytes: of.budgetBytes },
       })
     this.#engine = engine
-    this.#missing = of.expectedBlocks
-    this.kv_layers = Array.from({ length: engine.shape.layers }, () => engine.createKv(0, capacity))
+    this.#signal = signal
+    this.#prompt = { start: 0, end: of.promptTokens }
+    this.#missing = of.blocks.length * layers
+    this.#arrived_layers = Array.from({ length: layers }, () => [])
+    this.#untaken_layers = Array.from({ length: layers }, () => of.promptTokens)
+    this.kv_layers = Array.from({ length: layers }, () => engine.createKv(0, capacity))
     this.#complete = new Promise((resolve, reject) => {
       this.#resolve = resolve
-      signal.addEventListener('abort', () => reject(abortError(signal)), { once: true })
+      const onAbort = (): void => {
+        reject(abortError(signal))
+        this.#wakeReader()
+      }
+      signal.addEventListener('abort', onAbort, { once: true })
     })
     // Who never asks whether the cache is complete need not hear that it was cancelled.
     this.#complete.catch(() => undefined)
@@ -45,10 +64,35 @@ export class Assembly {
   async add(block: KvBlock): Promise<void> {
     checkBlock(block)
     await this.#engine.importKv(this.kv_layers[block.layer]!, block.start, block.count, block.bytes)
+    this.#arrive(block.layer, { start: block.start, end: block.start + block.count })
     if (--this.#missing === 0) this.#resolve()
   }
 
-  /** Every block is in. Rejects when the run is cancelled first. */
+  /** The decode node has written the K and V of its own tokens, `[start, end of the prompt)`. */
+  computed(layer: number, start: number): void {
+    this.#arrive(layer, { start, end: this.#prompt.end })
+  }
+
+  /**
+   * What of `layer` is in the cache and has not been taken yet, in ascending order, neighbours as one; waits while there
+   * is nothing new, and is `undefined` when the whole prompt has been taken. Rejects when the run is cancelled.
+   */
+  async take(layer: number): Promise<Span[] | undefined> {
+    for (;;) {
+      if (this.#signal.aborted) throw abortError(this.#signal)
+      if (this.#untaken_layers[layer] === 0) return undefined
+      const arrived = this.#arrived_layers[layer]!.splice(0)
+      if (arrived.length > 0) {
+        this.#untaken_layers[layer]! -= spanTokens(arrived)
+        return joined(arrived)
+      }
+      await new Promise<void>((resolve) => {
+        this.#wakeReader = resolve
+      })
+    }
+  }
+
+  /** Every block of the others is in. Rejects when the run is cancelled first. */
   complete(): Promise<void> {
     return this.#complete
   }
@@ -56,4 +100,20 @@ export class Assembly {
   release(): void {
     this.#engine.release(...this.kv_layers)
   }
+
+  #arrive(layer: number, span: Span): void {
+    this.#arrived_layers[layer]!.push(span)
+    this.#wakeReader()
+  }
+}
+
+/** The same positions in as few spans as possible, in ascending order. */
+function joined(spans: readonly Span[]): Span[] {
+  const result: { start: number; end: number }[] = []
+  for (const { start, end } of spans.toSorted((a, b) => a.start - b.start)) {
+    const last = result.at(-1)
+    if (last?.end === start) last.end = end
+    else result.push({ start, end })
+  }
+  return result
 }

@@ -1,52 +1,47 @@
-import type { Clock } from '../../shared/clock.ts'
-import { abortError } from '../../shared/errors.ts'
 import type { DecodeAssignment } from '../../shared/protocol/control.ts'
 import type { FinishReason, TokenLogprob } from '../../shared/protocol/run-types.ts'
+import type { Turn } from '../compute/turns.ts'
 import type { Engine, Kv } from '../engine/engine.ts'
 import { logprobsOf, sample } from './sampling.ts'
 
-/** One run at the decode node, once its KV cache is complete (DESIGN section 2, step 8). */
+/** One run at the decode node, once its prompt is computed (DESIGN section 2, step 8). */
 export interface DecodeTask {
   readonly engine: Engine
   readonly assignment: DecodeAssignment
-  /** The prompt's last token: its K and V are computed here, so that its logits are known here. */
-  readonly lastToken: number
+  /** Of the prompt's last position. */
+  readonly firstLogits: Float32Array
   readonly kv_layers: readonly Kv[]
   readonly onLogits: (logits: Float32Array) => void
   readonly onToken: (index: number, token: number, logprob: TokenLogprob | undefined) => void
   /** Whether the client has all it wants. */
   readonly enough: () => boolean
-  readonly clock: Clock
-  readonly signal: AbortSignal
-  readonly yieldTurn: () => Promise<void>
+  readonly turn: Turn
 }
 
 /** Generates until a stop token or the token limit. The stop token itself is reported too. */
-export async function decode(task: DecodeTask): Promise<{ reason: FinishReason; computeSeconds: number }> {
-  const { assignment, clock } = task
+export async function decode(task: DecodeTask): Promise<FinishReason> {
+  const { assignment } = task
   const { sampling, promptTokens, maxTokens } = assignment
-  const started = clock.now()
-  let token = task.lastToken
-  for (let index = 0; index < maxTokens; index++) {
+  let logits = task.firstLogits
+  if (assignment.wantLogits) task.onLogits(logits.slice())
+  for (let index = 0; ; index++) {
     const position = promptTokens - 1 + index
-    const logits = await step(task, token, position)
-    if (index === 0 && assignment.wantLogits) task.onLogits(logits.slice())
-    token = sample(logits, sampling, position)
+    const token = sample(logits, sampling, position)
     const logprob = sampling.logprobs === undefined ? undefined : logprobsOf(logits, token, sampling.logprobs)
     task.onToken(index, token, logprob)
-    if (assignment.stopTokens.includes(token) || task.enough())
-      return { reason: 'stop', computeSeconds: clock.now() - started }
+    if (assignment.stopTokens.includes(token) || task.enough()) return 'stop'
+    if (index + 1 === maxTokens) return 'length'
+    logits = await step(task, token, position + 1)
   }
-  return { reason: 'length', computeSeconds: clock.now() - started }
 }
 
 /** One token through all layers; its K and V join the cache. */
 async function step(task: DecodeTask, token: number, position: number): Promise<Float32Array> {
-  const { engine } = task
+  const { engine, turn } = task
+  await turn.take()
   let x = await engine.embed(Int32Array.of(token))
   for (const [layer, kv] of task.kv_layers.entries()) {
-    await task.yieldTurn()
-    if (task.signal.aborted) throw abortError(task.signal)
+    if (layer > 0) await turn.take()
     const q = await engine.project(layer, x, position, kv)
     const acc = engine.accumulator(q)
     await engine.attend(layer, q, kv, acc)

@@ -26,15 +26,19 @@ export interface Engine {
   /**
    * Folds the keys of `kv` into `acc` by online softmax (arXiv 1805.02867), all in float32: causal by original
    * positions, so a key at position j is seen by a query at position i exactly if j <= i. Keys no query may see are not
-   * computed. The order in which blocks are folded does not matter beyond rounding.
+   * computed. The order in which blocks are folded does not matter beyond rounding. `range` leaves out all keys but its
+   * own, which must lie inside `kv` (else `kv_shape`).
    */
-  attend(layer: number, q: Query, kv: Kv, acc: Accumulator): Promise<void>
+  attend(layer: number, q: Query, kv: Kv, acc: Accumulator, range?: Positions): Promise<void>
 
   /** Normalises `acc`, output projection, residual, norm, MLP, residual. Consumes `x` and `acc`: neither is used again. */
   mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden>
 
   /** Final norm and head, of the last row of `x` only: `[vocab]`. `x` is only read. */
   logits(x: Hidden): Promise<Float32Array>
+
+  /** The last row of `x`, as a chunk of one token. `x` is only read. */
+  lastRow(x: Hidden): Hidden
 
   /** The empty accumulator of a chunk: o = 0, l = 0, m = -inf. */
   accumulator(q: Query): Accumulator
@@ -59,6 +63,12 @@ export interface Engine {
 
   /** Frees weights and sessions. No call may be running. */
   close(): Promise<void>
+}
+
+/** Token positions `[start, start + count)`. */
+export interface Positions {
+  readonly start: number
+  readonly count: number
 }
 
 /** The residual stream of a chunk, x_seq_dim. */

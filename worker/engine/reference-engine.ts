@@ -2,7 +2,7 @@ import type { ModelShape } from '../../shared/model-shape.ts'
 import { RopeTable } from '../model/rope-table.ts'
 import { gatherRows, type Rows } from '../model/rows.ts'
 import type { Keeping, LayerWeights, ModelWeights } from '../model/weights.ts'
-import type { Accumulator, Engine, Hidden, Kv, Query } from './engine.ts'
+import type { Accumulator, Engine, Hidden, Kv, Positions, Query } from './engine.ts'
 import {
   exportHostKv,
   type Floats,
@@ -67,27 +67,29 @@ export class ReferenceEngine implements Engine {
     return new HostQuery(start, tokens, q_heads_seq_hdim)
   }
 
-  async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator): Promise<void> {
+  async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator, range?: Positions): Promise<void> {
     const { heads, kvHeads, headDim } = this.shape
     const query = own(q, HostQuery)
     const cache = own(kv, HostKv)
     const { o_heads_seq_hdim, l_heads_seq, m_heads_seq } = own(acc, HostAccumulator)
+    const { start, count } = range ?? { start: kv.start, count: kv.capacity }
+    cache.checkRange(start, count)
     for (let h = 0; h < heads; h++) {
       const kvHead = Math.floor(h / (heads / kvHeads))
-      const k_cap_hdim = cache.keys(kvHead, kv.start, kv.capacity)
-      const v_cap_hdim = cache.values(kvHead, kv.start, kv.capacity)
+      const k_keys_hdim = cache.keys(kvHead, start, count)
+      const v_keys_hdim = cache.values(kvHead, start, count)
       for (let t = 0; t < q.tokens; t++) {
         const row = h * q.tokens + t
-        const visible = Math.min(kv.capacity, query.start + t + 1 - kv.start)
+        const visible = Math.min(count, query.start + t + 1 - start)
         for (let j = 0; j < visible; j++) {
-          const product = dot(query.q_heads_seq_hdim, row * headDim, k_cap_hdim, j * headDim, headDim)
+          const product = dot(query.q_heads_seq_hdim, row * headDim, k_keys_hdim, j * headDim, headDim)
           const score = product / Math.sqrt(headDim)
           const m = Math.max(m_heads_seq[row]!, score)
           const old = Math.exp(m_heads_seq[row]! - m) // 0 while the row is empty, as m is -inf
           const weight = Math.exp(score - m)
           for (let i = 0; i < headDim; i++) {
             const at = row * headDim + i
-            o_heads_seq_hdim[at] = o_heads_seq_hdim[at]! * old + weight * v_cap_hdim[j * headDim + i]!
+            o_heads_seq_hdim[at] = o_heads_seq_hdim[at]! * old + weight * v_keys_hdim[j * headDim + i]!
           }
           l_heads_seq[row] = l_heads_seq[row]! * old + weight
           m_heads_seq[row] = m
@@ -121,6 +123,10 @@ export class ReferenceEngine implements Engine {
     const { hidden, normEpsilon } = this.shape
     const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
     return matmul(rmsNorm(last_dim, this.#weights.finalNorm_dim, normEpsilon), this.#weights.head[0]!, hidden)
+  }
+
+  lastRow(x: Hidden): Hidden {
+    return new HostHidden(1, own(x, HostHidden).x_seq_dim.slice((x.tokens - 1) * this.shape.hidden))
   }
 
   accumulator(q: Query): Accumulator {

@@ -1,7 +1,7 @@
 import type { Clock } from '../../shared/clock.ts'
-import { abortError } from '../../shared/errors.ts'
 import { blocksOf, type Span } from '../../shared/plan.ts'
-import type { Accumulator, Engine, Hidden, Kv, Query } from '../engine/engine.ts'
+import type { Turn } from '../compute/turns.ts'
+import type { Accumulator, Engine, Hidden, Kv, Positions, Query } from '../engine/engine.ts'
 import { exportBlock, importBlock } from '../kv/block.ts'
 import type { KvExchange } from './exchange.ts'
 
@@ -12,27 +12,31 @@ import type { KvExchange } from './exchange.ts'
  * its KV as early as possible. The last layer is only projected: nobody but the decode node's own last token needs
  * attention there.
  */
-export interface PrefillTask {
-  readonly engine: Engine
+interface PrefillTask extends ChunkTask {
   readonly spans: readonly Span[]
   readonly blockTokens: number
-  /** Ids of the tokens of `spans`, in ascending position. */
-  readonly tokens: Int32Array
   readonly exchange: KvExchange
   readonly clock: Clock
-  readonly signal: AbortSignal
-  /** Lets messages of other threads in; called between pieces of arithmetic. */
-  readonly yieldTurn: () => Promise<void>
 }
 
-export interface PrefillTimes {
+/** What computing with chunks takes, at a worker and at the decode node alike. */
+export interface ChunkTask {
+  readonly engine: Engine
+  /** Ids of the own tokens, in ascending position. */
+  readonly tokens: Int32Array
+  /** Taken before each piece of arithmetic. */
+  readonly turn: Turn
+}
+
+interface PrefillTimes {
+  /** The run had the turn; while another run had it, neither grows. */
   readonly computeSeconds: number
   /** Compute stood still because another worker's block had not arrived. */
   readonly waitSeconds: number
 }
 
 /** At most `engine.chunkTokens` consecutive tokens, computed at once, inside one KV block. */
-interface Chunk {
+export interface Chunk {
   readonly start: number
   x: Hidden
   q?: Query
@@ -40,8 +44,7 @@ interface Chunk {
 }
 
 export async function runLayers(task: PrefillTask): Promise<PrefillTimes> {
-  const { engine, exchange, clock } = task
-  const started = clock.now()
+  const { engine, exchange, clock, turn } = task
   let waitSeconds = 0
   const blocks = blocksOf(task.spans, task.blockTokens)
   const chunks = await embedChunks(task, blocks)
@@ -52,9 +55,11 @@ export async function runLayers(task: PrefillTask): Promise<PrefillTimes> {
     if (layer < lastLayer) {
       await attendOwn(task, layer, chunks, own)
       for (;;) {
+        turn.rest()
         const asked = clock.now()
         const block = await exchange.next(layer)
         waitSeconds += clock.now() - asked
+        await turn.take()
         if (block === undefined) break
         const kv = await importBlock(engine, block)
         await attendAll(task, layer, chunks, kv)
@@ -66,14 +71,14 @@ export async function runLayers(task: PrefillTask): Promise<PrefillTimes> {
     exchange.release(layer)
   }
   for (const chunk of chunks) engine.release(chunk.x)
-  return { computeSeconds: clock.now() - started - waitSeconds, waitSeconds }
+  return { computeSeconds: turn.seconds, waitSeconds }
 }
 
-async function embedChunks(task: PrefillTask, blocks: readonly Span[]): Promise<Chunk[]> {
+export async function embedChunks(task: ChunkTask, blocks: readonly Span[]): Promise<Chunk[]> {
   const chunks: Chunk[] = []
   let taken = 0
   for (const { start, end } of blocksOf(blocks, task.engine.chunkTokens)) {
-    await turn(task)
+    await task.turn.take()
     const x = await task.engine.embed(task.tokens.subarray(taken, taken + end - start))
     chunks.push({ start, x })
     taken += end - start
@@ -89,7 +94,7 @@ async function projectLayer(task: PrefillTask, layer: number, blocks: readonly S
     const kv = engine.createKv(block.start, block.end - block.start)
     for (const chunk of chunks) {
       if (chunk.start < block.start || chunk.start >= block.end) continue
-      await turn(task)
+      await task.turn.take()
       chunk.q = await engine.project(layer, chunk.x, chunk.start, kv)
     }
     exchange.publish(await exportBlock(engine, layer, kv))
@@ -104,30 +109,31 @@ async function attendOwn(task: PrefillTask, layer: number, chunks: Chunk[], own:
   for (const kv of own) await attendAll(task, layer, chunks, kv)
 }
 
-/** Every chunk that can see any key of `kv` folds it in. */
-async function attendAll(task: PrefillTask, layer: number, chunks: Chunk[], kv: Kv): Promise<void> {
+/** Every chunk that can see any key of `kv`, or of its `range`, folds it in. */
+export async function attendAll(
+  task: ChunkTask,
+  layer: number,
+  chunks: readonly Chunk[],
+  kv: Kv,
+  range?: Positions,
+): Promise<void> {
   for (const chunk of chunks) {
-    if (chunk.start + chunk.x.tokens <= kv.start) continue
-    await turn(task)
-    await task.engine.attend(layer, chunk.q!, kv, chunk.acc!)
+    if (chunk.start + chunk.x.tokens <= (range ?? kv).start) continue
+    await task.turn.take()
+    await task.engine.attend(layer, chunk.q!, kv, chunk.acc!, range)
   }
 }
 
-async function mixLayer(task: PrefillTask, layer: number, chunks: Chunk[]): Promise<void> {
+export async function mixLayer(task: ChunkTask, layer: number, chunks: Chunk[]): Promise<void> {
   for (const chunk of chunks) {
-    await turn(task)
+    await task.turn.take()
     releaseQuery(task.engine, chunk)
     chunk.x = await task.engine.mix(layer, chunk.x, chunk.acc!)
     delete chunk.acc
   }
 }
 
-function releaseQuery(engine: Engine, chunk: Chunk): void {
+export function releaseQuery(engine: Engine, chunk: Chunk): void {
   if (chunk.q !== undefined) engine.release(chunk.q)
   delete chunk.q
-}
-
-async function turn(task: PrefillTask): Promise<void> {
-  await task.yieldTurn()
-  if (task.signal.aborted) throw abortError(task.signal)
 }

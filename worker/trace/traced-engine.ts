@@ -16,9 +16,10 @@ export const tracedEngine = (engine: Engine, trace: TraceRecorder): Engine => {
       projected = layer
       return trace.timed('project', layer, () => engine.project(layer, x, start, kv))
     },
-    attend: (layer, q, kv, acc) => trace.timed('attend', layer, () => engine.attend(layer, q, kv, acc)),
+    attend: (layer, q, kv, acc, of) => trace.timed('attend', layer, () => engine.attend(layer, q, kv, acc, of)),
     mix: (layer, x, acc) => trace.timed('mix', layer, () => engine.mix(layer, x, acc)),
     logits: (x) => trace.timed('mix', engine.shape.layers - 1, () => engine.logits(x)),
+    lastRow: (x) => engine.lastRow(x),
     accumulator: (q) => engine.accumulator(q),
     createKv: (start, capacity) => engine.createKv(start, capacity),
     exportKv: (kv, start, count) => trace.timed('project', projected, () => engine.exportKv(kv, start, count)),

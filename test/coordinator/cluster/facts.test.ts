@@ -17,7 +17,7 @@ it('the planner gets the workers that are ready, with costs, memory and links', 
     { kind: 'worker_joined', at: 0, worker: { ...place, id: asWorkerId('x'), role: 'prefill', host: 'h3' } },
     { kind: 'worker_calibrated', at: 0, worker: p, cost },
     { kind: 'worker_calibrated', at: 0, worker: d, cost },
-    { kind: 'worker_pinged', at: 1, worker: p, rttSeconds: 0.002, residentBytes: 1 },
+    { kind: 'worker_pinged', at: 1, worker: p, rttSeconds: 0.002, residentBytes: 1, clockSeconds: 0 },
     { kind: 'link_measured', at: 1, link: { from: p, to: d }, bytesPerSecond: 1e8, rttSeconds: 0.001 },
     { kind: 'run_assigned', worker: d, run: asRunId('r'), kvBytes: 3e9 },
   ]

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { dispatch, type RunFollower, type Workers } from '../../../coordinator/runs/dispatch.ts'
 import type { RunRequest } from '../../../coordinator/runs/events.ts'
+import { Progress } from '../../../coordinator/runs/progress.ts'
 import { HeadraceError } from '../../../shared/errors.ts'
 import { asRunId } from '../../../shared/ids.ts'
 import type { Command } from '../../../shared/protocol/control.ts'
@@ -45,7 +46,9 @@ describe('a dispatched run', () => {
     const clock = new ManualClock()
     const silent = silentWorkers()
     const controller = new AbortController()
-    const news = dispatch(RUN, plan, request, silent.workers, { clock, seconds }, controller.signal)
+    const progress = new Progress(clock)
+    const watch = progress.watch(RUN, seconds)
+    const news = dispatch(RUN, plan, request, silent.workers, { clock, watch }, controller.signal)
     return { ...silent, clock, controller, news }
   }
 
@@ -76,6 +79,25 @@ describe('a dispatched run', () => {
       'w1 cancel',
       'w2 cancel',
     ])
+  })
+
+  it('is not given up while a run ahead of it gets on, but soon after that one does not', async () => {
+    const clock = new ManualClock()
+    const progress = new Progress(clock)
+    const ahead = progress.watch(asRunId('ahead'), 60)
+    const watch = progress.watch(RUN, 60)
+    const { workers } = silentWorkers()
+    const news = dispatch(RUN, plan, request, workers, { clock, watch }, new AbortController().signal)
+    const first = news.next()
+    clock.advance(10)
+    for (let layer = 0; layer < 5; layer++) {
+      clock.advance(40)
+      ahead.heard()
+      clock.advance(10)
+      await clock.sleeping(50)
+    }
+    clock.advance(50)
+    await assert.rejects(first, coded('worker_failed'))
   })
 
   it('has all the time again after each report', async () => {

@@ -59,12 +59,21 @@ test('a second of waiting makes up for its number of tokens', () => {
   assert.deepEqual(order(10.1), ['long', 'short'])
 })
 
-test('one prefills at a time, and its place is free once its KV cache is assembled', () => {
-  const first = next(holding(emptyQueue(), queued('r1', 10), queued('r2', 20)))!
-  assert.equal(next(first.queue), undefined)
-  const second = next(prefilled(first.queue, asRunId('r1')))
-  assert.equal(second?.run.run, 'r2')
-  assert.deepEqual(second?.queue.decoding, ['r1'])
+test('two prefill at a time, and a place is free once its KV cache is assembled', () => {
+  const first = next(holding(emptyQueue(), queued('r1', 10), queued('r2', 20), queued('r3', 30)))!
+  const second = next(first.queue)!
+  assert.equal(second.run.run, 'r2')
+  assert.equal(next(second.queue), undefined)
+  const third = next(prefilled(second.queue, asRunId('r1')))
+  assert.equal(third?.run.run, 'r3')
+  assert.deepEqual(third?.queue.decoding, ['r1'])
+})
+
+test('a short prompt overtakes a waiting long one whichever place becomes free', () => {
+  let queue = holding(emptyQueue(), queued('r1', 10), queued('r2', 20), queued('long', 9000))
+  queue = next(next(queue)!.queue)!.queue
+  queue = holding(queue, queued('short', 50, 1))
+  for (const done of ['r1', 'r2']) assert.equal(next(prefilled(queue, asRunId(done)))?.run.run, 'short')
 })
 
 test('a run holds its decode place from its start to its end', () => {

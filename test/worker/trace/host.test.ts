@@ -43,6 +43,7 @@ function timedEngine(clock: ManualClock): Engine {
     attend: () => after(SECONDS.attend, undefined),
     mix: (_layer, x) => after(SECONDS.mix, x),
     logits: async () => new Float32Array(1),
+    lastRow: () => ({ tokens: 1 }),
     accumulator: ({ tokens }) => ({ tokens }),
     createKv: (start, capacity) => ({ start, capacity }),
     exportKv: async () => new Uint8Array(8),

@@ -2,7 +2,7 @@ import { HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { RopeTable } from '../../model/rope-table.ts'
 import { gatherRows } from '../../model/rows.ts'
-import type { Accumulator, Engine, Hidden, Kv, Query } from '../engine.ts'
+import type { Accumulator, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
 import {
   exportHostKv,
   type Floats,
@@ -81,14 +81,15 @@ export class OnnxEngine implements Engine {
     return new HostQuery(start, tokens, q_heads_seq_hdim)
   }
 
-  async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator): Promise<void> {
+  async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator, of?: Positions): Promise<void> {
     const query = own(q, HostQuery)
     const cache = own(kv, HostKv)
     const state = own(acc, HostAccumulator)
     const rows = (this.shape.heads / this.shape.kvHeads) * query.tokens
     const maxKeys = Math.max(KEYS_PER_CALL, Math.floor(SCORES_PER_CALL / rows))
-    for (const range of keyRanges(query, cache.start, cache.start + cache.capacity, maxKeys))
-      await this.#fold(query, cache, range, state)
+    const { start, count } = of ?? { start: cache.start, count: cache.capacity }
+    cache.checkRange(start, count)
+    for (const range of keyRanges(query, start, start + count, maxKeys)) await this.#fold(query, cache, range, state)
   }
 
   /** One range of keys. o and l are written in place, m beside itself. */
@@ -145,6 +146,13 @@ export class OnnxEngine implements Engine {
       from += rows
     }
     return logits_vocab
+  }
+
+  lastRow(x: Hidden): Hidden {
+    const { hidden } = this.shape
+    const x_1_dim = this.#pool.take(hidden)
+    x_1_dim.set(own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden, x.tokens * hidden))
+    return new HostHidden(1, x_1_dim)
   }
 
   accumulator(q: Query): Accumulator {

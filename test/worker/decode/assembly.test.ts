@@ -1,0 +1,103 @@
+import assert from 'node:assert/strict'
+import { after, before, describe, it } from 'node:test'
+import { crc32 } from 'node:zlib'
+import { HeadraceError } from '../../../shared/errors.ts'
+import { kvBytesPerTokenLayer } from '../../../shared/model-shape.ts'
+import { blocksOf } from '../../../shared/plan.ts'
+import { Assembly } from '../../../worker/decode/assembly.ts'
+import { createEngine } from '../../../worker/engine/create-engine.ts'
+import type { Engine } from '../../../worker/engine/engine.ts'
+import { seededRandom, shuffled } from '../../support/random.ts'
+import { createTinyModel, type TinyModel } from '../../support/tiny-model.ts'
+
+describe('an assembly', () => {
+  let model: TinyModel
+  let engine: Engine
+  before(async () => {
+    model = await createTinyModel({ layers: 2 })
+    engine = await createEngine('reference', model.folder, { threads: 1 })
+  })
+  after(() => model.remove())
+
+  const PROMPT = 50
+  const OTHERS = blocksOf([{ start: 0, end: 40 }], 8)
+  const open = (budgetBytes = 2 ** 30) => {
+    const controller = new AbortController()
+    const { signal } = controller
+    const of = { engine, promptTokens: PROMPT, capacity: 60, blocks: OTHERS, budgetBytes, signal }
+    return { controller, assembly: new Assembly(of) }
+  }
+  const block = (layer: number, { start, end }: { start: number; end: number }) => {
+    const bytes = new Uint8Array((end - start) * kvBytesPerTokenLayer(engine.shape)).fill(start)
+    return { layer, start, count: end - start, crc32: crc32(bytes), bytes }
+  }
+
+  it('gives what has come, in order and neighbours as one, each position once', async () => {
+    const { assembly } = open()
+    for (const i of [3, 0, 1]) await assembly.add(block(0, OTHERS[i]!))
+    assembly.computed(0, 40)
+    const first = await assembly.take(0)
+    assert.deepEqual(first, [
+      { start: 0, end: 16 },
+      { start: 24, end: 32 },
+      { start: 40, end: 50 },
+    ])
+    const waiting = assembly.take(0)
+    await assembly.add(block(1, OTHERS[2]!))
+    await assembly.add(block(0, OTHERS[2]!))
+    assert.deepEqual(await waiting, [{ start: 16, end: 24 }])
+    await assembly.add(block(0, OTHERS[4]!))
+    assert.deepEqual(await assembly.take(0), [{ start: 32, end: 40 }])
+    assert.equal(await assembly.take(0), undefined)
+  })
+
+  it('is complete with the last block of the others, in whatever order they come', async () => {
+    const { assembly } = open()
+    let complete = false
+    const completed = assembly.complete().then(() => {
+      complete = true
+    })
+    const blocks = shuffled(
+      seededRandom(5),
+      [0, 1].flatMap((layer) => OTHERS.map((span) => block(layer, span))),
+    )
+    for (const one of blocks) {
+      assert.ok(!complete)
+      await assembly.add(one)
+    }
+    await completed
+    for (const layer of [0, 1]) {
+      assert.deepEqual(await assembly.take(layer), [{ start: 0, end: 40 }])
+      assembly.computed(layer, 40)
+      assert.deepEqual(await assembly.take(layer), [{ start: 40, end: 50 }])
+    }
+  })
+
+  it('refuses a damaged block by `kv_checksum`', async () => {
+    const { assembly } = open()
+    const damaged = { ...block(0, OTHERS[0]!), crc32: 1 }
+    await assert.rejects(
+      assembly.add(damaged),
+      (error) => error instanceof HeadraceError && error.code === 'kv_checksum',
+    )
+  })
+
+  it('refuses by `out_of_memory` what does not fit its budget', () => {
+    const bytes = 2 * 60 * kvBytesPerTokenLayer(engine.shape)
+    assert.throws(
+      () => open(bytes - 1),
+      (error) => error instanceof HeadraceError && error.code === 'out_of_memory',
+    )
+    open(bytes)
+  })
+
+  it('lets nobody wait who was cancelled', async () => {
+    const { assembly, controller } = open()
+    const reason = new HeadraceError('cancelled', 'the client left')
+    const waiting = assert.rejects(assembly.take(0), reason)
+    const completing = assert.rejects(assembly.complete(), reason)
+    controller.abort(reason)
+    await Promise.all([waiting, completing])
+    await assert.rejects(assembly.take(1), reason)
+  })
+})
