@@ -78,12 +78,13 @@ export class ClusterRuns implements Runs {
     }
   }
 
-  plan(promptTokens: number, ask: { strategy?: Strategy; workers?: number } = {}): Planned {
+  plan(promptTokens: number, ask: PlanAsk = {}): Planned {
     const { registry, shape } = this.#of
     const strategy = ask.strategy ?? this.#of.strategy
     const wanted: PlanAsk = {
       ...(strategy !== undefined && { strategy }),
       ...(ask.workers !== undefined && { workers: ask.workers }),
+      ...(ask.shares !== undefined && { shares: ask.shares }),
     }
     const workers = readyPrefill(registry.state)
     const decode = readyDecode(registry.state).map(({ id, runs }) => ({ id, runs: runs.length }))
