@@ -6,11 +6,12 @@ import { machineFacts, machineText } from './harness/machine.ts'
 import { reportText } from './harness/report.ts'
 import type { Suite } from './suite.ts'
 import { answersSuite } from './suites/answers.ts'
+import { linksSuite } from './suites/links.ts'
 import { memorySuite } from './suites/memory.ts'
 import { splitSuite } from './suites/split.ts'
 
 /** `npm run bench -- SUITE`: real processes on this machine. Suites are listed here and know nothing of each other. */
-const SUITES: readonly Suite[] = [splitSuite, memorySuite, answersSuite]
+const SUITES: readonly Suite[] = [splitSuite, memorySuite, answersSuite, linksSuite]
 
 const { stdout, stderr } = process
 const program = yargs(hideBin(process.argv))

@@ -53,22 +53,25 @@ export async function withHosts<T>(
   removeStaleNetworks()
   removeStaleQuotas()
   const group = new ProcessGroup()
-  const either = AbortSignal.any([signal, group.failed])
+  // Apart, because proxies must outlast the links that they carry.
+  const carriers = new ProcessGroup()
+  const either = AbortSignal.any([signal, group.failed, carriers.failed])
   const names = spec.workers.map((_, i) => `worker-${i + 1}`)
   const network = spec.link && createNetwork(['coordinator', ...names, 'decode-1'], spec.link)
   const quotas: Quota[] = []
   try {
-    const measured = network && (await startNetwork(group, network, names, either))
+    const measured = network && (await startNetwork(carriers, network, names, either))
     const url = await startCluster({ group, spec, network, names, quotas }, either)
-    return await work({ url, pids: new Map(group.pids), signal: either, network, measured })
+    return await work({ url, pids: new Map([...group.pids, ...carriers.pids]), signal: either, network, measured })
   } catch (thrown) {
     if (signal.aborted) throw abortError(signal)
     // A link breaks before the end of its process is heard of, and how that ended says more.
     await realClock.sleep(LAST_WORDS_SECONDS)
     if (signal.aborted) throw abortError(signal)
-    throw group.failed.aborted ? abortError(group.failed) : thrown
+    throw either.aborted ? abortError(either) : thrown
   } finally {
     await group.stop()
+    await carriers.stop()
     for (const quota of quotas) quota.remove()
     network?.remove()
   }
@@ -125,7 +128,7 @@ async function startCluster({ group, spec, network, names, quotas }: Start, sign
 
 /** Proxies, and what the first worker's link to the decode node carries. */
 async function startNetwork(
-  group: ProcessGroup,
+  carriers: ProcessGroup,
   network: Network,
   names: readonly string[],
   signal: AbortSignal,
@@ -138,7 +141,7 @@ async function startNetwork(
   ]
   if (routes.length > 0) {
     const proxy = startHelper([], 'proxy', routes)
-    group.add('proxy', proxy)
+    carriers.add('proxy', proxy)
     await firstLine(proxy, signal)
   }
   const source = startHelper(network.through(names[0]!), 'source', {

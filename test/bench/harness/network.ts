@@ -49,14 +49,14 @@ function namespaces(hosts: readonly string[], link: LinkShape): Network {
   }
   process.on('exit', remove)
   try {
-    run('ip', 'link', 'add', bridge, 'type', 'bridge')
+    run('ip', 'link', 'add', 'name', bridge, 'type', 'bridge')
     run('ip', 'address', 'add', `${subnet}.254/24`, 'dev', bridge)
     run('ip', 'link', 'set', bridge, 'up')
     for (const host of hosts) {
       const own = namespace(host)
       const port = `hr${pid}v${number(host)}`
       run('ip', 'netns', 'add', own)
-      run('ip', 'link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', own)
+      run('ip', 'link', 'add', 'name', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', own)
       run('ip', 'link', 'set', port, 'master', bridge, 'up')
       run('ip', '-n', own, 'address', 'add', `${subnet}.${number(host)}/24`, 'dev', 'eth0')
       for (const device of ['lo', 'eth0']) run('ip', '-n', own, 'link', 'set', device, 'up')
@@ -121,8 +121,8 @@ function namespacesPossible(): boolean {
   const trial = `${NAMESPACE}-${process.pid}-trial`
   const possible =
     quietly('ip', 'netns', 'add', trial) &&
-    quietly('ip', '-n', trial, 'link', 'add', 'a', 'type', 'veth', 'peer', 'name', 'b') &&
-    quietly('tc', '-n', trial, 'qdisc', 'add', 'dev', 'a', 'root', ...bucketArguments(1e9))
+    quietly('ip', '-n', trial, 'link', 'add', 'name', 'eth1', 'type', 'veth', 'peer', 'name', 'eth2') &&
+    quietly('tc', '-n', trial, 'qdisc', 'add', 'dev', 'eth1', 'root', ...bucketArguments(1e9))
   quietly('ip', 'netns', 'del', trial)
   return possible
 }
