@@ -6,12 +6,23 @@ import { machineFacts, machineText } from './harness/machine.ts'
 import { reportText } from './harness/report.ts'
 import type { Suite } from './suite.ts'
 import { answersSuite } from './suites/answers.ts'
+import { concurrentSuite } from './suites/concurrent.ts'
+import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
 import { memorySuite } from './suites/memory.ts'
 import { splitSuite } from './suites/split.ts'
+import { unevenSuite } from './suites/uneven.ts'
 
 /** `npm run bench -- SUITE`: real processes on this machine. Suites are listed here and know nothing of each other. */
-const SUITES: readonly Suite[] = [splitSuite, memorySuite, answersSuite, linksSuite]
+const SUITES: readonly Suite[] = [
+  splitSuite,
+  memorySuite,
+  answersSuite,
+  linksSuite,
+  unevenSuite,
+  handoffSuite,
+  concurrentSuite,
+]
 
 const { stdout, stderr } = process
 const program = yargs(hideBin(process.argv))

@@ -34,6 +34,13 @@ export function placeHosts(speeds: readonly number[], cores: readonly number[]):
   return fits(factor)!.map((bin, i) => ({ core: cores[bin]!, share: speeds[i]! * factor }))
 }
 
+export function placesText(places: readonly Place[]): string {
+  const whole = places.every(({ share }) => share >= 1)
+  if (whole) return `${places.length} workers of one core each`
+  const shares = places.map(({ core, share }) => `${(share * 100).toFixed(0)} % of core ${core}`)
+  return `workers have ${shares.join(', ')} (CPU quotas)`
+}
+
 /** Round shares are easier to report: a core each, or else 80 % of it and downwards in steps of 2 %. */
 const FACTORS = [1, ...Array.from({ length: 40 }, (_, i) => USABLE - i * 0.02)]
 

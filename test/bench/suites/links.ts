@@ -7,7 +7,7 @@ import { computeBound, linkBound, longestCompute } from '../harness/bounds.ts'
 import { placementText } from '../harness/cluster.ts'
 import { coresAllowed, type HostsCluster, withHosts } from '../harness/hosts.ts'
 import { type LinkShape, linkText, parseLinkShape } from '../harness/link-shape.ts'
-import { type Place, placeHosts } from '../harness/places.ts'
+import { type Place, placeHosts, placesText } from '../harness/places.ts'
 import { accuracyOf, accuracyText, regretOf } from '../harness/predictions.ts'
 import { columns, type Report, type ReportPart, spreadText } from '../harness/report.ts'
 import { median, spreadOf } from '../harness/statistics.ts'
@@ -81,13 +81,6 @@ function report(found: readonly Found[], places: readonly Place[], tokens: numbe
   ]
   const data = found.map((one) => ({ ...one, ...accuracyOf(one.trials.map(foretold)), verdict: verdict(one) }))
   return { parts, data: { tokens, places, found: data } }
-}
-
-export function placesText(places: readonly Place[]): string {
-  const whole = places.every(({ share }) => share >= 1)
-  if (whole) return `${places.length} workers of one core each`
-  const shares = places.map(({ core, share }) => `${(share * 100).toFixed(0)} % of core ${core}`)
-  return `workers have ${shares.join(', ')} (CPU quotas)`
 }
 
 function planTable({ link, wire, trials, bytesPerSecond, rttSeconds }: Found, workers: number): ReportPart {
