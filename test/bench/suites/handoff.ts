@@ -34,14 +34,14 @@ export const handoffSuite = defineSuite({
     const found: Found[] = []
     for (const text of options.links.map(String)) {
       const link = text === 'loopback' ? undefined : parseLinkShape(text)
-      const name = link === undefined ? text : linkText(link)
-      note(name)
-      const trials = await withHosts({ model, weights, workers: places, link }, signal, async (cluster) => {
-        note(placementText(cluster))
+      await withHosts({ model, weights, workers: places, link }, signal, async (cluster) => {
+        const rate = `${(((cluster.measured?.bytesPerSecond ?? 0) * 8) / 1e9).toFixed(2)} Gbit/s measured`
+        const name = link === undefined ? text : `${linkText(link)} (${rate})`
+        note(`${name}: ${placementText(cluster)}`)
         const prompt = await tokensPrompt(cluster.url, options.tokens, cluster.signal)
-        return await tryInTurn(cluster, prompt, candidates, { rounds, warmup, note })
+        const trials = await tryInTurn(cluster, prompt, candidates, { rounds, warmup, note })
+        found.push(...candidates.map(({ label }) => summary(name, label, ofLabel(trials, label))))
       })
-      found.push(...candidates.map(({ label }) => summary(name, label, ofLabel(trials, label))))
     }
     return report(found, `${options.tokens} tokens; ${placesText(places)}.`)
   },
@@ -51,7 +51,8 @@ type Found = ReturnType<typeof summary>
 
 function summary(link: string, label: string, trials: readonly Trial[]) {
   const ttft = trials.map(({ asked }) => asked.prefill.ttft_seconds)
-  const after = trials.map(({ asked }, i) => ttft[i]! - (asked.computedSeconds ?? ttft[i]!))
+  // Blocks and news travel on different links: where the news is slower, nothing was waited for.
+  const after = trials.map(({ asked }, i) => Math.max(0, ttft[i]! - (asked.computedSeconds ?? ttft[i]!)))
   return {
     link,
     label,
