@@ -55,7 +55,9 @@ if (programs.length > 0) takePrograms(programs.map(String))
 
 for (const part of readdirSync(stage)) {
   const archive = join(to, `${part}.tar.xz`)
-  execFileSync('tar', ['--use-compress-program=xz -6 -T0', '-cf', archive, '-C', staged(part), '.'], { stdio: 'inherit' })
+  execFileSync('tar', ['--use-compress-program=xz -6 -T0', '-cf', archive, '-C', staged(part), '.'], {
+    stdio: 'inherit',
+  })
   process.stdout.write(`${archive} ${(statSync(archive).size / 2 ** 20).toFixed(1)} MiB\n`)
 }
 const total = readdirSync(to).reduce((sum, name) => sum + statSync(join(to, name)).size, 0)
@@ -94,7 +96,7 @@ function takePrograms(names: readonly string[]): void {
   for (const folder of ['bin', 'lib', 'libexec']) mkdirSync(staged('programs', 'programs', folder), { recursive: true })
   for (const name of names) {
     const file = execFileSync('sh', ['-c', 'command -v "$0"', name], { encoding: 'utf8' }).trim()
-    const linked = execFileSync('ldd', [file], { encoding: 'utf8' })
+    const linked = execFileSync('sh', ['-c', 'ldd "$0"', file], { encoding: 'utf8' })
     const loader = /^\s*(\/\S*\/ld-linux\S*)/m.exec(linked)?.[1] ?? '/lib64/ld-linux-x86-64.so.2'
     for (const [, library] of linked.matchAll(/=> (\/\S+)/g)) {
       if (/^(libc|libm)\.so/.test(basename(library!))) continue
