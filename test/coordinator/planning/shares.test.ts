@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
+import { planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
 import { sharedSpans } from '../../../coordinator/planning/shares.ts'
+import { asWorkerId } from '../../../shared/ids.ts'
 import { spanTokens } from '../../../shared/plan.ts'
+import { flopCost, LLAMA_32_1B } from './support.ts'
 
 const span = (start: number, end: number) => ({ start, end })
 
@@ -34,5 +37,18 @@ describe('spans by given shares', () => {
         assert.ok(all.every(({ start }, i) => start === (all[i - 1]?.end ?? 0)))
       }),
     )
+  })
+
+  it('are what a plan has when a client insists, and what its prediction is for', () => {
+    const cost = flopCost(LLAMA_32_1B, 1e12)
+    const workers = ['w1', 'w2'].map((id) => ({ id: asWorkerId(id), cost }))
+    const facts = { shape: LLAMA_32_1B, promptTokens: 4001, workers, decode: [{ id: asWorkerId('d1'), runs: 0 }] }
+    const even = planPrefill(facts, { strategy: 'chain', workers: 2, shares: [1, 1] }).chosen
+    assert.deepEqual(
+      even.workers.map((worker) => worker.spans),
+      [[span(0, 2000)], [span(2000, 4000)]],
+    )
+    const balanced = planPrefill(facts, { strategy: 'chain', workers: 2 }).chosen
+    assert.ok(balanced.predictedTtftSeconds < even.predictedTtftSeconds)
   })
 })
