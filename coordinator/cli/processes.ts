@@ -24,13 +24,15 @@ const GLIBC = { MALLOC_MMAP_THRESHOLD_: String(128 * 1024) }
 export interface StartOptions {
   /** Core to run on alone (Linux, by `taskset`); absent leaves it to the system. */
   readonly core?: number | undefined
+  /** A command line that runs it in another place: `ip netns exec NAME`. */
+  readonly through?: readonly string[]
   /** Standard error: this program's own, or a pipe to read. */
   readonly errors?: 'inherit' | 'pipe'
 }
 
 export function startHeadrace(args: readonly string[], options: StartOptions = {}): ChildProcess {
-  const program = [process.execPath, PROGRAM, ...args]
-  const [file, ...rest] = options.core === undefined ? program : ['taskset', '-c', String(options.core), ...program]
+  const pinned = options.core === undefined ? [] : ['taskset', '-c', String(options.core)]
+  const [file, ...rest] = [...(options.through ?? []), ...pinned, process.execPath, PROGRAM, ...args]
   // The channel tells the child when this process is gone, however it went.
   const stdio = ['ignore' as const, 'pipe' as const, options.errors ?? ('inherit' as const), 'ipc' as const]
   return spawn(file!, rest, { stdio, env: environmentForChild(GLIBC) })

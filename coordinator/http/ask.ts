@@ -18,7 +18,7 @@ export function toAsk(
   body: CommonBody,
   part: { promptTokens: readonly number[]; maxTokens: number; logprobs: number | undefined },
 ): Ask {
-  const { strategy, workers } = body.headrace ?? {}
+  const { strategy, shares, workers = shares?.length } = body.headrace ?? {}
   const ignoreEos = body.headrace?.ignore_eos ?? body.ignore_eos ?? false
   return {
     request: {
@@ -34,6 +34,7 @@ export function toAsk(
       stopTokens: ignoreEos ? [] : deps.model.eosTokens,
       ...(strategy === undefined ? {} : { strategy }),
       ...(workers === undefined ? {} : { workers }),
+      ...(shares === undefined ? {} : { shares }),
     },
     stops: body.stop ?? [],
     stream: body.stream ?? false,

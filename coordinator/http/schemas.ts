@@ -39,11 +39,18 @@ const common = {
   /** Where the benchmark tools of vLLM and llama.cpp put it; ours is `headrace.ignore_eos`. */
   ignore_eos: optional(z.boolean()),
   headrace: optional(
-    z.object({
-      strategy: optional(z.enum(STRATEGIES)),
-      workers: optional(workers),
-      ignore_eos: optional(z.boolean()),
-    }),
+    z
+      .object({
+        strategy: optional(z.enum(STRATEGIES)),
+        workers: optional(workers),
+        /** Tokens of each worker of the plan, in its order, in proportion to these. */
+        shares: optional(z.array(z.number().min(0.001).max(1000)).min(1).max(64)),
+        ignore_eos: optional(z.boolean()),
+      })
+      .refine(({ workers: count, shares }) => shares === undefined || (count ?? shares.length) === shares.length, {
+        error: 'needs one share for each of `workers`',
+        path: ['shares'],
+      }),
   ),
 }
 

@@ -11,6 +11,7 @@ import type { Cost } from '../../shared/protocol/control.ts'
 import { prefillSeconds, tokenSeconds } from './cost.ts'
 import { chainSpans, ringSpans } from './partition.ts'
 import { type Part, type Prediction, predict } from './predict.ts'
+import { sharedSpans } from './shares.ts'
 import { fastestFirst, subsetsToTry } from './subsets.ts'
 
 /** All that a plan depends on. Only workers and decode nodes that are ready. */
@@ -42,6 +43,8 @@ interface DecodeFacts {
 export interface PlanAsk {
   readonly strategy?: Strategy
   readonly workers?: number
+  /** Tokens of each worker in proportion to these, one for each of `workers`, in the order of the plan. */
+  readonly shares?: readonly number[]
 }
 
 export interface Planned {
@@ -88,9 +91,9 @@ function sizesAllowed(facts: PlanFacts, { strategy, workers: asked }: PlanAsk): 
 /** A prompt of one token is the decode node's alone: that plan has no workers. */
 function layoutsToTry(facts: PlanFacts, ask: PlanAsk, { least, most }: Sizes): Layout[] {
   const tokens = facts.promptTokens - 1
-  if (tokens === 0) return [layOut(ask.strategy ?? 'solo', [], facts)]
+  if (tokens === 0) return [layOut(ask.strategy ?? 'solo', [], facts, {})]
   return subsetsToTry(fastestFirst(facts.workers, tokens), least, most).flatMap((subset) =>
-    strategiesFor(subset.length, ask).map((strategy) => layOut(strategy, subset, facts, ask.workers !== undefined)),
+    strategiesFor(subset.length, ask).map((strategy) => layOut(strategy, subset, facts, ask)),
   )
 }
 
@@ -107,11 +110,13 @@ interface Layout {
   readonly prediction: Prediction
 }
 
-/** `all`: everyone takes part, even one whose overhead alone would delay the rest. */
-function layOut(strategy: Strategy, subset: readonly PrefillFacts[], facts: PlanFacts, all = false): Layout {
+/** Of an exact number everyone takes part, even one whose overhead alone would delay the rest. */
+function layOut(strategy: Strategy, subset: readonly PrefillFacts[], facts: PlanFacts, ask: PlanAsk): Layout {
   const tokens = facts.promptTokens - 1
-  const lanes = all ? subset.map(({ cost }) => ({ cost: { ...cost, o: 0 } })) : subset
-  const spans = subset.length === 0 ? [] : (strategy === 'ring' ? ringSpans : chainSpans)(lanes, tokens)
+  const lanes = ask.workers !== undefined ? subset.map(({ cost }) => ({ cost: { ...cost, o: 0 } })) : subset
+  const shares = ask.shares?.length === subset.length ? ask.shares : undefined
+  const balanced = () => (subset.length === 0 ? [] : (strategy === 'ring' ? ringSpans : chainSpans)(lanes, tokens))
+  const spans = shares === undefined ? balanced() : sharedSpans(strategy, shares, tokens)
   const parts = subset.map((worker, i) => ({ worker, spans: spans[i]! })).filter((part) => part.spans.length > 0)
   return { strategy, parts, prediction: predict(strategy, parts, facts.shape, lastTokenSeconds(facts)) }
 }

@@ -97,12 +97,13 @@ export class ClusterRuns implements Runs {
     }
   }
 
-  plan(promptTokens: number, ask: { strategy?: Strategy; workers?: number; maxTokens?: number } = {}): Planned {
+  plan(promptTokens: number, ask: PlanAsk & { maxTokens?: number } = {}): Planned {
     const { registry, shape, narrowestWire } = this.#of
     const strategy = ask.strategy ?? this.#of.strategy
     const wanted: PlanAsk = {
       ...(strategy !== undefined && { strategy }),
       ...(ask.workers !== undefined && { workers: ask.workers }),
+      ...(ask.shares !== undefined && { shares: ask.shares }),
     }
     const { maxTokens } = ask
     const facts = { shape, promptTokens, narrowestWire, ...(maxTokens !== undefined && { maxTokens }) }

@@ -15,6 +15,8 @@ export interface RunRequest {
   /** Asked for by the client; absent leaves the choice to the planner. */
   readonly strategy?: Strategy
   readonly workers?: number
+  /** One for each of `workers`. */
+  readonly shares?: readonly number[]
   /** Aborted when the client has all the text it wants (a stop string came): the run then ends with `finished`, reason `stop`. */
   readonly enough?: AbortSignal
   /** Raw logits of the first generated position, for `headrace verify`. */
@@ -56,7 +58,7 @@ export interface Runs {
   /** Every candidate for a prompt of this length, best first, without running it. Throws `no_workers` or `no_decode_node`. */
   plan(
     promptTokens: number,
-    ask?: { strategy?: Strategy; workers?: number },
+    ask?: { strategy?: Strategy; workers?: number; shares?: readonly number[] },
   ): { chosen: Plan; candidates: readonly Plan[] }
   /** Why the cluster cannot serve now, or `undefined` if it can. */
   unready(): HeadraceError | undefined

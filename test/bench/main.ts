@@ -7,13 +7,16 @@ import { reportText } from './harness/report.ts'
 import type { Suite } from './suite.ts'
 import { answersSuite } from './suites/answers.ts'
 import { coldSuite } from './suites/cold.ts'
+import { concurrentSuite } from './suites/concurrent.ts'
 import { decodeSuite } from './suites/decode.ts'
 import { engineSuite } from './suites/engine.ts'
+import { handoffSuite } from './suites/handoff.ts'
+import { linksSuite } from './suites/links.ts'
 import { memorySuite } from './suites/memory.ts'
 import { splitSuite } from './suites/split.ts'
+import { unevenSuite } from './suites/uneven.ts'
 
 /** `npm run bench -- SUITE`: real processes on this machine. Suites are listed here and know nothing of each other. */
-// biome-ignore format: one a line
 const SUITES: readonly Suite[] = [
   splitSuite,
   memorySuite,
@@ -21,6 +24,10 @@ const SUITES: readonly Suite[] = [
   engineSuite,
   decodeSuite,
   coldSuite,
+  linksSuite,
+  unevenSuite,
+  handoffSuite,
+  concurrentSuite,
 ]
 
 const { stdout, stderr } = process

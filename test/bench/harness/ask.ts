@@ -16,6 +16,8 @@ export interface Asked {
   /** From just before the request to the first piece of text. */
   readonly ttftSeconds: number
   readonly totalSeconds: number
+  /** From the request's arrival until the coordinator heard that the last worker had computed its last layer. */
+  readonly computedSeconds: number | undefined
   readonly text: string
   readonly promptTokens: number
   readonly prefill: PrefillInfo
@@ -52,20 +54,24 @@ export async function tokensPrompt(url: string, count: number, signal: AbortSign
   }
 }
 
+/** What a run insists on; nothing leaves all to the planner. */
+export interface How {
+  readonly strategy?: string
+  readonly workers?: number
+  /** Tokens of each worker of the plan, in its order, in proportion to these. */
+  readonly shares?: readonly number[]
+}
+
 /** Asks with greedy sampling, and times it as a client sees it. */
-export async function ask(
-  url: string,
-  prompt: Prompt,
-  how: { strategy: string; workers?: number },
-  signal: AbortSignal,
-): Promise<Asked> {
+export async function ask(url: string, prompt: Prompt, how: How, signal: AbortSignal): Promise<Asked> {
   const given = 'headrace' in prompt.body ? (prompt.body.headrace as object) : {}
   const started = performance.now()
   const elapsed = (): number => (performance.now() - started) / 1000
-  const body = { ...prompt.body, stream: true, temperature: 0, headrace: { ...given, ...how } }
+  const body = { ...prompt.body, stream: true, return_progress: true, temperature: 0, headrace: { ...given, ...how } }
   const answer = await post(`${url}${prompt.path}`, body, signal)
   let text = ''
   let ttftSeconds = 0
+  let computedSeconds: number | undefined
   let last: { prefill: PrefillInfo; timings: { prompt_n: number } } | undefined
   for await (const chunk of chunksOf(answer)) {
     if (chunk.error) throw new Error(`the cluster answered: ${chunk.error.message}`)
@@ -73,11 +79,13 @@ export async function ask(
     const piece = choice?.delta?.content ?? choice?.text ?? ''
     if (piece !== '' && text === '') ttftSeconds = elapsed()
     text += piece
+    if (chunk.prompt_progress) computedSeconds = chunk.prompt_progress.time_ms / 1000
     if (chunk.prefill && chunk.timings) last = { prefill: chunk.prefill, timings: chunk.timings }
   }
   if (last === undefined) throw new Error('the stream ended without an account of the prefill')
   const { prefill, timings } = last
-  return { ttftSeconds, totalSeconds: elapsed(), text: text.trim(), promptTokens: timings.prompt_n, prefill }
+  const answered = { ttftSeconds, totalSeconds: elapsed(), computedSeconds, text: text.trim() }
+  return { ...answered, promptTokens: timings.prompt_n, prefill }
 }
 
 async function post(url: string, body: object, signal: AbortSignal): Promise<Response> {
@@ -91,6 +99,7 @@ interface Chunk {
   readonly choices?: readonly { delta?: { content?: string }; text?: string }[]
   readonly prefill?: PrefillInfo
   readonly timings?: { prompt_n: number }
+  readonly prompt_progress?: { time_ms: number }
   readonly error?: { message: string }
 }
 

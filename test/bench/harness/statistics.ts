@@ -50,3 +50,7 @@ export function settledGrowth(values: readonly number[]): { from: number; to: nu
 }
 
 export const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0)
+
+/** How many pairs stand the wrong way round: 0 when the values ascend. */
+export const inversions = (values: readonly number[]): number =>
+  sum(values.map((value, i) => values.slice(i + 1).filter((later) => later < value).length))

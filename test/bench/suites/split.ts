@@ -1,13 +1,35 @@
-import { spansText } from '../../../coordinator/cli/table.ts'
 import { wholeNumber } from '../../../shared/cli/options.ts'
+import { WEIGHTS } from '../../../shared/engine-name.ts'
 import { HeadraceError } from '../../../shared/errors.ts'
-import { STRATEGIES, type Strategy } from '../../../shared/plan.ts'
-import { type Account, accountOf } from '../harness/account.ts'
-import { type Asked, ask, logbookPrompt, type Prompt, tokensPrompt } from '../harness/ask.ts'
-import { type BenchCluster, type Load, placementText, underWatch, withCluster } from '../harness/cluster.ts'
-import { QUIET_CORES, untilQuiet } from '../harness/quiet.ts'
-import { columns, percent, type Report, type ReportPart, spreadText } from '../harness/report.ts'
-import { median, rotated, speedUps, spreadOf, sum } from '../harness/statistics.ts'
+import { STRATEGIES } from '../../../shared/plan.ts'
+import { bundledModel } from '../../support/paths.ts'
+import { logbookPrompt, type Prompt, tokensPrompt } from '../harness/ask.ts'
+import { type BenchCluster, placementText } from '../harness/cluster.ts'
+import { coresAllowed, type HostsCluster, withHosts } from '../harness/hosts.ts'
+import { underLoad, withEach } from '../harness/load.ts'
+import { accuracyOf, accuracyText } from '../harness/predictions.ts'
+import { untilQuiet } from '../harness/quiet.ts'
+import type { Report, ReportPart } from '../harness/report.ts'
+import {
+  accountTable,
+  foreignCores,
+  type Group,
+  quietLine,
+  summary,
+  ttftTable,
+  workersTable,
+} from '../harness/split-tables.ts'
+import { rotated } from '../harness/statistics.ts'
+import {
+  type Candidate,
+  evenSplit,
+  foretold,
+  ofLabel,
+  SOLO,
+  splitOver,
+  type Trial,
+  tryOnce,
+} from '../harness/trials.ts'
 import { defineSuite } from '../suite.ts'
 
 /** What splitting a prompt over workers of one core each is worth, against one such worker. */
@@ -15,201 +37,145 @@ export const splitSuite = defineSuite({
   name: 'split',
   describe: 'Time to first token: solo on one core against chain and ring over several',
   options: {
-    workers: { type: 'number', default: 2, describe: 'Workers of the chain and of the ring, one core each' },
-    rounds: { type: 'number', default: 5, describe: 'Runs of each strategy, in turn' },
+    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder' },
+    weights: { choices: WEIGHTS, default: 'f32', describe: 'How weights are kept and computed with' },
+    workers: { type: 'array', number: true, default: [2], describe: 'Workers of chain and ring, one core each' },
+    rounds: { type: 'number', default: 5, describe: 'Runs of each plan, in turn' },
     warmup: { type: 'number', default: 1, describe: 'Rounds before that, not counted' },
     patience: { type: 'number', default: 0, describe: 'Seconds to wait before each run for others to be quiet' },
-    tokens: { type: 'number', describe: 'Length of the prompt [default: the log-book, about 12,000]' },
+    tokens: { type: 'array', number: true, describe: 'Lengths of the prompt [default: the log-book, about 12,000]' },
     strategies: { type: 'array', choices: STRATEGIES, default: STRATEGIES, describe: 'What to compare with solo' },
+    even: { type: 'boolean', default: false, describe: 'Also the same number of tokens for each' },
+    beside: {
+      type: 'boolean',
+      default: false,
+      describe: 'Also one worker while each other core computes the same alone: the base of parallel efficiency',
+    },
   },
-  async run({ workers, rounds, warmup, patience, tokens, strategies }, { signal, note }) {
-    wholeNumber('rounds', rounds, 1, 1000)
-    wholeNumber('warmup', warmup, 0, 1000)
-    return withCluster({ workers: wholeNumber('workers', workers, 1, 64) }, signal, async (cluster) => {
-      const prompt =
-        tokens === undefined ? await logbookPrompt() : await tokensPrompt(cluster.url, tokens, cluster.signal)
-      const candidates = STRATEGIES.filter((strategy) => strategy === 'solo' || strategies.includes(strategy))
-      const runs: Run[] = []
-      for (let round = -warmup; round < rounds; round++)
-        for (const strategy of rotated(candidates, round + warmup)) {
-          await untilQuiet(patience, cluster.signal)
-          const run = await measure(cluster, prompt, strategy, workers)
-          if (round >= 0) runs.push(run)
-          note(`${round < 0 ? 'warm-up' : `round ${round + 1} of ${rounds}`}: ${runText(run)}`)
+  async run(options, { signal, note }) {
+    const { model, weights, patience, tokens, strategies, even } = options
+    const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
+    const warmup = wholeNumber('warmup', options.warmup, 0, 1000)
+    const sizes = options.workers.map((count) => wholeNumber('workers', Number(count), 1, 64)).filter((n) => n > 1)
+    const most = Math.max(1, ...sizes)
+    const cores = coresAllowed()
+    const at = (i: number) => ({ core: cores[i % cores.length]!, share: 1 })
+    const main = { model, weights, workers: Array.from({ length: most }, (_, i) => at(i)) }
+    const splits = sizes.flatMap((size) =>
+      (['chain', 'ring'] as const)
+        .filter((strategy) => strategies.includes(strategy))
+        .flatMap((strategy) => [splitOver(strategy, size), ...(even ? [evenSplit(strategy, size)] : [])]),
+    )
+    // What is beside the measured one keeps to its core, so that each core has the same to do.
+    const beside = options.beside
+      ? Array.from({ length: most }, (_, i) => ({ model, weights, workers: [at(i)], helperCore: at(i).core }))
+      : []
+    return withHosts(main, signal, (cluster) =>
+      withEach(beside, cluster.signal, async (singles) => {
+        const all = { url: cluster.url, pids: cluster.pids, signal: singles.at(-1)?.signal ?? cluster.signal }
+        const prompts =
+          tokens === undefined && model === bundledModel
+            ? [await logbookPrompt()]
+            : await Promise.all((tokens ?? [8192]).map((count) => tokensPrompt(all.url, Number(count), all.signal)))
+        const ways = [
+          way(all, SOLO),
+          ...(beside.length === 0 ? [] : sizes.map((size) => besideWay(singles, all.signal, size))),
+          ...splits.map((candidate) => way(all, candidate)),
+        ]
+        const measured: { prompt: Prompt; trials: Trial[] }[] = []
+        for (const prompt of prompts) {
+          const trials: Trial[] = []
+          measured.push({ prompt, trials })
+          for (let round = -warmup; round < rounds; round++)
+            for (const { measure } of rotated(ways, round + warmup)) {
+              await untilQuiet(patience, all.signal)
+              const trial = await measure(prompt)
+              if (round >= 0) trials.push(trial)
+              note(`${round < 0 ? 'warm-up' : `round ${round + 1} of ${rounds}`}: ${trialText(trial)}`)
+            }
         }
-      return report(cluster, prompt, candidates, runs)
-    })
+        return report(all, measured, ways)
+      }),
+    )
   },
 })
 
-interface Run {
-  readonly strategy: Strategy
-  readonly asked: Asked
-  readonly load: Load
+/** A candidate, and what it takes to measure it once. */
+interface Way {
+  readonly label: string
+  /** Whose time, divided by the workers, is the ideal of a split over as many. */
+  readonly besideOf?: number
+  readonly measure: (prompt: Prompt) => Promise<Trial>
 }
 
-async function measure(cluster: BenchCluster, prompt: Prompt, strategy: Strategy, workers: number): Promise<Run> {
-  const how = strategy === 'solo' ? { strategy } : { strategy, workers }
-  const { result: asked, load } = await underWatch(cluster, () => ask(cluster.url, prompt, how, cluster.signal))
-  // A fast wrong answer is no result.
-  if (prompt.answer !== undefined && asked.text !== prompt.answer)
-    throw new HeadraceError('internal', `${strategy} answered "${asked.text}", not "${prompt.answer}"`)
-  return { strategy, asked, load }
+const way = (cluster: BenchCluster, candidate: Candidate): Way => ({
+  label: candidate.label,
+  measure: async (prompt) => checked(prompt, await tryOnce(cluster, prompt, candidate)),
+})
+
+/** One worker with a cluster of its own, while `size - 1` others of the same kind do the same. */
+function besideWay(singles: readonly HostsCluster[], signal: AbortSignal, size: number): Way {
+  const label = `solo beside ${size - 1}`
+  const [own, ...others] = singles.slice(0, size)
+  const measure = (prompt: Prompt): Promise<Trial> => tryOnce({ ...own!, signal }, prompt, { ...SOLO, label })
+  return {
+    label,
+    besideOf: size,
+    measure: (prompt) => underLoad(others, prompt, signal, async () => checked(prompt, await measure(prompt))),
+  }
 }
 
-function report(cluster: BenchCluster, prompt: Prompt, candidates: readonly Strategy[], runs: readonly Run[]): Report {
-  const of = (strategy: Strategy): Run[] => runs.filter((run) => run.strategy === strategy)
-  const ttfts = (strategy: Strategy): number[] => of(strategy).map(({ asked }) => asked.ttftSeconds)
-  const found = candidates.map((strategy) => summary(strategy, of(strategy), speedUps(ttfts('solo'), ttfts(strategy))))
-  const texts = new Set(runs.map(({ asked }) => asked.text))
-  const { promptTokens } = runs[0]!.asked
+/** A fast wrong answer is no result. */
+function checked(prompt: Prompt, trial: Trial): Trial {
+  if (prompt.answer === undefined || trial.asked.text === prompt.answer) return trial
+  throw new HeadraceError('internal', `${trial.label} answered "${trial.asked.text}", not "${prompt.answer}"`)
+}
+
+function report(
+  cluster: BenchCluster,
+  measured: readonly { prompt: Prompt; trials: readonly Trial[] }[],
+  ways: readonly Way[],
+): Report {
+  const found = measured.map(({ prompt, trials }) => reportOf(prompt, trials, ways))
+  const told = measured.flatMap(({ trials }) => trials.map(foretold))
+  return {
+    parts: [{ line: placementText(cluster) }, ...found.flatMap(({ parts }) => parts), { line: accuracyText(told) }],
+    data: { placement: placementText(cluster), accuracy: accuracyOf(told), prompts: found.map(({ data }) => data) },
+  }
+}
+
+function reportOf(prompt: Prompt, trials: readonly Trial[], ways: readonly Way[]): Report {
+  const group = (label: string): Group => ofLabel(trials, label)
+  const solo = group(SOLO.label)
+  const groups = ways.map(({ label }) => group(label))
+  const found = groups.map((runs, i) => {
+    const workers = runs[0]!.asked.prefill.workers.length
+    const beside = ways.find(({ besideOf }) => besideOf === workers && ways[i]!.besideOf === undefined)
+    return summary(runs, solo, beside && group(beside.label))
+  })
+  // A run beside others is disturbed on purpose.
+  const alone = (_: unknown, i: number): boolean => ways[i]!.besideOf === undefined
+  const texts = new Set(trials.map(({ asked }) => asked.text))
+  const { promptTokens } = trials[0]!.asked
   const parts: ReportPart[] = [
-    { line: placementText(cluster) },
-    { line: `${promptTokens} tokens: ${prompt.about}. ${found[0]!.ttft.count} rounds, strategies in turn.` },
+    { line: `${promptTokens} tokens: ${prompt.about}. ${solo.length} rounds, plans in turn.` },
     ttftTable(found),
-    quietLine(
-      found,
-      candidates.map((strategy) => of(strategy)),
-    ),
-    accountTable(candidates.map((strategy) => of(strategy))),
-    workersTable(candidates.map((strategy) => of(strategy))),
+    quietLine(found.filter(alone), groups.filter(alone)),
+    accountTable(groups),
+    workersTable(groups),
     {
       line: texts.size === 1 ? `All answers are "${[...texts][0]}".` : `The answers differ: ${[...texts].join(' | ')}`,
     },
   ]
-  return { parts, data: { prompt: prompt.about, promptTokens, placement: placementText(cluster), found, runs } }
+  return { parts, data: { prompt: prompt.about, promptTokens, found, runs: trials } }
 }
 
-/** Medians over the rounds of one strategy. */
-function summary(strategy: Strategy, runs: readonly Run[], faster: readonly number[]) {
-  const workers = runs[0]!.asked.prefill.workers.length
-  const reported = runs.map(({ asked }) => asked.prefill.ttft_seconds)
-  const predicted = runs.map(({ asked }) => asked.prefill.predicted_ttft_seconds)
-  return {
-    strategy,
-    workers,
-    ttft: spreadOf(runs.map(({ asked }) => asked.ttftSeconds)),
-    reported: spreadOf(reported),
-    predicted: spreadOf(predicted),
-    /** Above 1: it took longer than predicted. */
-    measuredByPredicted: spreadOf(reported.map((seconds, i) => seconds / predicted[i]!)),
-    speedUp: spreadOf(faster),
-    efficiency: median(faster) / workers,
-    waitShare: spreadOf(runs.map(waitShare)),
-    otherCores: spreadOf(runs.map(foreignCores)),
-  }
-}
-
-const foreignCores = ({ load }: Run): number => load.otherCores + load.stolenCores
-
-/** Noise only ever adds time. So what nobody disturbed, or else the least of all, is nearest to a machine of one's own. */
-function quietLine(found: readonly ReturnType<typeof summary>[], groups: readonly (readonly Run[])[]): ReportPart {
-  const seconds = (runs: readonly Run[]): number[] => runs.map(({ asked }) => asked.ttftSeconds)
-  const quiet = groups.map((runs) => seconds(runs.filter((run) => foreignCores(run) < QUIET_CORES)))
-  const least = (i: number): number => found[0]!.ttft.min / found[i]!.ttft.min
-  const texts = found.map(({ strategy }, i) => {
-    const own = quiet[i]!
-    const both = `${(median(quiet[0]!) / median(own)).toFixed(2)}x by the medians of these`
-    const undisturbed = `${own.length} undisturbed, median ${median(own).toFixed(2)} s`
-    return i === 0
-      ? `${strategy} ${undisturbed}`
-      : `${strategy} ${undisturbed}: ${both}, ${least(i).toFixed(2)}x by the least`
-  })
-  return { line: `Runs during which others used less than ${QUIET_CORES} cores: ${texts.join('; ')}.` }
-}
-
-/** Exposed communication: of the time that workers spent on the run, how much they stood still for want of a block. */
-function waitShare({ asked }: Run): number {
-  const waits = asked.prefill.workers.map(({ wait_seconds }) => wait_seconds ?? 0)
-  const computes = asked.prefill.workers.map(({ compute_seconds }) => compute_seconds ?? 0)
-  return sum(waits) / Math.max(sum(waits) + sum(computes), 1e-9)
-}
-
-const ttftTable = (found: readonly ReturnType<typeof summary>[]): ReportPart => ({
-  title: 'Time to first token in seconds: median (least-most)',
-  head: columns(
-    'strategy, workers, at the client, reported, predicted, measured/predicted, speed-up, efficiency, wait share, cores used by others',
-  ),
-  rows: found.map((one) => [
-    one.strategy,
-    String(one.workers),
-    spreadText(one.ttft),
-    spreadText(one.reported),
-    one.predicted.median.toFixed(2),
-    spreadText(one.measuredByPredicted),
-    spreadText(one.speedUp),
-    percent(one.efficiency),
-    percent(one.waitShare.median),
-    spreadText(one.otherCores),
-  ]),
-})
-
-/** Medians of parts add up only nearly to the median of the whole. */
-function accountTable(groups: readonly (readonly Run[])[]): ReportPart {
-  const accounts = groups.map((runs) => runs.map(({ asked, load }) => accountOf(asked, load)))
-  const solo = median(accounts[0]!.map(({ allArithmeticSeconds }) => allArithmeticSeconds))
-  const middle = (of: readonly Account[], part: (account: Account) => number): string => median(of.map(part)).toFixed(2)
-  return {
-    title: 'Where it went, by the worker that ended last: medians in seconds',
-    head: columns(
-      'strategy, first token, arithmetic, core given to others, wait, before and after, arithmetic of all, against solo, busiest/even share, coordinator and decode node',
-    ),
-    rows: accounts.map((of, i) => [
-      groups[i]![0]!.strategy,
-      middle(of, (account) => account.ttftSeconds),
-      middle(of, (account) => account.arithmeticSeconds),
-      middle(of, (account) => account.displacedSeconds),
-      middle(of, (account) => account.waitSeconds),
-      middle(of, (account) => account.outsideSeconds),
-      middle(of, (account) => account.allArithmeticSeconds),
-      middle(of, (account) => account.allArithmeticSeconds / solo),
-      middle(of, (account) => account.imbalance),
-      middle(of, (account) => account.helperSeconds),
-    ]),
-  }
-}
-
-const workersTable = (groups: readonly (readonly Run[])[]): ReportPart => ({
-  title:
-    'Each worker, medians in seconds. "on core": CPU time of the arithmetic and of the sockets; ' +
-    '"in queue": ready, but the core was given to another thread or program',
-  head: columns(
-    'strategy, worker, spans, tokens, compute, wait, send, on core: arithmetic, sockets, other, in queue: arithmetic, us of core a token',
-  ),
-  rows: groups.flatMap((runs) => [...new Set(runs.flatMap(workerIds))].sort().map((id) => workerRow(runs, id))),
-})
-
-const workerIds = ({ asked }: Run): string[] => asked.prefill.workers.map(({ id }) => id)
-
-/** One worker over the rounds of one strategy. Spans are those of the last round: measured runs move them a little. */
-function workerRow(runs: readonly Run[], id: string): string[] {
-  const own = runs.filter((run) => workerIds(run).includes(id))
-  const parts = own.map(({ asked }) => asked.prefill.workers.find((worker) => worker.id === id)!)
-  const cpus = own.map(({ load }) => load.cpu[id]!)
-  const last = parts.at(-1)!
-  const seconds = (values: readonly number[]): string => median(values).toFixed(2)
-  return [
-    own[0]!.strategy,
-    id,
-    spansText(last.spans),
-    String(median(parts.map(({ tokens }) => tokens))),
-    seconds(parts.map((part) => part.compute_seconds ?? 0)),
-    seconds(parts.map((part) => part.wait_seconds ?? 0)),
-    seconds(parts.map((part) => part.send_seconds ?? 0)),
-    seconds(cpus.map(({ busiest }) => busiest.seconds)),
-    seconds(cpus.map(({ main }) => main.seconds)),
-    seconds(cpus.map(({ all, main, busiest }) => all.seconds - main.seconds - busiest.seconds)),
-    seconds(cpus.map(({ busiest }) => busiest.queuedSeconds)),
-    median(cpus.map(({ busiest }, i) => (busiest.seconds / parts[i]!.tokens) * 1e6)).toFixed(0),
-  ]
-}
-
-function runText(run: Run): string {
-  const { ttftSeconds, prefill } = run.asked
+function trialText(trial: Trial): string {
+  const { ttftSeconds, prefill } = trial.asked
   const shares = prefill.workers.map(({ id, tokens, compute_seconds, wait_seconds }) => {
     const [compute, wait] = [compute_seconds ?? 0, wait_seconds ?? 0]
     return `${id} ${tokens} tokens ${compute.toFixed(2)} s + ${wait.toFixed(2)} s wait`
   })
-  const others = foreignCores(run).toFixed(2)
-  return `${run.strategy.padEnd(5)} ${ttftSeconds.toFixed(2)} s (${shares.join(', ')}; others used ${others} cores)`
+  const others = foreignCores(trial).toFixed(2)
+  return `${trial.label.padEnd(12)} ${ttftSeconds.toFixed(2)} s (${shares.join(', ')}; others used ${others} cores)`
 }

@@ -47,6 +47,13 @@ const REFUSALS: readonly [path: string, body: unknown, code: string, param: stri
     'messages.0.tool_calls',
     /not supported/,
   ],
+  [
+    CHAT,
+    { ...ask, headrace: { workers: 3, shares: [1, 1] } },
+    'invalid_request',
+    'headrace.shares',
+    /one share for each/,
+  ],
   [CHAT, { ...ask, model: 'gpt-9' }, 'model_not_found', 'model', /`gpt-9` is not served here; `logbook-7m` is/],
   [CHAT, { ...ask, n: 2 }, 'invalid_request', 'n', /not supported \(only 1\)/],
   [CHAT, { ...ask, tools: [{ type: 'function' }] }, 'invalid_request', 'tools', /not supported/],
