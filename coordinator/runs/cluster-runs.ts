@@ -85,9 +85,15 @@ export class ClusterRuns implements Runs {
       ...(strategy !== undefined && { strategy }),
       ...(ask.workers !== undefined && { workers: ask.workers }),
     }
-    const workers = readyPrefill(registry.state)
-    const decode = readyDecode(registry.state).map(({ id, runs }) => ({ id, runs: runs.length }))
-    return planPrefill({ shape, promptTokens, workers, decode }, wanted)
+    const workers = readyPrefill(registry.state).map((worker) => ({ ...worker, threads: worker.cores }))
+    const decode = readyDecode(registry.state).map(({ id, host, cores, runs }) => ({
+      id,
+      host,
+      cores,
+      threads: cores,
+      runs: runs.length,
+    }))
+    return planPrefill({ shape, promptTokens, workers, decode, links: new Map(), narrowestWire: 'f32' }, wanted)
   }
 
   unready(): HeadraceError | undefined {
