@@ -62,8 +62,7 @@ function sentence(chosen: Candidate, candidates: readonly Candidate[]): string {
   return `${parts.join(', ')}: would use ${useText(chosen)}`
 }
 
-const sizeText = (size: number): string =>
-  size === 0 ? 'decode node alone' : size === 1 ? 'solo' : `${size} workers`
+const sizeText = (size: number): string => (size === 0 ? 'decode node alone' : size === 1 ? 'solo' : `${size} workers`)
 
 const useText = ({ workers, strategy, decode }: Candidate): string =>
   workers.length === 0 ? decode : workers.length === 1 ? `${workers[0]!.id} alone` : `${workers.length}, ${strategy}`

@@ -42,7 +42,9 @@ const wayOf = ({ strategy, members }: Layout): string =>
 function slowest({ workers, decode }: Context, { pipeline, layout }: Timed): string {
   const seconds = [...pipeline.work.layer]
   const most = Math.max(0, ...seconds)
-  return layout.members.length === 0 || pipeline.tail.layer > most ? decode.id : workers[layout.members[seconds.indexOf(most)]!]!.id
+  return layout.members.length === 0 || pipeline.tail.layer > most
+    ? decode.id
+    : workers[layout.members[seconds.indexOf(most)]!]!.id
 }
 
 /** The link, or the network card that several links share, that is busy for the longest time of a layer. */

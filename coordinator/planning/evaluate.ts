@@ -36,7 +36,8 @@ export function draft(
   for (const wire of new Set([context.wires[0]!, context.wires.at(-1)!])) {
     const layout = split(context, members, { strategy, wire, all, share: true })
     const timed = layout && time(context, layout)
-    if (timed !== undefined && !(timed.seconds * GOOD_ENOUGH > (best?.seconds ?? Number.POSITIVE_INFINITY))) best = timed
+    if (timed !== undefined && !(timed.seconds * GOOD_ENOUGH > (best?.seconds ?? Number.POSITIVE_INFINITY)))
+      best = timed
   }
   return best
 }
@@ -139,6 +140,6 @@ export function widen(context: Context, timed: Timed): Timed {
 /** What is sent to nobody is not made narrow. */
 function onlyNeeded(timed: Timed, context: Context): Timed {
   const { layout } = timed
-  if (layout.strategy === 'ring' && layout.members.length > 1) return timed
+  if (layout.members.length === 0 || (layout.strategy === 'ring' && layout.members.length > 1)) return timed
   return { ...timed, layout: { ...layout, prefixWires: layout.prefixWires.with(-1, context.wires[0]!) } }
 }

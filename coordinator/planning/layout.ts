@@ -1,14 +1,7 @@
 import { type Span, type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import type { Context } from './context.ts'
-import {
-  headSeconds,
-  layerSeconds,
-  mixSeconds,
-  prefixAttentionSeconds,
-  projectSeconds,
-  spanSeconds,
-} from './cost.ts'
+import { headSeconds, layerSeconds, mixSeconds, prefixAttentionSeconds, projectSeconds, spanSeconds } from './cost.ts'
 import { rateOf } from './network.ts'
 import type { Pipeline, Tail, Transfers, Work } from './simulate.ts'
 

@@ -109,7 +109,9 @@ class ChainOrders {
     const lanes = order.map((member, at) => this.#lane(member, order[at + 1], shared[at]!))
     const period = chainPeriod([...lanes, tailLane(this.#context, order, this.#ask)], promptTokens)
     if (period === undefined) return Number.POSITIVE_INFINITY
-    const hops = order.map((member, at) => network.latency[member * network.size + (order[at + 1] ?? network.size - 1)]!)
+    const hops = order.map(
+      (member, at) => network.latency[member * network.size + (order[at + 1] ?? network.size - 1)]!,
+    )
     return shape.layers * period + hops.reduce((sum, seconds) => sum + seconds, 0)
   }
 

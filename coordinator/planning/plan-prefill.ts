@@ -37,17 +37,19 @@ const MAX_WORKERS = 64
 export function planPrefill(facts: PlanFacts, ask: PlanAsk = {}): Planned {
   const sizes = sizesAllowed(facts, ask)
   const context = contextOf(facts)
-  const drafts = bestOfEachKind(drafted(context, ask, sizes), context, ask)
-  const best = Math.min(...drafts.map(({ seconds }) => seconds))
-  const all = ask.workers !== undefined
-  const looked = drafts.map((timed) => (timed.seconds <= WORTH_A_LOOK * best ? lookedAt(context, timed, all) : timed))
+  const drafts = bestOfEachKind(drafted(context, ask, sizes), context, ask).toSorted(byPreference)
+  const looked = drafts.map((timed, rank) => {
+    const promising = rank < MOST_LOOKED_AT && timed.seconds <= WORTH_A_LOOK * drafts[0]!.seconds
+    return promising ? lookedAt(context, timed, ask.workers !== undefined) : timed
+  })
   const candidates = widenBest(context, looked.toSorted(byPreference)).map((timed) => toPlan(context, timed))
   if (candidates.length === 0) throw withoutRoom(facts)
   return Object.freeze({ chosen: candidates[0]!, candidates: Object.freeze(candidates) })
 }
 
-/** Candidates whose first look is this near to the best are looked at in full. */
+/** Candidates whose first look is this near to the best are looked at in full, so many at most. */
 const WORTH_A_LOOK = 1.2
+const MOST_LOOKED_AT = 8
 
 function lookedAt(context: Context, timed: Timed, all: boolean): Timed {
   const { strategy, members } = timed.layout
