@@ -36,7 +36,7 @@ export interface Lane {
 }
 
 /** Memory for a run: bytes in all, for each own token, and for each token before them. */
-export interface Room {
+interface Room {
   readonly budget: number
   readonly own: number
   readonly before: number

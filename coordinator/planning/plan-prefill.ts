@@ -49,7 +49,7 @@ export function planPrefill(facts: PlanFacts, ask: PlanAsk = {}): Planned {
 
 /** Candidates whose first look is this near to the best are looked at in full, so many at most. */
 const WORTH_A_LOOK = 1.2
-const MOST_LOOKED_AT = 8
+const MOST_LOOKED_AT = 5
 
 function lookedAt(context: Context, timed: Timed, all: boolean): Timed {
   const { strategy, members } = timed.layout
