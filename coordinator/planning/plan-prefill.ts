@@ -109,9 +109,10 @@ function decodeAlone(context: Context, strategy: Strategy): Timed {
   return time(context, { strategy, members: [], spans: [], prefixWires: [], handoffWires: [] })
 }
 
-/** What is best for wide blocks need not be for narrow ones. */
+/** What is best for wide blocks need not be for narrow ones; in a ring, where all links carry the same, it mostly is. */
 function ordersIn(context: Context, strategy: Strategy, sizes: Sizes, all: boolean): number[][] {
-  const wires = context.network.alike ? context.wires.slice(0, 1) : new Set([context.wires[0]!, context.wires.at(-1)!])
+  const [widest, narrowest] = [context.wires[0]!, context.wires.at(-1)!]
+  const wires = context.network.alike || strategy === 'ring' ? [narrowest] : new Set([widest, narrowest])
   const orders = [...wires].flatMap((wire) => ordersToTry(context, sizes, { strategy, wire, all }))
   return [...new Map(orders.map((order) => [order.join(' '), order])).values()]
 }
