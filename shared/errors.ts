@@ -37,7 +37,7 @@ export const ERRORS = {
   plan_impossible: {
     status: 400,
     type: 'invalid_request_error',
-    help: 'No plan fits the strategy or number of workers asked for.',
+    help: 'No plan fits the strategy or number of workers asked for, or the memory of the cluster.',
   },
   // the cluster
   no_workers: {

@@ -1,7 +1,7 @@
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { getJson } from './client.ts'
-import { seconds, spansText, table } from './table.ts'
+import { type PlanAnswer, planText } from './plan-text.ts'
 
 /** `headrace plan`. */
 export const planCommand = (program: Program): Program =>
@@ -22,33 +22,8 @@ interface PlanArgs {
   json: boolean
 }
 
-interface PlanAnswer {
-  readonly chosen: Candidate
-  readonly candidates: readonly Candidate[]
-}
-
-interface Candidate {
-  readonly strategy: string
-  readonly workers: readonly { id: string; spans: [number, number][] }[]
-  readonly predicted_ttft_seconds: number
-  readonly bound: string
-}
-
 async function plan({ promptTokens, url, json }: PlanArgs): Promise<void> {
   const tokens = wholeNumber('prompt-tokens', promptTokens, 1, 2 ** 31 - 1)
   const answer = await getJson<PlanAnswer>(`${url}/v1/plan?prompt_tokens=${tokens}`, stopSignal())
-  if (json) {
-    process.stdout.write(`${JSON.stringify(answer, undefined, 2)}\n`)
-    return
-  }
-  const rows = answer.candidates.map(({ strategy, workers, predicted_ttft_seconds, bound }) => [
-    strategy,
-    String(workers.length),
-    seconds(predicted_ttft_seconds),
-    bound,
-    workers.map(({ id, spans }) => `${id} ${spansText(spans)}`).join(', '),
-  ])
-  const { chosen } = answer
-  process.stdout.write(`${table(['strategy', 'workers', 'first token', 'bound by', 'spans'], rows)}\n`)
-  process.stdout.write(`would use ${chosen.strategy} over ${chosen.workers.length}\n`)
+  process.stdout.write(`${json ? JSON.stringify(answer, undefined, 2) : planText(answer)}\n`)
 }

@@ -84,15 +84,19 @@ export function prefillOf({ run, plan, workers, queueSeconds, ttftSeconds, bottl
 export function planOf(plan: Plan) {
   return {
     strategy: plan.strategy,
-    workers: plan.workers.map(({ worker, spans, computeSeconds }) => ({
+    workers: plan.workers.map(({ worker, spans, computeSeconds, prefixWire, handoffWire }) => ({
       id: worker,
       spans: spans.map(spanPair),
       tokens: spanTokens(spans),
       compute_seconds: computeSeconds,
+      prefix_wire: prefixWire,
+      handoff_wire: handoffWire,
     })),
     decode: plan.decode,
+    decode_tokens: plan.promptTokens - plan.prefillTokens,
     predicted_ttft_seconds: plan.predictedTtftSeconds,
     bound: plan.bound,
+    bound_by: plan.boundBy,
   }
 }
 

@@ -29,10 +29,6 @@ export const projectSeconds = (cost: Cost, spans: readonly Span[], shape: ModelS
 export const prefillSeconds = (cost: Cost, spans: readonly Span[], shape: ModelShape): number =>
   (shape.layers - 1) * layerSeconds(cost, spans) + projectSeconds(cost, spans, shape)
 
-/** Seconds that one more token takes through all layers when `position` tokens lie before it. */
-export const tokenSeconds = (cost: Cost, position: number, shape: ModelShape): number =>
-  shape.layers * spanSeconds(cost, { start: position, end: position + 1 })
-
 /** A speed that people can compare: tokens per second of a prompt of 512 tokens on this worker alone; 0 if it has no cost. */
 export function tokensPerSecond(cost: Cost, layers: number): number {
   const seconds = layers * spanSeconds(cost, REFERENCE)
@@ -41,9 +37,21 @@ export function tokensPerSecond(cost: Cost, layers: number): number {
 
 const REFERENCE: Span = { start: 0, end: 512 }
 
+/** Seconds of attention between a worker's own tokens and those that others computed. */
+export const prefixAttentionSeconds = ({ b }: Cost, spans: readonly Span[]): number =>
+  b * (spans.reduce((sum, { start, end }) => sum + ((end - start) * (start + end)) / 2, 0) - spanTokens(spans) ** 2 / 2)
+
+/** Seconds of one layer after its attention: output projection and MLP. */
+export const mixSeconds = ({ a }: Cost, tokens: number, shape: ModelShape): number =>
+  tokens * a * (1 - projectedShare(shape))
+
+/** Seconds of one token's logits: the head is a matrix like those of the layers. */
+export const headSeconds = ({ a }: Cost, shape: ModelShape): number => (a * shape.vocab) / linearWidth(shape)
+
 /** How much of a layer's linear arithmetic is the q, k and v projection. The hidden size cancels out. */
-function projectedShare({ heads, kvHeads, headDim, ffn }: ModelShape): number {
-  const projection = (heads + 2 * kvHeads) * headDim
-  const output = heads * headDim
-  return projection / (projection + output + 3 * ffn)
-}
+const projectedShare = (shape: ModelShape): number =>
+  ((shape.heads + 2 * shape.kvHeads) * shape.headDim) / linearWidth(shape)
+
+/** Weights of a layer for each number of a hidden state. */
+const linearWidth = ({ heads, kvHeads, headDim, ffn }: ModelShape): number =>
+  (heads + 2 * kvHeads) * headDim + heads * headDim + 3 * ffn

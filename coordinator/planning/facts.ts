@@ -1,35 +1,36 @@
-/** All that a plan depends on. */
 import type { WorkerId } from '../../shared/ids.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Wire } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 
-/** Only workers and decode nodes that are ready. */
+/** All that a plan depends on. Only workers and decode nodes that are ready. */
 export interface PlanFacts {
   readonly shape: ModelShape
   readonly promptTokens: number
-  /** Most tokens that will be generated, for the memory of the decode node. */
+  /** Most tokens that the answer may have, for which the decode node needs room too. Default: 0. */
   readonly maxTokens?: number
   readonly workers: readonly PrefillFacts[]
   readonly decode: readonly DecodeFacts[]
-  /** By `linkKey`: from the sender of KV to its receiver. A link that is not measured is absent. */
+  /** What the receiver `to` measured when fetching from `from`, keyed by `linkKey(from, to)`. */
   readonly links: ReadonlyMap<string, LinkFacts>
-  /** The narrowest precision that KV may have between machines. */
+  /** Narrowest precision that a KV block may have on a link. */
   readonly narrowestWire: Wire
-  /** Most tokens wanted in one KV block. */
+  /** Most tokens wanted in one KV block. Default: 512. */
   readonly blockTokens?: number
 }
 
 export interface PrefillFacts {
   readonly id: WorkerId
   readonly host: string
+  /** Of the host. */
   readonly cores: number
   readonly threads: number
-  /** Alone on its host. */
   readonly cost: Cost
-  /** While other workers of its host compute too. */
+  /** Cost while other workers of the same host compute too; absent: not known yet, as alone. */
   readonly sharedCost?: Cost
+  /** Memory that runs may take here, bytes; absent: no limit known. */
   readonly budgetBytes?: number
+  /** Of the control link: a fallback for links that are not measured. */
   readonly rttSeconds?: number
 }
 
@@ -40,8 +41,9 @@ export interface DecodeFacts {
   readonly threads: number
   /** Runs that it holds now. */
   readonly runs: number
+  /** Absent: not calibrated, so it computes the prompt's last token alone. */
   readonly cost?: Cost
-  /** What its runs have left of it. */
+  /** Memory that is free for KV, bytes; absent: no limit known. */
   readonly budgetBytes?: number
   readonly rttSeconds?: number
 }

@@ -3,8 +3,10 @@
  *
  * The chain (KV-Runahead, arXiv 2405.05329) needs contiguous spans. Its authors search the split on the hardware for
  * hours; with the cost model of `cost.ts` it is a bisection on the period tau, the time that a layer takes in steady
- * state: a greedy pass pushes every boundary as far as tau allows, which is optimal because what worker i+1 can reach
- * grows with where it starts. With a common ratio a : b the result is the closed form
+ * state. A greedy pass goes from the prompt's end to its start: each lane takes as many tokens as it can in tau before
+ * where the next begins. That is optimal, because the earlier a span ends, the earlier it can start, and because every
+ * link carries all tokens before the span it leads to. Without links and with a common ratio a : b the result is the
+ * closed form
  *
  *     P_{i+1} = (sqrt(a^2 + S_i/S_N ((a + b L)^2 - a^2)) - a) / b,   S_i = s_1 + ... + s_i
  *
@@ -14,76 +16,128 @@ import type { Span } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { spanSeconds } from './cost.ts'
 
-/** A worker as the partition sees it. */
+/** A worker, or the decode node, as the partition sees it. What is absent does not limit it. */
 export interface Lane {
   readonly cost: Cost
-  /**
-   * Tokens of prefix that the way out of this worker carries per second of the period: the least of this and all later
-   * links of the chain. Absent: no limit. The last worker of a chain has no way out.
-   */
-  readonly egressTokensPerSecond?: number
+  /** Seconds of each period that it cannot use. Below zero where it has less to do than its cost says. */
+  readonly idleSeconds?: number
+  /** Seconds that the link to the next lane takes for each token before that lane's start. */
+  readonly prefixSeconds?: number
+  /** Seconds that the way to the decode node takes for each of its own tokens. */
+  readonly handoffSeconds?: number
+  /** Seconds for each token before the lane's start on its way into the lane's host. */
+  readonly ingressSeconds?: number
+  /** The network card that prefix and hand-off leave through together: seconds for each of their tokens. */
+  readonly card?: { readonly prefixSeconds: number; readonly handoffSeconds: number } | undefined
+  readonly room?: Room | undefined
+  /** Tokens that it must and may have. */
+  readonly least?: number
+  readonly most?: number
+}
+
+/** Memory for a run: bytes in all, for each own token, and for each token before them. */
+interface Room {
+  readonly budget: number
+  readonly own: number
+  readonly before: number
 }
 
 /** The spans of each lane of a chain, in their order: one span, or none where taking part would only slow the rest. */
-export function chainSpans(lanes: readonly Lane[], tokens: number): Span[][] {
-  const ends = chainBoundaries(lanes, tokens).map(Math.round)
-  return ends.map((end, i) => {
-    const start = ends[i - 1] ?? 0
-    return end > start ? [{ start, end }] : []
-  })
+export function chainSpans(lanes: readonly Lane[], tokens: number): Span[][] | undefined {
+  return chainBoundaries(lanes, tokens)
+    ?.map(Math.round)
+    .map((end, i, ends) => {
+      const start = ends[i - 1] ?? 0
+      return end > start ? [{ start, end }] : []
+    })
 }
 
-/** Where each lane's span ends, not yet rounded; the last is `tokens`. */
-export function chainBoundaries(lanes: readonly Lane[], tokens: number): number[] {
-  const tail = { cost: lanes.at(-1)!.cost }
-  const chain = lanes.with(-1, tail)
-  const boundary = (lane: Lane, start: number, seconds: number) => Math.min(reachOnLink(lane, start, seconds), tokens)
-  const furthest = (seconds: number) => chain.reduce((start, lane) => boundary(lane, start, seconds), 0)
-  const slowEnough = spanSeconds(tail.cost, { start: 0, end: tokens })
-  const period = leastPeriod((seconds) => furthest(seconds) >= tokens, slowEnough)
-
-  let start = 0
-  const ends = chain.map((lane) => {
-    start = boundary(lane, start, period)
-    return start
-  })
-  return ends.with(-1, tokens)
+/** Where each lane's span ends, not yet rounded; the last is `tokens`. Undefined if memory allows no split at all. */
+export function chainBoundaries(lanes: readonly Lane[], tokens: number): number[] | undefined {
+  const period = chainPeriod(lanes, tokens)
+  if (period === undefined) return undefined
+  const ends: number[] = []
+  let end = tokens
+  for (let i = lanes.length - 1; i >= 0; i--) {
+    ends.unshift(end)
+    end = Math.max(0, spanStart(lanes[i]!, end, period))
+  }
+  return ends
 }
 
-/** A step of the greedy pass: as far as the worker, and the link behind it, come within the period. */
-function reachOnLink({ cost, egressTokensPerSecond }: Lane, start: number, seconds: number): number {
-  const computed = reach(cost, start, seconds)
-  if (egressTokensPerSecond === undefined) return computed
-  return Math.max(start, Math.min(computed, seconds * egressTokensPerSecond))
+/** Seconds of a layer in steady state, of the best split. */
+export function chainPeriod(lanes: readonly Lane[], tokens: number): number | undefined {
+  const start = (period: number): number => {
+    let end = tokens
+    for (let i = lanes.length - 1; i >= 0 && end > 0; i--) end = spanStart(lanes[i]!, end, period)
+    return end
+  }
+  return leastPeriod((period) => start(period) <= 0, spanSeconds(lanes[0]!.cost, { start: 0, end: tokens }))
 }
 
 /**
- * The position that a worker comes to from `start`: o + a n + b n (start + n/2) = seconds, solved for n. Written as
- * 2t / (x + sqrt(x^2 + 2bt)), which is the usual root without its cancellation for small b and holds for b = 0 too.
+ * A step of the greedy pass: the first position of a lane whose span ends at `end`, if it is to be done in a period.
+ * `end` itself if it gets no token; infinity if tokens that end there cannot go on within a period.
  */
-function reach({ o, a, b }: Cost, start: number, seconds: number): number {
+export function spanStart(lane: Lane, end: number, period: number): number {
+  const { cost, card, room, idleSeconds = 0, prefixSeconds = 0, handoffSeconds = 0, ingressSeconds = 0 } = lane
+  if (end * prefixSeconds > period) return Number.POSITIVE_INFINITY
+  let tokens = tokensBefore(cost, end, period - idleSeconds)
+  if (handoffSeconds > 0) tokens = Math.min(tokens, period / handoffSeconds)
+  if (card !== undefined) {
+    const left = period - end * card.prefixSeconds
+    if (left < 0) return Number.POSITIVE_INFINITY
+    if (card.handoffSeconds > 0) tokens = Math.min(tokens, left / card.handoffSeconds)
+  }
+  tokens = Math.min(Math.max(tokens, lane.least ?? 0), lane.most ?? tokens, end)
+  if (room !== undefined) tokens = Math.min(tokens, tokensInRoom(room, tokens, end))
+  const start = tokens > 0 ? end - tokens : end
+  return start * ingressSeconds > period ? Number.POSITIVE_INFINITY : start
+}
+
+/**
+ * How many tokens that end at `end` take `seconds`: o + n (a + b (end - n/2)) = seconds, solved for n. Written as
+ * 2t / (x + sqrt(x^2 - 2bt)), which is the usual root without its cancellation for small b and holds for b = 0 too.
+ */
+function tokensBefore({ o, a, b }: Cost, end: number, seconds: number): number {
   const left = seconds - o
-  if (left < 0) return start
+  if (left < 0) return 0
   if (a === 0 && b === 0) return Number.POSITIVE_INFINITY
-  if (left === 0) return start
-  const slope = a + b * start
-  return start + (2 * left) / (slope + Math.sqrt(slope * slope + 2 * b * left))
+  if (left === 0) return 0
+  const slope = a + b * end
+  const square = slope * slope - 2 * b * left
+  return square < 0 ? Number.POSITIVE_INFINITY : (2 * left) / (slope + Math.sqrt(square))
+}
+
+/** Most of these tokens that memory has room for, with those before them. */
+function tokensInRoom({ budget, own, before }: Room, tokens: number, end: number): number {
+  if (own * tokens + before * (end - tokens) <= budget) return tokens
+  return own > before ? Math.max(0, (budget - before * end) / (own - before)) : 0
 }
 
 /**
- * The spans of each lane of a ring. A front span of width h and its mirror image at the prompt's end see h L keys
- * between them wherever they sit, so widths in proportion to speed balance linear part and attention at once, for
- * unequal workers too (research: unequal zigzag). The innermost two spans touch and are one.
+ * The spans of each lane of a ring. A front span of width h and its mirror image at the end of the ring's part see h L
+ * keys between them wherever they sit, so widths in proportion to speed balance linear part and attention at once, for
+ * unequal workers too (research: unequal zigzag). The innermost two spans touch and are one. `tail` takes the end of
+ * the prompt. Undefined if memory allows no split.
  */
-export function ringSpans(lanes: readonly Lane[], tokens: number): Span[][] {
-  const width = ({ cost }: Lane, i: number, seconds: number) =>
-    ringWidth(cost, i < lanes.length - 1 ? 2 : 1, tokens, seconds)
+export function ringSpans(lanes: readonly Lane[], tokens: number, tail?: Lane): Span[][] | undefined {
+  const shared = (seconds: number) => (tail === undefined ? tokens : spanStart(tail, tokens, seconds))
+  const width = (lane: Lane, i: number, seconds: number) =>
+    ringWidth(lane, i < lanes.length - 1 ? 2 : 1, shared(seconds), seconds)
   const total = (seconds: number) => lanes.reduce((sum, lane, i) => sum + width(lane, i, seconds), 0)
-  const slowEnough = spanSeconds(lanes.at(-1)!.cost, { start: 0, end: tokens })
-  const period = leastPeriod((seconds) => total(seconds) >= tokens, slowEnough)
-  const widths = lanes.map((lane, i) => width(lane, i, period))
-  const innermost = widths.findLastIndex((own) => own > 0)
+  const guess = spanSeconds(lanes[0]!.cost, { start: 0, end: tokens })
+  const period = leastPeriod((seconds) => total(seconds) >= shared(seconds), guess)
+  if (period === undefined) return undefined
+  const own = Math.round(shared(period))
+  return mirroredSpans(
+    lanes.map((lane, i) => width(lane, i, period)),
+    own,
+  )
+}
 
+function mirroredSpans(widths: readonly number[], tokens: number): Span[][] {
+  const innermost = widths.findLastIndex((own) => own > 0)
   let start = 0
   let covered = 0
   return widths.map((own, i) => {
@@ -96,11 +150,12 @@ export function ringSpans(lanes: readonly Lane[], tokens: number): Span[][] {
 }
 
 /** Tokens, front and back together, that a worker's `launches` spans hold if it is to finish within the period. */
-function ringWidth({ o, a, b }: Cost, launches: number, tokens: number, seconds: number): number {
+function ringWidth({ cost: { o, a, b }, room }: Lane, launches: number, tokens: number, seconds: number): number {
   const left = seconds - launches * o
-  if (left < 0) return 0
+  if (left < 0 || tokens === Number.POSITIVE_INFINITY) return 0
   const perToken = a + (b * tokens) / 2
-  return perToken === 0 ? tokens : Math.min(tokens, left / perToken)
+  const computed = perToken === 0 ? tokens : Math.min(tokens, left / perToken)
+  return room === undefined ? computed : tokensInRoom(room, computed, tokens)
 }
 
 /** `[start, end)` and its mirror image; one span where the two meet, none where there is nothing left. */
@@ -113,14 +168,22 @@ function mirrored(start: number, end: number, tokens: number): Span[] {
   ]
 }
 
-/** The least period that is enough, given one that is: by bisection, to far less than a token's time. */
-function leastPeriod(isEnough: (seconds: number) => boolean, slowEnough: number): number {
+/** The least period that is enough, to far less than a token's time; undefined if none is. */
+function leastPeriod(isEnough: (seconds: number) => boolean, guess: number): number | undefined {
+  if (isEnough(0)) return 0
   let tooShort = 0
-  let enough = slowEnough
-  for (let step = 0; step < 60 && enough - tooShort > 1e-13 * enough; step++) {
+  let enough = Math.max(guess, 1e-12)
+  for (let step = 0; !isEnough(enough); step++) {
+    if (step === MOST_DOUBLINGS) return undefined
+    tooShort = enough
+    enough *= 2
+  }
+  for (let step = 0; step < 60 && enough - tooShort > 1e-11 * enough; step++) {
     const middle = (tooShort + enough) / 2
     if (isEnough(middle)) enough = middle
     else tooShort = middle
   }
   return enough
 }
+
+const MOST_DOUBLINGS = 60

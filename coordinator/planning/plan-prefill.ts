@@ -3,38 +3,15 @@
  * it, so that a user sees what splitting is worth before anything runs.
  */
 import { HeadraceError } from '../../shared/errors.ts'
-import type { WorkerId } from '../../shared/ids.ts'
-import { MAX_BLOCK_BYTES } from '../../shared/link/link.ts'
-import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
-import { type Plan, STRATEGIES, type Strategy, type Wire } from '../../shared/plan.ts'
-import type { Cost } from '../../shared/protocol/control.ts'
-import { prefillSeconds, tokenSeconds } from './cost.ts'
-import { chainSpans, ringSpans } from './partition.ts'
-import { type Part, type Prediction, predict } from './predict.ts'
+import { type Plan, STRATEGIES, type Strategy } from '../../shared/plan.ts'
+import { limitOf } from './bound.ts'
+import { type Context, contextOf } from './context.ts'
+import { prefillSeconds } from './cost.ts'
+import { draft, evaluate, type Timed, time, widen } from './evaluate.ts'
+import type { PlanFacts } from './facts.ts'
+import { costOf, fits, prefillTokens } from './layout.ts'
+import { ordersToTry, type Sizes } from './orders.ts'
 import { sharedSpans } from './shares.ts'
-import { fastestFirst, subsetsToTry } from './subsets.ts'
-
-/** All that a plan depends on. Only workers and decode nodes that are ready. */
-export interface PlanFacts {
-  readonly shape: ModelShape
-  readonly promptTokens: number
-  readonly workers: readonly PrefillFacts[]
-  readonly decode: readonly DecodeFacts[]
-  /** Most tokens wanted in one KV block. Default: 512. */
-  readonly blockTokens?: number
-}
-
-interface PrefillFacts {
-  readonly id: WorkerId
-  readonly cost: Cost
-  readonly rttSeconds?: number
-}
-
-interface DecodeFacts {
-  readonly id: WorkerId
-  /** Runs that it holds now. */
-  readonly runs: number
-}
 
 /**
  * What a client insists on. `workers` is exact, except that a prompt may have too few tokens for them: who gets none is
@@ -43,13 +20,16 @@ interface DecodeFacts {
 export interface PlanAsk {
   readonly strategy?: Strategy
   readonly workers?: number
-  /** Tokens of each worker in proportion to these, one for each of `workers`, in the order of the plan. */
+  /** Tokens of each worker in the order of the plan, as proportions; as many as `workers`. */
   readonly shares?: readonly number[]
 }
 
 export interface Planned {
   readonly chosen: Plan
-  /** Solo on every worker, and the best chain and ring of each size; best first, so the first is the chosen one. */
+  /**
+   * Solo on every worker (and on the decode node alone, if that is calibrated), and the best chain and ring of each size;
+   * best first, so the first is the chosen one.
+   */
   readonly candidates: readonly Plan[]
 }
 
@@ -59,16 +39,65 @@ const MAX_WORKERS = 64
 /** Throws `no_decode_node`, `no_workers`, `plan_impossible` or `empty_prompt`. */
 export function planPrefill(facts: PlanFacts, ask: PlanAsk = {}): Planned {
   const sizes = sizesAllowed(facts, ask)
-  const candidates = bestOfEachKind(layoutsToTry(facts, ask, sizes), ask)
-    .toSorted(byPreference)
-    .map((layout) => toPlan(layout, facts))
+  const context = contextOf(facts)
+  const drafts = bestOfEachKind(drafted(context, ask, sizes), context, ask).toSorted(byPreference)
+  if (ask.shares !== undefined)
+    return planned(
+      context,
+      drafts.map((timed) => shared(context, timed, ask.shares!)),
+    )
+  const looked = drafts.map((timed, rank) => {
+    const promising = rank < MOST_LOOKED_AT && timed.seconds <= WORTH_A_LOOK * drafts[0]!.seconds
+    return promising ? lookedAt(context, timed, ask.workers !== undefined) : timed
+  })
+  return planned(context, widenBest(context, looked.toSorted(byPreference)))
+}
+
+function planned(context: Context, best: readonly Timed[]): Planned {
+  const candidates = best.toSorted(byPreference).map((timed) => toPlan(context, timed))
+  if (candidates.length === 0) throw withoutRoom(context)
   return Object.freeze({ chosen: candidates[0]!, candidates: Object.freeze(candidates) })
 }
 
-interface Sizes {
-  readonly least: number
-  readonly most: number
+/** The same workers in the same order, with what the client says each should have. */
+function shared(context: Context, { layout }: Timed, shares: readonly number[]): Timed {
+  const { strategy, members, prefixWires, handoffWires } = layout
+  const spans = sharedSpans(strategy, shares, context.promptTokens - 1)
+  const taking = members.map((_, at) => at).filter((at) => (spans[at]?.length ?? 0) > 0)
+  const of = <T>(all: readonly T[]): T[] => taking.map((at) => all[at]!)
+  return time(context, {
+    strategy,
+    members: of(members),
+    spans: of(spans),
+    prefixWires: of(prefixWires),
+    handoffWires: of(handoffWires),
+  })
 }
+
+/** Candidates whose first look is this near to the best are looked at in full, so many at most. */
+const WORTH_A_LOOK = 1.2
+const MOST_LOOKED_AT = 5
+
+function lookedAt(context: Context, timed: Timed, all: boolean): Timed {
+  const { strategy, members } = timed.layout
+  if (members.length === 0) return timed
+  const found = evaluate(context, strategy, members, all)
+  return found === undefined || found.layout.members.length !== members.length ? timed : found
+}
+
+/** The best one gets the widest blocks that it can afford, worker by worker; if another is best then, that one does. */
+function widenBest(context: Context, sorted: readonly Timed[]): Timed[] {
+  let plans = [...sorted]
+  for (let tries = 0; tries < MOST_WIDENED && plans.length > 0; tries++) {
+    const [first, ...others] = plans
+    const wide = widen(context, first!)
+    plans = [wide, ...others].toSorted(byPreference)
+    if (plans[0] === wide) break
+  }
+  return plans
+}
+
+const MOST_WIDENED = 3
 
 /** How many workers a plan may have, or the coded error why there is none. */
 function sizesAllowed(facts: PlanFacts, { strategy, workers: asked }: PlanAsk): Sizes {
@@ -89,99 +118,80 @@ function sizesAllowed(facts: PlanFacts, { strategy, workers: asked }: PlanAsk): 
 }
 
 /** A prompt of one token is the decode node's alone: that plan has no workers. */
-function layoutsToTry(facts: PlanFacts, ask: PlanAsk, { least, most }: Sizes): Layout[] {
-  const tokens = facts.promptTokens - 1
-  if (tokens === 0) return [layOut(ask.strategy ?? 'solo', [], facts, {})]
-  return subsetsToTry(fastestFirst(facts.workers, tokens), least, most).flatMap((subset) =>
-    strategiesFor(subset.length, ask).map((strategy) => layOut(strategy, subset, facts, ask)),
-  )
+function drafted(context: Context, ask: PlanAsk, sizes: Sizes): Timed[] {
+  if (context.promptTokens === 1) return [decodeAlone(context, ask.strategy ?? 'solo')]
+  const all = ask.workers !== undefined
+  const ones = sizes.least > 1 ? [] : context.workers.map((_, i) => draft(context, ask.strategy ?? 'solo', [i], all))
+  const splits = (['chain', 'ring'] as const)
+    .filter((strategy) => ask.strategy === undefined || ask.strategy === strategy)
+    .flatMap((strategy) => ordersIn(context, strategy, sizes, all).map((order) => draft(context, strategy, order, all)))
+  const timed = [...ones, ...splits].filter((each) => each !== undefined)
+  // Who asks for `solo` means a worker.
+  const mayBeAlone = context.decode.cost !== undefined && !all && ask.strategy === undefined
+  const alone = decodeAlone(context, 'solo')
+  return mayBeAlone && fits(context, alone.layout) ? [...timed, alone] : timed
 }
 
-/** One worker is solo, whatever it is called, unless a strategy is insisted on. */
-function strategiesFor(size: number, ask: PlanAsk): readonly Strategy[] {
-  if (ask.strategy !== undefined) return [ask.strategy]
-  return size === 1 ? ['solo'] : ['chain', 'ring']
+function decodeAlone(context: Context, strategy: Strategy): Timed {
+  return time(context, { strategy, members: [], spans: [], prefixWires: [], handoffWires: [] })
 }
 
-/** A candidate before it is written out as a plan. */
-interface Layout {
-  readonly strategy: Strategy
-  readonly parts: readonly (Part & { readonly worker: PrefillFacts })[]
-  readonly prediction: Prediction
-}
-
-/** Of an exact number everyone takes part, even one whose overhead alone would delay the rest. */
-function layOut(strategy: Strategy, subset: readonly PrefillFacts[], facts: PlanFacts, ask: PlanAsk): Layout {
-  const tokens = facts.promptTokens - 1
-  const lanes = ask.workers !== undefined ? subset.map(({ cost }) => ({ cost: { ...cost, o: 0 } })) : subset
-  const shares = ask.shares?.length === subset.length ? ask.shares : undefined
-  const balanced = () => (subset.length === 0 ? [] : (strategy === 'ring' ? ringSpans : chainSpans)(lanes, tokens))
-  const spans = shares === undefined ? balanced() : sharedSpans(strategy, shares, tokens)
-  const parts = subset.map((worker, i) => ({ worker, spans: spans[i]! })).filter((part) => part.spans.length > 0)
-  return { strategy, parts, prediction: predict(strategy, parts, facts.shape, lastTokenSeconds(facts)) }
-}
-
-/** The decode node is not calibrated for prefill; the best worker's cost stands in for it. The same for all candidates. */
-function lastTokenSeconds({ workers, promptTokens, shape }: PlanFacts): number {
-  if (workers.length === 0) return 0
-  return Math.min(...workers.map(({ cost }) => tokenSeconds(cost, promptTokens - 1, shape)))
+/** What is best for wide blocks need not be for narrow ones; in a ring, where all links carry the same, it mostly is. */
+function ordersIn(context: Context, strategy: Strategy, sizes: Sizes, all: boolean): number[][] {
+  const [widest, narrowest] = [context.wires[0]!, context.wires.at(-1)!]
+  const wires = context.network.alike || strategy === 'ring' ? [narrowest] : new Set([widest, narrowest])
+  const orders = [...wires].flatMap((wire) => ordersToTry(context, sizes, { strategy, wire, all }))
+  return [...new Map(orders.map((order) => [order.join(' '), order])).values()]
 }
 
 /** Keeps every solo and the best layout of each strategy and size; of an exact number, the layouts that come nearest. */
-function bestOfEachKind(layouts: readonly Layout[], ask: PlanAsk): Layout[] {
-  const largest = Math.max(...layouts.map(({ parts }) => parts.length))
-  const best = new Map<string, Layout>()
-  for (const layout of layouts) {
-    const { strategy, parts } = layout
-    if (ask.workers !== undefined && parts.length < largest) continue
+function bestOfEachKind(timings: readonly Timed[], { workers }: Context, ask: PlanAsk): Timed[] {
+  const largest = Math.max(...timings.map(({ layout }) => layout.members.length))
+  const best = new Map<string, Timed>()
+  for (const timed of timings) {
+    const { strategy, members } = timed.layout
+    if (ask.workers !== undefined && members.length < largest) continue
     // a split that shrank to one worker is the solo that stands there already
-    if (ask.strategy === undefined && strategy !== 'solo' && parts.length === 1 && ask.workers === undefined) continue
-    const kind = strategy === 'solo' ? `solo ${parts[0]?.worker.id}` : `${strategy} ${parts.length}`
+    if (ask.strategy === undefined && strategy !== 'solo' && members.length === 1 && ask.workers === undefined) continue
+    const kind = strategy === 'solo' ? `solo ${workers[members[0]!]?.id}` : `${strategy} ${members.length}`
     const rival = best.get(kind)
-    if (rival === undefined || byPreference(layout, rival) < 0) best.set(kind, layout)
+    if (rival === undefined || byPreference(timed, rival) < 0) best.set(kind, timed)
   }
   return [...best.values()]
 }
 
 /** Fastest first; among equals fewer workers, then solo before chain before ring. */
-const byPreference = (x: Layout, y: Layout): number =>
-  x.prediction.ttftSeconds - y.prediction.ttftSeconds ||
-  x.parts.length - y.parts.length ||
-  STRATEGIES.indexOf(x.strategy) - STRATEGIES.indexOf(y.strategy)
-
-/** Links are not measured yet, so nothing says that a narrower block would pay. */
-const EXACT: Wire = 'f32'
+const byPreference = (x: Timed, y: Timed): number =>
+  x.seconds - y.seconds ||
+  x.layout.members.length - y.layout.members.length ||
+  STRATEGIES.indexOf(x.layout.strategy) - STRATEGIES.indexOf(y.layout.strategy)
 
 /** Frozen all the way down, so that it can be handed to every part of a run. */
-function toPlan({ strategy, parts, prediction }: Layout, facts: PlanFacts): Plan {
-  const workers = parts.map(({ worker: { id, cost }, spans }) =>
+function toPlan(context: Context, timed: Timed): Plan {
+  const { strategy, members, spans, prefixWires, handoffWires } = timed.layout
+  const workers = members.map((member, at) =>
     Object.freeze({
-      worker: id,
-      spans: Object.freeze(spans.map((span) => Object.freeze(span))),
-      computeSeconds: prefillSeconds(cost, spans, facts.shape),
-      prefixWire: EXACT,
-      handoffWire: EXACT,
+      worker: context.workers[member]!.id,
+      spans: Object.freeze(spans[at]!.map((span) => Object.freeze({ ...span }))),
+      computeSeconds: prefillSeconds(costOf(context, member, members), spans[at]!, context.shape),
+      prefixWire: prefixWires[at]!,
+      handoffWire: handoffWires[at]!,
     }),
   )
   return Object.freeze({
     strategy,
-    promptTokens: facts.promptTokens,
-    prefillTokens: facts.promptTokens - 1,
+    promptTokens: context.promptTokens,
+    prefillTokens: prefillTokens(timed.layout),
     workers: Object.freeze(workers),
-    decode: leastLoaded(facts.decode),
-    blockTokens: blockTokens(facts.shape, facts.blockTokens),
-    predictedTtftSeconds: prediction.ttftSeconds,
-    bound: prediction.bound,
-    boundBy: prediction.bound,
+    decode: context.decode.id,
+    blockTokens: context.blockTokens,
+    predictedTtftSeconds: timed.seconds,
+    ...limitOf(context, timed),
   })
 }
 
-const leastLoaded = (nodes: readonly DecodeFacts[]): WorkerId =>
-  nodes.reduce((best, node) => (node.runs < best.runs || (node.runs === best.runs && node.id < best.id) ? node : best))
-    .id
-
-/** A multiple of 64 whose K and V fit a frame; below 64, as many as fit (or as are wanted). */
-function blockTokens(shape: ModelShape, wanted = 512): number {
-  const most = Math.min(wanted, 512, Math.floor(MAX_BLOCK_BYTES / kvBytesPerTokenLayer(shape)))
-  return most < 64 ? Math.max(1, most) : most - (most % 64)
+function withoutRoom({ promptTokens, workers }: Context): HeadraceError {
+  const budgetBytes = workers.reduce((sum, worker) => sum + (worker.budgetBytes ?? 0), 0)
+  const message = `no way to split ${promptTokens} tokens fits the ${budgetBytes} bytes that ${workers.length} workers have`
+  return new HeadraceError('plan_impossible', message, { details: { promptTokens, budgetBytes } })
 }

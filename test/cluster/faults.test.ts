@@ -174,7 +174,7 @@ describe('a cluster', () => {
         cores: 1,
         threads: 1,
         memoryBytes: 0,
-        budgetBytes: 0,
+        budgetBytes: 2 ** 40,
         fingerprint: FINGERPRINT,
       }
       const join = {

@@ -64,20 +64,23 @@ describe('health', () => {
 describe('a plan', () => {
   it('is shown with every candidate, before anything runs', async () => {
     await using api = await startApi()
+    const exact = { prefix_wire: 'f32', handoff_wire: 'f32' }
     const chain = {
       strategy: 'chain',
       workers: [
-        { id: 'w1', spans: [[0, 50]], tokens: 50, compute_seconds: 1 },
-        { id: 'w2', spans: [[50, 100]], tokens: 50, compute_seconds: 1 },
+        { id: 'w1', spans: [[0, 50]], tokens: 50, compute_seconds: 1, ...exact },
+        { id: 'w2', spans: [[50, 100]], tokens: 50, compute_seconds: 1, ...exact },
       ],
       decode: 'd1',
+      decode_tokens: 1,
       predicted_ttft_seconds: 1.4,
       bound: 'compute',
+      bound_by: 'w1 computes',
     }
     const solo = {
       ...chain,
       strategy: 'solo',
-      workers: [{ id: 'w1', spans: [[0, 100]], tokens: 100, compute_seconds: 2.5 }],
+      workers: [{ id: 'w1', spans: [[0, 100]], tokens: 100, compute_seconds: 2.5, ...exact }],
       predicted_ttft_seconds: 2.6,
     }
     assert.deepEqual(await getJson(`${api.url}/v1/plan?prompt_tokens=101&strategy=chain&workers=2`), {

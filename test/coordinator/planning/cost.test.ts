@@ -2,11 +2,13 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import {
+  headSeconds,
   layerSeconds,
+  mixSeconds,
   prefillSeconds,
+  prefixAttentionSeconds,
   projectSeconds,
   spanSeconds,
-  tokenSeconds,
   tokensPerSecond,
 } from '../../../coordinator/planning/cost.ts'
 import { anyCost, flopCost, LLAMA_31_8B, LLAMA_32_1B, QWEN_25_HALF_B, SEEDED } from './support.ts'
@@ -62,9 +64,27 @@ test('seconds of a whole prompt on one 10 TFLOP/s worker are those of the resear
   near(alone(QWEN_25_HALF_B, 131_072), 83.3, 0.01)
 })
 
-test('one more token costs more the more tokens lie before it', () => {
-  const cost = flopCost(LLAMA_31_8B, 10e12)
-  assert.ok(tokenSeconds(cost, 32_768, LLAMA_31_8B) > tokenSeconds(cost, 0, LLAMA_31_8B))
+test('projection, attention and the rest make up a layer', () => {
+  const cost = { o: 1e-3, a: 1e-5, b: 1e-9 }
+  const span = { start: 3000, end: 5000 }
+  const own = cost.b * 2000 * 1000
+  const parts = projectSeconds(cost, [span], LLAMA_31_8B) + mixSeconds(cost, 2000, LLAMA_31_8B)
+  near(parts + own + prefixAttentionSeconds(cost, [span]), spanSeconds(cost, span))
+  near(prefixAttentionSeconds(cost, [span]), cost.b * 2000 * 3000)
+})
+
+test('a mirrored pair meets all but its own keys in others', () => {
+  const spans = [
+    { start: 0, end: 100 },
+    { start: 900, end: 1000 },
+  ]
+  near(prefixAttentionSeconds({ o: 0, a: 0, b: 1 }, spans), 100 * 800)
+})
+
+test('the head costs as its weights compare to those of a layer', () => {
+  const { vocab, hidden, heads, kvHeads, headDim, ffn } = LLAMA_31_8B
+  const layer = 2 * hidden * headDim * (heads + kvHeads) + 3 * hidden * ffn
+  near(headSeconds({ o: 0, a: 1, b: 0 }, LLAMA_31_8B), (vocab * hidden) / layer)
 })
 
 test('the speed shown is inverse to the cost', () => {

@@ -1,28 +1,43 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { type PlanAsk, type PlanFacts, planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
+import type { DecodeFacts, PlanFacts } from '../../../coordinator/planning/facts.ts'
+import { type PlanAsk, planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
 import type { ErrorCode, HeadraceError } from '../../../shared/errors.ts'
 import { asWorkerId } from '../../../shared/ids.ts'
 import { MAX_BLOCK_BYTES } from '../../../shared/link/link.ts'
 import { kvBytesPerTokenLayer } from '../../../shared/model-shape.ts'
 import { type Plan, STRATEGIES, spanTokens } from '../../../shared/plan.ts'
-import type { Cost } from '../../../shared/protocol/control.ts'
-import { equalWorkers, flopCost, LLAMA_31_8B, LLAMA_32_1B, positiveCost, SEEDED } from './support.ts'
+import {
+  decodeNode,
+  equalWorkers,
+  FAST,
+  flopCost,
+  LLAMA_31_8B,
+  LLAMA_32_1B,
+  linksBetween,
+  named,
+  positiveCost,
+  SEEDED,
+} from './support.ts'
 
-const decode = [{ id: asWorkerId('d1'), runs: 0 }]
-const facts = (promptTokens: number, workers: PlanFacts['workers'], rest: Partial<PlanFacts> = {}): PlanFacts => ({
-  shape: LLAMA_31_8B,
-  promptTokens,
-  workers,
-  decode,
-  ...rest,
-})
+/** On 10 Gbit/s, unless links are given. */
+const facts = (promptTokens: number, workers: PlanFacts['workers'], rest: Partial<PlanFacts> = {}): PlanFacts => {
+  const decode = rest.decode ?? [decodeNode()]
+  return {
+    shape: LLAMA_31_8B,
+    promptTokens,
+    workers,
+    decode,
+    links: linksBetween([...workers, ...decode], () => FAST),
+    narrowestWire: 'f32',
+    ...rest,
+  }
+}
 const server = flopCost(LLAMA_31_8B, 10e12)
-const named = (name: string, cost: Cost, rttSeconds?: number) => ({
-  id: asWorkerId(name),
-  cost,
-  ...(rttSeconds === undefined ? {} : { rttSeconds }),
+/** All but one are measured; what is known of that one is its way to the coordinator. */
+const allBut = (stranger: string, workers: PlanFacts['workers']): Partial<PlanFacts> => ({
+  links: linksBetween([...workers.filter(({ id }) => id !== stranger), decodeNode()], () => FAST),
 })
 const print = ({ strategy, workers }: Plan) => `${strategy} ${workers.map(({ worker }) => worker).join(' ')}`.trim()
 const find = (plans: readonly Plan[], strategy: string, size: number) => {
@@ -36,7 +51,7 @@ function assertCode(code: ErrorCode, message: RegExp, plan: () => unknown) {
 }
 
 function assertComplete(plan: Plan) {
-  assert.equal(plan.prefillTokens, plan.promptTokens - 1)
+  assert.ok(plan.prefillTokens < plan.promptTokens, "the last token is the decode node's")
   const spans = plan.workers.flatMap((worker) => worker.spans).toSorted((x, y) => x.start - y.start)
   spans.forEach((span, i) => {
     assert.equal(span.start, spans[i - 1]?.end ?? 0)
@@ -64,7 +79,8 @@ const anyFacts: fc.Arbitrary<PlanFacts> = fc
   .map(({ promptTokens, costs }) =>
     facts(
       promptTokens,
-      costs.map(([cost, rtt], i) => named(`w${i}`, cost, rtt ?? undefined)),
+      costs.map(([cost, rttSeconds], i) => named(`w${i}`, cost, rttSeconds === null ? {} : { rttSeconds })),
+      { links: new Map() },
     ),
   )
 const anyStrategy = fc.option(fc.constantFrom(...STRATEGIES), { nil: undefined })
@@ -111,26 +127,28 @@ describe('what comes out', () => {
   })
 
   test('a short prompt on distant workers stays on one', () => {
-    const workers = equalWorkers(4, server).map((worker) => ({ ...worker, rttSeconds: 0.2 }))
-    const { chosen } = planPrefill(facts(129, workers))
+    const workers = equalWorkers(4, server)
+    const links = linksBetween([...workers, decodeNode()], () => FAST, 0.2)
+    const { chosen } = planPrefill(facts(129, workers, { links }))
     assert.equal(print(chosen), 'solo w1')
     assert.equal(chosen.bound, 'compute')
   })
 
   test('latency costs a chain once per hop and a ring at every layer', () => {
+    const workers = equalWorkers(8, flopCost(LLAMA_32_1B, 10e12))
     const at = (rttSeconds: number, strategy: 'chain' | 'ring') => {
-      const workers = equalWorkers(8, flopCost(LLAMA_32_1B, 10e12)).map((worker) => ({ ...worker, rttSeconds }))
-      const ask = { strategy, workers: 8 }
-      return planPrefill(facts(32_769, workers, { shape: LLAMA_32_1B }), ask).chosen
+      const links = linksBetween([...workers, decodeNode()], () => 10 * FAST, rttSeconds)
+      return planPrefill(facts(32_769, workers, { shape: LLAMA_32_1B, links }), { strategy, workers: 8 }).chosen
     }
     const extra = (strategy: 'chain' | 'ring') =>
       at(0.04, strategy).predictedTtftSeconds - at(0, strategy).predictedTtftSeconds
-    assert.ok(Math.abs(extra('chain') - 8 * 0.02) < 1e-9, 'seven hops and the hand-off')
     assert.ok(
-      Math.abs(extra('ring') - (15 * 7 + 1) * 0.02) < 1e-9,
-      'seven hops in all layers but the last, and the hand-off',
+      extra('chain') > 0.02 && extra('chain') < 8 * 0.02,
+      `${extra('chain')}: at most each hop and the hand-off`,
     )
-    assert.equal(at(0.04, 'ring').bound, 'latency')
+    assert.ok(extra('ring') > 15 * 0.02, `${extra('ring')}: more than a hop in all layers but the last`)
+    assert.ok(extra('ring') < 15 * 7 * 0.02 + 0.1)
+    assert.equal(at(0.04, 'ring').boundBy, 'latency of the ring')
     assert.equal(at(0.04, 'chain').bound, 'compute')
   })
 
@@ -141,14 +159,15 @@ describe('what comes out', () => {
   })
 
   test('a distant worker is left out where it costs more than it brings', () => {
-    const workers = [...equalWorkers(2, server), named('far', server, 60)]
-    const { chosen } = planPrefill(facts(4097, workers))
+    const workers = [...equalWorkers(2, server), named('far', server, { rttSeconds: 60 })]
+    const { chosen } = planPrefill(facts(4097, workers, allBut('far', workers)))
     assert.deepEqual(chosen.workers.map(({ worker }) => worker).toSorted(), ['w1', 'w2'])
   })
 
   test('beyond seven workers the fastest are added one by one', () => {
     const workers = Array.from({ length: 16 }, (_, i) => named(`w${i}`, flopCost(LLAMA_31_8B, 1e12 * (i + 1))))
-    const { candidates } = planPrefill(facts(32_769, workers))
+    const links = linksBetween([...workers, decodeNode()], () => 1000 * FAST)
+    const { candidates } = planPrefill(facts(32_769, workers, { links }))
     assert.equal(candidates.length, 16 + 15 + 15)
     assert.equal(print(find(candidates, 'chain', 3)), 'chain w15 w14 w13')
   })
@@ -163,8 +182,9 @@ describe('what comes out', () => {
 
   test('of equal plans the one with fewer workers is chosen, and of those solo', () => {
     const free = { o: 0, a: 0, b: 0 }
-    const workers = equalWorkers(3, free).map((worker) => ({ ...worker, rttSeconds: 0 }))
-    assert.equal(print(planPrefill(facts(1000, workers)).chosen), 'solo w1')
+    const workers = equalWorkers(3, free)
+    const links = linksBetween([...workers, decodeNode()], () => Number.POSITIVE_INFINITY, 0)
+    assert.equal(print(planPrefill(facts(1000, workers, { links })).chosen), 'solo w1')
   })
 
   test('of equal workers the first by name is taken, in whatever order they are given', () => {
@@ -220,8 +240,8 @@ describe('what is asked for', () => {
   })
 
   test('a number is met even where fewer workers were faster', () => {
-    const workers = [...equalWorkers(2, server), named('far', server, 60)]
-    assert.equal(planPrefill(facts(4097, workers), { workers: 3 }).chosen.workers.length, 3)
+    const workers = [...equalWorkers(2, server), named('far', server, { rttSeconds: 60 })]
+    assert.equal(planPrefill(facts(4097, workers, allBut('far', workers)), { workers: 3 }).chosen.workers.length, 3)
   })
 })
 
@@ -255,7 +275,7 @@ describe('what is missing', () => {
 
 test('the decode node that holds the fewest runs is taken, the first by name among equals', () => {
   const nodes = (runs: Record<string, number>) =>
-    Object.entries(runs).map(([id, runs]) => ({ id: asWorkerId(id), runs }))
+    Object.entries(runs).map(([id, runs]): DecodeFacts => decodeNode({ id: asWorkerId(id), runs }))
   const chosen = (runs: Record<string, number>) =>
     planPrefill(facts(100, equalWorkers(1, server), { decode: nodes(runs) })).chosen.decode
   assert.equal(chosen({ d1: 2, d2: 1, d3: 3 }), 'd2')
@@ -301,7 +321,7 @@ describe('for any facts', () => {
         const workers = Math.min(number, strategy === 'solo' ? 1 : facts.workers.length)
         const asked = planPrefill(facts, strategy === undefined ? { workers } : { workers, strategy }).chosen
         assert.ok(asked.workers.length <= workers)
-        assert.ok(planPrefill(facts).chosen.predictedTtftSeconds <= asked.predictedTtftSeconds * (1 + 1e-9))
+        assert.ok(planPrefill(facts).chosen.predictedTtftSeconds <= asked.predictedTtftSeconds * 1.02)
       }),
       { ...SEEDED, numRuns: 150 },
     )
@@ -318,15 +338,16 @@ describe('for any facts', () => {
   })
 })
 
-test('planning takes less than 5 ms', () => {
+test('planning takes less than 5 ms of a processor', (t) => {
   for (const count of [7, 16]) {
     const workers = Array.from({ length: count }, (_, i) => named(`w${i}`, flopCost(LLAMA_31_8B, 1e12 * (i + 1), 1e-4)))
-    const milliseconds = Array.from({ length: 30 }, () => {
-      const start = performance.now()
+    const milliseconds = Array.from({ length: 60 }, () => {
+      const before = process.cpuUsage()
       planPrefill(facts(32_769, workers))
-      return performance.now() - start
-    })
-    const undisturbed = Math.min(...milliseconds)
-    assert.ok(undisturbed < 5, `${count} workers: ${undisturbed} ms`)
+      const { user, system } = process.cpuUsage(before)
+      return (user + system) / 1000
+    }).toSorted((x, y) => x - y)
+    t.diagnostic(`${count} workers: median ${milliseconds[30]} ms`)
+    assert.ok(milliseconds[0]! < 5, `${count} workers: ${milliseconds[0]} ms`)
   }
 })

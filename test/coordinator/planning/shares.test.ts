@@ -3,9 +3,8 @@ import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import { planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
 import { sharedSpans } from '../../../coordinator/planning/shares.ts'
-import { asWorkerId } from '../../../shared/ids.ts'
 import { spanTokens } from '../../../shared/plan.ts'
-import { flopCost, LLAMA_32_1B } from './support.ts'
+import { decodeNode, equalWorkers, flopCost, LLAMA_32_1B } from './support.ts'
 
 const span = (start: number, end: number) => ({ start, end })
 
@@ -41,8 +40,16 @@ describe('spans by given shares', () => {
 
   it('are what a plan has when a client insists, and what its prediction is for', () => {
     const cost = flopCost(LLAMA_32_1B, 1e12)
-    const workers = ['w1', 'w2'].map((id) => ({ id: asWorkerId(id), cost }))
-    const facts = { shape: LLAMA_32_1B, promptTokens: 4001, workers, decode: [{ id: asWorkerId('d1'), runs: 0 }] }
+    const workers = equalWorkers(2, cost)
+    const decode = [decodeNode()]
+    const facts = {
+      shape: LLAMA_32_1B,
+      promptTokens: 4001,
+      workers,
+      decode,
+      links: new Map(),
+      narrowestWire: 'f32' as const,
+    }
     const even = planPrefill(facts, { strategy: 'chain', workers: 2, shares: [1, 1] }).chosen
     assert.deepEqual(
       even.workers.map((worker) => worker.spans),

@@ -1,4 +1,5 @@
 import fc from 'fast-check'
+import { type DecodeFacts, type LinkFacts, linkKey, type PrefillFacts } from '../../../coordinator/planning/facts.ts'
 import { asWorkerId } from '../../../shared/ids.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Cost } from '../../../shared/protocol/control.ts'
@@ -51,9 +52,45 @@ export const manyCosts = fc.array(positiveCost, { minLength: 1, maxLength: 8 })
 
 export const promptLength = fc.oneof(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 41, max: 200_000 }))
 
+/** A worker on a host of its own. */
+export const named = (name: string, cost: Cost, rest: Partial<PrefillFacts> = {}): PrefillFacts => ({
+  id: asWorkerId(name),
+  host: `host of ${name}`,
+  cores: 8,
+  threads: 8,
+  cost,
+  ...rest,
+})
+
 /** As many workers of one cost as asked for, `w1`, `w2`, ... */
 export const equalWorkers = (count: number, cost: Cost) =>
-  Array.from({ length: count }, (_, i) => ({ id: asWorkerId(`w${i + 1}`), cost }))
+  Array.from({ length: count }, (_, i) => named(`w${i + 1}`, cost))
+
+export const decodeNode = (rest: Partial<DecodeFacts> = {}): DecodeFacts => ({
+  id: asWorkerId('d1'),
+  host: 'host of d1',
+  cores: 8,
+  threads: 8,
+  runs: 0,
+  ...rest,
+})
+
+/** Between all of these, as `rate` says in bytes per second. */
+export function linksBetween(
+  hosts: readonly { readonly id: string }[],
+  rate: (from: string, to: string) => number,
+  rttSeconds = 2e-4,
+): Map<string, LinkFacts> {
+  const pairs = hosts.flatMap(({ id: from }) => hosts.map(({ id: to }) => [from, to] as const))
+  return new Map(
+    pairs
+      .filter(([from, to]) => from !== to)
+      .map(([from, to]) => [linkKey(from, to), { bytesPerSecond: rate(from, to), rttSeconds }]),
+  )
+}
+
+/** 10 Gbit/s of payload on a local network. */
+export const FAST = 1.1e9
 
 /** Every property runs on the same cases each time. */
 export const SEEDED = { seed: 20_260_801, numRuns: 400 }

@@ -1,0 +1,105 @@
+import { HeadraceError } from '../../shared/errors.ts'
+import { MAX_BLOCK_BYTES } from '../../shared/link/link.ts'
+import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
+import type { Wire } from '../../shared/plan.ts'
+import type { Cost } from '../../shared/protocol/control.ts'
+import { spanSeconds } from './cost.ts'
+import type { DecodeFacts, PlanFacts, PrefillFacts } from './facts.ts'
+import { type Network, networkOf } from './network.ts'
+import { wireBytesPerTokenLayer, wiresDownTo } from './wire.ts'
+
+/** Facts as the planner works with them, the same for all candidates. */
+export interface Context {
+  readonly shape: ModelShape
+  readonly promptTokens: number
+  readonly blockTokens: number
+  /** Numbered from here on: best first for the whole prompt, by name among equals. */
+  readonly workers: readonly PrefillFacts[]
+  readonly decode: DecodeFacts
+  /** The decode node's cost; where it is not calibrated, the best worker's stands in for it. */
+  readonly tailCost: Cost
+  /** Most tokens that the decode node has room to compute. */
+  readonly tailRoom: number
+  readonly network: Network
+  /** Widest first. */
+  readonly wires: readonly Wire[]
+  /** Bytes of a token and layer. */
+  readonly wireBytes: Readonly<Record<Wire, number>>
+  /** What a token of a chunk takes while its layer is computed, bytes; and its K and V in one layer. */
+  readonly stateBytes: number
+  readonly kvBytes: number
+}
+
+/** Throws `no_decode_node`, or `plan_impossible` if none has room for the prompt. */
+export function contextOf(facts: PlanFacts): Context {
+  const { shape, promptTokens } = facts
+  const kvBytes = kvBytesPerTokenLayer(shape)
+  const stateBytes = (2 * shape.hidden + 2 * shape.heads * shape.headDim + 2 * shape.heads) * 4
+  const neededBytes = (promptTokens + (facts.maxTokens ?? 0)) * kvBytes * shape.layers
+  const decode = decodeNode(facts, neededBytes)
+  const known = networkOf(facts.workers, decode, facts.links)
+  const workers = fastestFirst(facts, known)
+  const free = (decode.budgetBytes ?? Number.POSITIVE_INFINITY) - neededBytes
+  return {
+    shape,
+    promptTokens,
+    blockTokens: blockTokens(shape, facts.blockTokens),
+    workers,
+    decode,
+    tailCost: decode.cost ?? fastestToken(facts),
+    tailRoom: 1 + Math.floor(free / stateBytes),
+    network: networkOf(workers, decode, facts.links),
+    wires: wiresDownTo(facts.narrowestWire),
+    wireBytes: {
+      f32: wireBytesPerTokenLayer(shape, 'f32'),
+      f16: wireBytesPerTokenLayer(shape, 'f16'),
+      int8: wireBytesPerTokenLayer(shape, 'int8'),
+    },
+    stateBytes,
+    kvBytes,
+  }
+}
+
+/** The one that holds the fewest runs, of those with room; among equals the first by name. */
+function decodeNode({ decode }: PlanFacts, neededBytes: number): DecodeFacts {
+  if (decode.length === 0) throw new HeadraceError('no_decode_node', 'no decode node is ready')
+  const roomy = decode.filter(({ budgetBytes }) => budgetBytes === undefined || budgetBytes >= neededBytes)
+  const [best] = roomy.toSorted((x, y) => x.runs - y.runs || (x.id < y.id ? -1 : 1))
+  if (best !== undefined) return best
+  const budgetBytes = Math.max(...decode.map((node) => node.budgetBytes ?? 0))
+  throw new HeadraceError(
+    'plan_impossible',
+    `the KV cache takes ${neededBytes} bytes, the decode node with most room has ${budgetBytes}`,
+    { details: { neededBytes, budgetBytes } },
+  )
+}
+
+/** In the order of how soon each would have the whole prompt alone and handed off. */
+function fastestFirst({ workers, promptTokens, shape }: PlanFacts, network: Network): PrefillFacts[] {
+  const decode = network.size - 1
+  const alone = workers.map(({ cost }, i) => {
+    const link = i * network.size + decode
+    const carried = (promptTokens * kvBytesPerTokenLayer(shape)) / network.rate[link]!
+    const layer = Math.max(spanSeconds(cost, { start: 0, end: promptTokens }), carried)
+    return layer * shape.layers + network.latency[link]!
+  })
+  return workers
+    .map((worker, i) => ({ worker, seconds: alone[i]! }))
+    .toSorted((x, y) => x.seconds - y.seconds || (x.worker.id < y.worker.id ? -1 : 1))
+    .map(({ worker }) => worker)
+}
+
+function fastestToken({ workers, promptTokens }: PlanFacts): Cost {
+  const last = { start: promptTokens - 1, end: promptTokens }
+  const free: Cost = { o: 0, a: 0, b: 0 }
+  return workers.reduce(
+    (best, { cost }) => (best === free || spanSeconds(cost, last) < spanSeconds(best, last) ? cost : best),
+    free,
+  )
+}
+
+/** A multiple of 64 whose K and V fit a frame; below 64, as many as fit (or as are wanted). */
+function blockTokens(shape: ModelShape, wanted = 512): number {
+  const most = Math.min(wanted, 512, Math.floor(MAX_BLOCK_BYTES / kvBytesPerTokenLayer(shape)))
+  return most < 64 ? Math.max(1, most) : most - (most % 64)
+}

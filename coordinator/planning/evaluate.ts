@@ -1,0 +1,145 @@
+import type { Strategy, Wire } from '../../shared/plan.ts'
+import type { Context } from './context.ts'
+import { spanSeconds } from './cost.ts'
+import { type Layout, mayShare, pipelineOf, prefillTokens } from './layout.ts'
+import { type Pipeline, type Simulated, scaled, simulate } from './simulate.ts'
+import { type SplitAsk, split } from './split.ts'
+
+/** A layout and what the simulation says of it. */
+export interface Timed {
+  readonly layout: Layout
+  readonly pipeline: Pipeline
+  readonly simulated: Simulated
+  readonly seconds: number
+  /** The simulation may come to this much for the sake of wider blocks. */
+  readonly limitSeconds: number
+}
+
+/** A time to first token this near to the best is as good as the best, if its numbers are more exact. */
+const GOOD_ENOUGH = 1.01
+const REFINEMENTS = 3
+
+export function time(context: Context, layout: Layout, limitSeconds = 0): Timed {
+  const pipeline = pipelineOf(context, layout)
+  const simulated = simulate(pipeline)
+  return { layout, pipeline, simulated, seconds: simulated.ttftSeconds, limitSeconds }
+}
+
+/** A first look at these workers in this order: the split of the steady state, in the widest blocks or the narrowest. */
+export function draft(
+  context: Context,
+  strategy: Strategy,
+  members: readonly number[],
+  all: boolean,
+): Timed | undefined {
+  let best: Timed | undefined
+  for (const wire of new Set([context.wires[0]!, context.wires.at(-1)!])) {
+    const layout = split(context, members, { strategy, wire, all, share: true })
+    const timed = layout && time(context, layout)
+    if (timed !== undefined && !(timed.seconds * GOOD_ENOUGH > (best?.seconds ?? Number.POSITIVE_INFINITY)))
+      best = timed
+  }
+  return best
+}
+
+/** The best split of these workers in this order, in the widest precision that is good enough. */
+export function evaluate(
+  context: Context,
+  strategy: Strategy,
+  members: readonly number[],
+  all: boolean,
+): Timed | undefined {
+  const found: Found[] = []
+  const ideal = context.wires.length > 1 ? idealSeconds(context, strategy, members, all) : 0
+  for (const wire of context.wires) {
+    const best = bestSplit(context, members, { strategy, wire, all })
+    if (best === undefined) continue
+    found.push(best)
+    if (best.timed.seconds <= GOOD_ENOUGH * ideal) break
+  }
+  const least = Math.min(...found.map(({ timed }) => timed.seconds))
+  const widest = found.find(({ timed }) => timed.seconds <= GOOD_ENOUGH * least)
+  if (widest === undefined) return undefined
+  const refined = refine(context, widest)
+  return { ...refined, limitSeconds: Math.max(refined.seconds, GOOD_ENOUGH * Math.min(least, refined.seconds)) }
+}
+
+interface Found {
+  readonly timed: Timed
+  readonly ask: SplitAsk
+}
+
+/** What the decode node may take over it need not: whichever is faster. */
+function bestSplit(context: Context, members: readonly number[], ask: Omit<SplitAsk, 'share'>): Found | undefined {
+  const choices = mayShare(context, members) ? [false, true] : [false]
+  let best: Found | undefined
+  for (const share of choices) {
+    const layout = split(context, members, { ...ask, share })
+    if (layout === undefined) continue
+    const timed = time(context, layout)
+    if (best === undefined || timed.seconds < best.timed.seconds) best = { timed, ask: { ...ask, share } }
+  }
+  return best
+}
+
+/** What no precision can be better than: links that carry everything at once. */
+function idealSeconds(context: Context, strategy: Strategy, members: readonly number[], all: boolean): number {
+  const best = bestSplit(context, members, { strategy, wire: 'f32', all, freeLinks: true })
+  return best === undefined ? 0 : simulate(scaled(best.timed.pipeline, 0, 1)).ttftSeconds
+}
+
+/**
+ * The steady state does not see how the pipeline fills. What each lane waited for in the simulation is time that it
+ * cannot use, so the next split gives it less; as long as that gains.
+ */
+function refine(context: Context, { timed, ask }: Found): Timed {
+  let best = timed
+  if (ask.strategy === 'ring' || (timed.layout.members.length === 1 && !ask.share)) return best
+  for (let round = 0; round < REFINEMENTS; round++) {
+    const layout = split(context, best.layout.members, { ...ask, idle: idleSeconds(context, best) })
+    if (layout === undefined || layout.members.length < best.layout.members.length) break
+    const next = time(context, layout)
+    if (next.seconds >= best.seconds) break
+    best = next
+  }
+  return best
+}
+
+function idleSeconds({ shape, promptTokens, tailCost }: Context, { layout, pipeline, simulated }: Timed): number[] {
+  const own = [...simulated.finished].map((end, i) => end / shape.layers - pipeline.work.layer[i]!)
+  const tail = spanSeconds(tailCost, { start: prefillTokens(layout), end: promptTokens })
+  return [...own, simulated.ttftSeconds / shape.layers - tail]
+}
+
+/**
+ * Blocks are made wider where it costs next to nothing: those for the decode node first, then those for later workers from
+ * the tail on, since what the head makes passes most links. A ring's blocks all pass all links but one.
+ */
+export function widen(context: Context, timed: Timed): Timed {
+  const count = timed.layout.members.length
+  let best = onlyNeeded(timed, context)
+  const keepIfGood = (change: Partial<Layout>): boolean => {
+    const next = time(context, { ...best.layout, ...change }, timed.limitSeconds)
+    if (next.seconds > timed.limitSeconds) return false
+    best = next
+    return true
+  }
+  const narrow = context.wires.indexOf(timed.layout.handoffWires[0] ?? 'f32')
+  const wider = context.wires.slice(0, narrow)
+  const uniform = (wire: Wire): Wire[] => Array.from({ length: count }, () => wire)
+  const together = wider.some((wire) => keepIfGood({ handoffWires: uniform(wire) }))
+  for (let at = count - 1; at >= 0 && !together; at--)
+    wider.some((wire) => keepIfGood({ handoffWires: best.layout.handoffWires.with(at, wire) }))
+  if (timed.layout.strategy === 'ring') wider.some((wire) => keepIfGood({ prefixWires: uniform(wire) }))
+  else
+    for (let at = count - 2; at >= 0; at--)
+      if (!wider.some((wire) => keepIfGood({ prefixWires: best.layout.prefixWires.with(at, wire) }))) break
+  return best
+}
+
+/** What is sent to nobody is not made narrow. */
+function onlyNeeded(timed: Timed, context: Context): Timed {
+  const { layout } = timed
+  if (layout.members.length === 0 || (layout.strategy === 'ring' && layout.members.length > 1)) return timed
+  return { ...timed, layout: { ...layout, prefixWires: layout.prefixWires.with(-1, context.wires[0]!) } }
+}

@@ -1,0 +1,158 @@
+import { type Span, type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
+import type { Cost } from '../../shared/protocol/control.ts'
+import type { Context } from './context.ts'
+import { headSeconds, layerSeconds, mixSeconds, prefixAttentionSeconds, projectSeconds, spanSeconds } from './cost.ts'
+import { rateOf } from './network.ts'
+import type { Pipeline, Tail, Transfers, Work } from './simulate.ts'
+
+/** A candidate before it is written out as a plan. */
+export interface Layout {
+  readonly strategy: Strategy
+  /** Numbers of workers in the context, in the order of the chain or ring, and what each computes and how it sends. */
+  readonly members: readonly number[]
+  readonly spans: readonly (readonly Span[])[]
+  readonly prefixWires: readonly Wire[]
+  readonly handoffWires: readonly Wire[]
+}
+
+export const prefillTokens = ({ spans }: Layout): number => spans.reduce((sum, own) => sum + spanTokens(own), 0)
+
+/** Cost of a worker among these members. */
+export function costOf({ workers }: Context, member: number, members: readonly number[]): Cost {
+  const { host, cost, sharedCost } = workers[member]!
+  if (sharedCost === undefined) return cost
+  return members.some((other) => other !== member && workers[other]!.host === host) ? sharedCost : cost
+}
+
+/** The decode node takes more than the last token only if that takes no core from a worker. */
+export function mayShare({ decode, workers }: Context, members: readonly number[]): boolean {
+  if (decode.cost === undefined) return false
+  const neighbours = members.filter((member) => workers[member]!.host === decode.host)
+  const threads = neighbours.reduce((sum, member) => sum + workers[member]!.threads, decode.threads)
+  return neighbours.length === 0 || threads <= decode.cores
+}
+
+/** What memory a worker's part takes, bytes. A ring's worker meets all others' blocks, a chain's those before its own. */
+export function workerBytes(context: Context, layout: Layout, at: number): number {
+  const own = spanTokens(layout.spans[at]!)
+  const others = layout.strategy === 'ring' ? prefillTokens(layout) - own : (layout.spans[at]![0]?.start ?? 0)
+  return own * (context.stateBytes + context.kvBytes) + others * PREFIX_LAYERS * context.kvBytes
+}
+
+/** Layers of others' KV that a worker holds at most: as many as it grants. */
+export const PREFIX_LAYERS = 3
+
+export const fits = (context: Context, layout: Layout): boolean =>
+  context.promptTokens - prefillTokens(layout) <= context.tailRoom &&
+  layout.members.every((member, at) => {
+    const { budgetBytes } = context.workers[member]!
+    return budgetBytes === undefined || workerBytes(context, layout, at) <= budgetBytes
+  })
+
+/** The durations of a layout. */
+export function pipelineOf(context: Context, layout: Layout): Pipeline {
+  const { shape, network } = context
+  const { members, spans } = layout
+  const ring = layout.strategy === 'ring'
+  const count = members.length
+  const work = emptyWork(count)
+  const [prefix, handoff] = [emptyTransfers(count), emptyTransfers(count)]
+  const tokens = spans.map(spanTokens)
+  const total = tokens.reduce((sum, own) => sum + own, 0)
+  const made = tokens.map((own, at) => own * context.wireBytes[layout.prefixWires[at]!])
+  const allMade = made.reduce((sum, own) => sum + own, 0)
+  let before = 0
+  members.forEach((member, at) => {
+    const cost = costOf(context, member, members)
+    putWork(work, at, context, cost, spans[at]!, ring ? total - tokens[at]! : spans[at]![0]!.start)
+    const from = (at + count - 1) % count
+    const carried = ring ? allMade - made[at]! : before
+    if (at > 0 || (ring && count > 1))
+      putTransfer(prefix, at, context, members[from]!, member, {
+        own: made[from]!,
+        relayed: carried - made[from]!,
+        block: blockBytes(context, tokens[from]!, made[from]!),
+      })
+    before += made[at]!
+    const own = tokens[at]! * context.wireBytes[layout.handoffWires[at]!]
+    const block = blockBytes(context, tokens[at]!, own)
+    putTransfer(handoff, at, context, member, network.size - 1, { own, relayed: 0, block })
+  })
+  const tail = tailSeconds(context, total)
+  return { layers: shape.layers, ring, work, prefix, handoff, tail, cards: 2 * network.out.length }
+}
+
+const blockBytes = ({ blockTokens }: Context, tokens: number, bytes: number): number =>
+  tokens <= blockTokens ? bytes : (bytes * blockTokens) / tokens
+
+const emptyWork = (count: number): Work => ({
+  layer: new Float64Array(count),
+  projected: new Float64Array(count),
+  firstBlock: new Float64Array(count),
+  afterFirst: new Float64Array(count),
+  afterLast: new Float64Array(count),
+})
+
+/** `others`: tokens of other workers that these meet. */
+function putWork(work: Work, at: number, context: Context, cost: Cost, spans: readonly Span[], others: number): void {
+  const { shape, blockTokens } = context
+  const tokens = spanTokens(spans)
+  const projected = projectSeconds(cost, spans, shape)
+  const mixed = mixSeconds(cost, tokens, shape)
+  const first = spans[0]!
+  const last = spans.at(-1)!
+  work.layer[at] = layerSeconds(cost, spans)
+  work.projected[at] = projected
+  work.firstBlock[at] = (projected * Math.min(blockTokens, first.end - first.start)) / tokens
+  work.afterFirst[at] = prefixAttentionSeconds(cost, spans) + mixed
+  work.afterLast[at] = cost.b * (last.end - last.start) * Math.min(blockTokens, others) + mixed
+}
+
+/** The decode node's own tokens, from `start` on. Of the last layer it computes the last token alone, then the logits. */
+function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, start: number): Tail {
+  const span = { start, end: promptTokens }
+  const last = { start: promptTokens - 1, end: promptTokens }
+  const mixed = mixSeconds(tailCost, promptTokens - start, shape)
+  const head = headSeconds(tailCost, shape)
+  const lastMixed = mixSeconds(tailCost, 1, shape)
+  const lastBlock = tailCost.b * Math.min(blockTokens, start)
+  return {
+    layer: spanSeconds(tailCost, span),
+    afterFirst: prefixAttentionSeconds(tailCost, [span]) + mixed,
+    afterLast: lastBlock * (promptTokens - start) + mixed,
+    lastLayer: projectSeconds(tailCost, [span], shape) + tailCost.b * (last.start + 0.5) + lastMixed + head,
+    lastAfterLast: lastBlock + lastMixed + head,
+  }
+}
+
+interface Bytes {
+  readonly own: number
+  readonly relayed: number
+  readonly block: number
+}
+
+const emptyTransfers = (count: number): Transfers => ({
+  latency: new Float64Array(count),
+  own: new Float64Array(count),
+  relayed: new Float64Array(count),
+  block: new Float64Array(count),
+  out: new Int32Array(count).fill(-1),
+  outSeconds: new Float64Array(count),
+  in: new Int32Array(count).fill(-1),
+  inSeconds: new Float64Array(count),
+})
+
+function putTransfer(t: Transfers, at: number, { network }: Context, from: number, to: number, bytes: Bytes): void {
+  const { size, host } = network
+  const [sender, receiver] = [host[from]!, host[to]!]
+  const rate = rateOf(network, from, to)
+  t.latency[at] = network.latency[from * size + to]!
+  t.own[at] = bytes.own / rate
+  t.relayed[at] = bytes.relayed / rate
+  t.block[at] = bytes.block / rate
+  if (sender === receiver) return
+  t.out[at] = 2 * sender
+  t.outSeconds[at] = (bytes.own + bytes.relayed) / network.out[sender]!
+  t.in[at] = 2 * receiver + 1
+  t.inSeconds[at] = (bytes.own + bytes.relayed) / network.in[receiver]!
+}

@@ -1,0 +1,186 @@
+/**
+ * Which workers a plan may take, and in what order. Up to seven workers all subsets are looked at, and where links or
+ * memory make a difference all orders of each; beyond, only the first two, three, ... of the fastest, slow network cards
+ * at the head, whose links carry least. Candidates are compared by their steady state, the best ones are simulated.
+ */
+import type { Context } from './context.ts'
+import { costOf } from './layout.ts'
+import { cardRate } from './network.ts'
+import { chainPeriod, type Lane, spanStart } from './partition.ts'
+import { RingOrders } from './ring-orders.ts'
+import { laneOf, type SplitAsk, tailLane } from './split.ts'
+
+export interface Sizes {
+  readonly least: number
+  readonly most: number
+}
+
+/** Up to here all subsets and orders are tried. */
+const MAX_EXHAUSTIVE = 7
+/** Orders of each size that are worth a simulation, where links differ. */
+const KEPT_ORDERS = 2
+
+/** Orders of two workers or more that are worth a simulation, of each size. */
+export function ordersToTry(context: Context, { least, most }: Sizes, ask: OrderAsk): number[][] {
+  const count = context.workers.length
+  const from = Math.max(2, least)
+  if (count > MAX_EXHAUSTIVE) {
+    return sizesBetween(from, most).map((size) =>
+      slowCardsFirst(
+        context,
+        context.workers.slice(0, size).map((_, i) => i),
+      ),
+    )
+  }
+  const search = ask.strategy === 'ring' ? new RingOrders(context, ask.wire) : new ChainOrders(context, ask)
+  const best = new Map<number, Rated[]>()
+  const kept = context.network.alike ? 1 : KEPT_ORDERS
+  for (let subset = 1; subset < 2 ** count; subset++) {
+    const members = context.workers.map((_, i) => i).filter((i) => (subset >> i) & 1)
+    if (members.length < from || members.length > most) continue
+    const rivals = best.get(members.length) ?? []
+    const found = search.rate(slowCardsFirst(context, members), rivals[0]?.seconds ?? Number.POSITIVE_INFINITY)
+    best.set(members.length, [...rivals, ...found].toSorted((x, y) => x.seconds - y.seconds).slice(0, kept))
+  }
+  return [...best.values()].flat().map(({ order }) => order)
+}
+
+/** Every size up to sixteen, then in steps of an eighth, and the largest. */
+function sizesBetween(least: number, most: number): number[] {
+  const sizes: number[] = []
+  for (let size = least; size < most; size += Math.max(1, size >> 3)) sizes.push(size)
+  return least <= most ? [...sizes, most] : []
+}
+
+export type OrderAsk = Pick<SplitAsk, 'strategy' | 'wire' | 'all'>
+
+/** An order and what its steady state says of its time. */
+export interface Rated {
+  readonly order: number[]
+  readonly seconds: number
+}
+
+/** In the same order otherwise; cards that are about as fast count as equal. */
+function slowCardsFirst({ network }: Context, members: readonly number[]): number[] {
+  const grade = (member: number) => Math.round(Math.log2(cardRate(network, member)) * 8)
+  return network.alike ? [...members] : members.toSorted((x, y) => grade(x) - grade(y))
+}
+
+/** Gains below this are not worth another look for a better order. */
+const WORTHWHILE = 0.995
+const MOST_LOOKS = 4
+
+/**
+ * Orders of a chain. For a period, dynamic programming over (who is still to be placed at the tail, who of them is first)
+ * finds the earliest position that any order reaches from the prompt's end, so whether one can do all in that period: the
+ * best of thousands of orders for a few hundred steps.
+ */
+class ChainOrders {
+  readonly #context: Context
+  readonly #ask: OrderAsk & { share: boolean }
+  readonly #orderMatters: boolean
+  readonly #lanes = new Map<number, Lane>()
+
+  constructor(context: Context, ask: OrderAsk) {
+    this.#context = context
+    this.#ask = { ...ask, share: true }
+    this.#orderMatters = !context.network.alike || context.workers.some(({ budgetBytes }) => budgetBytes !== undefined)
+  }
+
+  /** The order given, if it may come near `best`, and every better one that is found. */
+  rate(members: number[], best: number): Rated[] {
+    const rated: Rated[] = [{ order: members, seconds: this.#seconds(members) }]
+    if (!this.#orderMatters) return rated
+    const { shape } = this.#context
+    for (let look = 0; look < MOST_LOOKS; look++) {
+      const target = WORTHWHILE * Math.min(best, rated[0]!.seconds) - this.#leastLatency(members)
+      const order = Number.isFinite(target) ? this.#orderWithin(members, target / shape.layers) : undefined
+      if (order === undefined) break
+      const seconds = this.#seconds(order)
+      if (seconds >= rated[0]!.seconds) break
+      rated.unshift({ order, seconds })
+    }
+    return rated
+  }
+
+  #seconds(order: readonly number[]): number {
+    const { network, shape, promptTokens } = this.#context
+    const shared = this.#shared(order)
+    const lanes = order.map((member, at) => this.#lane(member, order[at + 1], shared[at]!))
+    const period = chainPeriod([...lanes, tailLane(this.#context, order, this.#ask)], promptTokens)
+    if (period === undefined) return Number.POSITIVE_INFINITY
+    const hops = order.map(
+      (member, at) => network.latency[member * network.size + (order[at + 1] ?? network.size - 1)]!,
+    )
+    return shape.layers * period + hops.reduce((sum, seconds) => sum + seconds, 0)
+  }
+
+  /** Everyone's blocks have to come to the decode node. */
+  #leastLatency(members: readonly number[]): number {
+    const { network } = this.#context
+    return Math.max(...members.map((member) => network.latency[(member + 1) * network.size - 1]!))
+  }
+
+  #shared(members: readonly number[]): boolean[] {
+    const { workers } = this.#context
+    return members.map((member) => costOf(this.#context, member, members) !== workers[member]!.cost)
+  }
+
+  #lane(member: number, next: number | undefined, shared: boolean): Lane {
+    const { workers, network } = this.#context
+    const key = ((next ?? network.size - 1) * network.size + member) * 2 + Number(shared)
+    const known = this.#lanes.get(key)
+    if (known !== undefined) return known
+    const { cost, sharedCost } = workers[member]!
+    const place = { member, next, cost: shared ? sharedCost! : cost, idleSeconds: 0 }
+    const lane = laneOf(this.#context, this.#ask, place)
+    this.#lanes.set(key, lane)
+    return lane
+  }
+
+  /** An order of these members that does all in a period, if there is one. */
+  #orderWithin(members: readonly number[], period: number): number[] | undefined {
+    const count = members.length
+    const end = spanStart(tailLane(this.#context, members, this.#ask), this.#context.promptTokens, period)
+    const shared = this.#shared(members)
+    const lanes = members.map((member, i) => [
+      ...members.map((next) => this.#lane(member, next, shared[i]!)),
+      this.#lane(member, undefined, shared[i]!),
+    ])
+    const starts = new Float64Array(2 ** count * count).fill(Number.POSITIVE_INFINITY)
+    const nexts = new Int8Array(starts.length)
+    for (let set = 1; set < 2 ** count; set++)
+      for (let first = 0; first < count; first++) {
+        if (!((set >> first) & 1)) continue
+        const at = set * count + first
+        const rest = set & ~(1 << first)
+        if (rest === 0) starts[at] = spanStart(lanes[first]![count]!, end, period)
+        for (let next = 0; next < count; next++) {
+          if (!((rest >> next) & 1)) continue
+          const start = spanStart(lanes[first]![next]!, starts[rest * count + next]!, period)
+          if (!(start < starts[at]!)) continue
+          starts[at] = start
+          nexts[at] = next
+        }
+      }
+    return orderFrom(members, starts, nexts)
+  }
+}
+
+/** Follows the choices of the best first worker that reaches the prompt's start. */
+function orderFrom(members: readonly number[], starts: Float64Array, nexts: Int8Array): number[] | undefined {
+  const count = members.length
+  let set = 2 ** count - 1
+  let first = 0
+  for (let other = 1; other < count; other++)
+    if (starts[set * count + other]! < starts[set * count + first]!) first = other
+  if (starts[set * count + first]! > 0) return undefined
+  const order: number[] = []
+  for (;;) {
+    order.push(members[first]!)
+    const next = nexts[set * count + first]!
+    set &= ~(1 << first)
+    if (set === 0) return order
+    first = next
+  }
+}
