@@ -48,21 +48,31 @@ function partsText({ workers, decode, decode_tokens }: Candidate): string {
 
 /** `solo 41.2 s, 2 workers 21.5 s, 3 workers 16.4 s (link worker-3 to decode-1): would use 2` */
 function sentence(chosen: Candidate, candidates: readonly Candidate[]): string {
-  const best = new Map<number, Candidate>()
+  const best = new Map<string, Candidate>()
   for (const candidate of candidates) {
-    const size = candidate.workers.length
-    if (!best.has(size)) best.set(size, candidate)
+    const who = whoText(candidate)
+    if (!best.has(who)) best.set(who, candidate)
   }
+  const machines = ({ workers, decode_tokens }: Candidate): number => workers.length + Number(decode_tokens > 1)
   const parts = [...best]
-    .toSorted(([x], [y]) => x - y)
-    .map(([size, { predicted_ttft_seconds, bound, bound_by }]) => {
+    .toSorted(([, x], [, y]) => machines(x) - machines(y) || x.workers.length - y.workers.length)
+    .map(([who, { predicted_ttft_seconds, bound, bound_by }]) => {
       const why = bound === 'compute' ? '' : ` (${bound_by})`
-      return `${sizeText(size)} ${seconds(predicted_ttft_seconds)}${why}`
+      return `${who} ${seconds(predicted_ttft_seconds)}${why}`
     })
   return `${parts.join(', ')}: would use ${useText(chosen)}`
 }
 
-const sizeText = (size: number): string => (size === 0 ? 'decode node alone' : size === 1 ? 'solo' : `${size} workers`)
+function whoText({ workers, decode_tokens }: Candidate): string {
+  if (workers.length === 0) return 'decode node alone'
+  const count = workers.length === 1 ? '1 worker' : `${workers.length} workers`
+  if (decode_tokens > 1) return `${count} and the decode node`
+  return workers.length === 1 ? 'solo' : count
+}
 
-const useText = ({ workers, strategy, decode }: Candidate): string =>
-  workers.length === 0 ? decode : workers.length === 1 ? `${workers[0]!.id} alone` : `${workers.length}, ${strategy}`
+function useText(chosen: Candidate): string {
+  const { workers, strategy, decode, decode_tokens } = chosen
+  if (workers.length === 0) return decode
+  if (workers.length === 1) return decode_tokens > 1 ? `${workers[0]!.id} and ${decode}` : `${workers[0]!.id} alone`
+  return `${workers.length}, ${strategy}`
+}

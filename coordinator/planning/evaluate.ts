@@ -71,7 +71,7 @@ interface Found {
 
 /** What the decode node may take over it need not: whichever is faster. */
 function bestSplit(context: Context, members: readonly number[], ask: Omit<SplitAsk, 'share'>): Found | undefined {
-  const choices = mayShare(context, members) ? [false, true] : [false]
+  const choices = ask.strategy !== 'solo' && mayShare(context, members) ? [false, true] : [false]
   let best: Found | undefined
   for (const share of choices) {
     const layout = split(context, members, { ...ask, share })

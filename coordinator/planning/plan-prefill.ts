@@ -125,7 +125,9 @@ function drafted(context: Context, ask: PlanAsk, sizes: Sizes): Timed[] {
   const splits = (['chain', 'ring'] as const)
     .filter((strategy) => ask.strategy === undefined || ask.strategy === strategy)
     .flatMap((strategy) => ordersIn(context, strategy, sizes, all).map((order) => draft(context, strategy, order, all)))
-  const timed = [...ones, ...splits].filter((each) => each !== undefined)
+  const withTail = ask.strategy === undefined && sizes.least <= 1 && context.decode.cost !== undefined
+  const pairs = withTail ? context.workers.map((_, i) => draft(context, 'chain', [i], all)) : []
+  const timed = [...ones, ...pairs, ...splits].filter((each) => each !== undefined)
   // Who asks for `solo` means a worker.
   const mayBeAlone = context.decode.cost !== undefined && !all && ask.strategy === undefined
   const alone = decodeAlone(context, 'solo')
@@ -145,14 +147,15 @@ function ordersIn(context: Context, strategy: Strategy, sizes: Sizes, all: boole
 }
 
 /** Keeps every solo and the best layout of each strategy and size; of an exact number, the layouts that come nearest. */
-function bestOfEachKind(timings: readonly Timed[], { workers }: Context, ask: PlanAsk): Timed[] {
+function bestOfEachKind(timings: readonly Timed[], { workers, promptTokens }: Context, ask: PlanAsk): Timed[] {
   const largest = Math.max(...timings.map(({ layout }) => layout.members.length))
   const best = new Map<string, Timed>()
   for (const timed of timings) {
     const { strategy, members } = timed.layout
     if (ask.workers !== undefined && members.length < largest) continue
     // a split that shrank to one worker is the solo that stands there already
-    if (ask.strategy === undefined && strategy !== 'solo' && members.length === 1 && ask.workers === undefined) continue
+    const noSplit = members.length === 1 && prefillTokens(timed.layout) === promptTokens - 1
+    if (ask.strategy === undefined && strategy !== 'solo' && noSplit && ask.workers === undefined) continue
     const kind = strategy === 'solo' ? `solo ${workers[members[0]!]?.id}` : `${strategy} ${members.length}`
     const rival = best.get(kind)
     if (rival === undefined || byPreference(timed, rival) < 0) best.set(kind, timed)

@@ -95,12 +95,13 @@ export function tailLane(context: Context, members: readonly number[], ask: Tail
     card: undefined,
     room: undefined,
     least: 1,
-    most: ask.share && mayShare(context, members) ? Math.max(1, tailRoom) : 1,
+    // solo is one worker that does it all
+    most: ask.share && ask.strategy !== 'solo' && mayShare(context, members) ? Math.max(1, tailRoom) : 1,
   }
 }
 
 type Bytes = Pick<SplitAsk, 'wire' | 'freeLinks'>
-type TailAsk = Bytes & Pick<SplitAsk, 'share' | 'idle'>
+type TailAsk = Bytes & Pick<SplitAsk, 'strategy' | 'share' | 'idle'>
 
 const bytesOf = ({ wireBytes }: Context, { wire, freeLinks }: Bytes): number => (freeLinks ? 0 : wireBytes[wire])
 

@@ -42,7 +42,7 @@ test('every candidate has a row, and the last line says what each number of work
   assert.match(lines[5]!, /w1 0-99$/)
   assert.equal(
     lines.at(-1),
-    'decode node alone 80.00 s, solo 41.20 s, 2 workers 21.50 s, 3 workers 22.00 s (link w3 to d1): would use 2, chain',
+    'decode node alone 80.00 s, solo 41.20 s, 2 workers and the decode node 21.50 s, 3 workers and the decode node 22.00 s (link w3 to d1): would use 2, chain',
   )
 })
 
