@@ -9,7 +9,8 @@ import type { Engine } from '../engine/engine.ts'
 import { Idle } from '../idle.ts'
 import { Arrivals } from '../prefill/arrivals.ts'
 import { calibrate } from '../prefill/calibrate.ts'
-import type { KvBlock } from '../prefill/exchange.ts'
+import { encodingsOf } from '../prefill/encodings.ts'
+import type { KvBlock, Use } from '../prefill/exchange.ts'
 import { runLayers } from '../prefill/layer-loop.ts'
 import { routesOf } from '../prefill/routes.ts'
 import type { ComputeCommand, ComputeEvent, ComputeReply } from './messages.ts'
@@ -82,7 +83,8 @@ export class ComputeHost {
       .flatMap((origin) => blocksOf(assignment.workers[origin]?.spans ?? [], blockTokens))
     const arrivals = new Arrivals(others.length, controller.signal)
     const exchange = {
-      publish: (block: KvBlock) => this.#post(run, { kind: 'published', block }, [block.bytes.buffer]),
+      publish: (block: KvBlock, uses: readonly Use[]) =>
+        this.#post(run, { kind: 'published', block, uses }, [block.bytes.buffer]),
       next: (layer: number) => arrivals.next(layer),
       release: (layer: number) => {
         arrivals.release(layer)
@@ -91,9 +93,11 @@ export class ComputeHost {
     }
     this.#runs.set(run, { controller, deliver: (block) => arrivals.add(block), stop: () => undefined })
     const spans = assignment.workers[rank]?.spans ?? []
+    const encodings = (layer: number) => encodingsOf(assignment, layer, engine.shape.layers)
+    const { signal } = controller
     this.#settle(
       run,
-      runLayers({ engine, spans, blockTokens, tokens, exchange, clock, signal: controller.signal, yieldTurn }),
+      runLayers({ engine, spans, blockTokens, tokens, exchange, encodings, clock, signal, yieldTurn }),
     )
   }
 
@@ -148,7 +152,7 @@ export class ComputeHost {
       })
       return { ...done, waitSeconds }
     } finally {
-      assembly.release()
+      await assembly.release()
       this.#kvBytes -= bytes
     }
   }

@@ -3,6 +3,7 @@ import { abortError } from '../../shared/errors.ts'
 import { blocksOf, type Span } from '../../shared/plan.ts'
 import type { Accumulator, Engine, Hidden, Kv, Query } from '../engine/engine.ts'
 import { exportBlock, importBlock } from '../kv/block.ts'
+import type { Encoding } from './encodings.ts'
 import type { KvExchange } from './exchange.ts'
 
 /**
@@ -19,6 +20,8 @@ export interface PrefillTask {
   /** Ids of the tokens of `spans`, in ascending position. */
   readonly tokens: Int32Array
   readonly exchange: KvExchange
+  /** How own blocks of a layer are encoded, and for whom. */
+  readonly encodings: (layer: number) => readonly Encoding[]
   readonly clock: Clock
   readonly signal: AbortSignal
   /** Lets messages of other threads in; called between pieces of arithmetic. */
@@ -92,7 +95,8 @@ async function projectLayer(task: PrefillTask, layer: number, blocks: readonly S
       await turn(task)
       chunk.q = await engine.project(layer, chunk.x, chunk.start, kv)
     }
-    exchange.publish(await exportBlock(engine, layer, kv))
+    for (const { wire, uses } of task.encodings(layer))
+      exchange.publish(await exportBlock(engine, layer, kv, wire), uses)
     own.push(kv)
   }
   if (layer === engine.shape.layers - 1) for (const chunk of chunks) releaseQuery(engine, chunk)

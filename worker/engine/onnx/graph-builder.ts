@@ -3,16 +3,23 @@ import { bytesField, type Field, floatField, intField, join, messageField, textF
 /** A value in the graph: the output of a node, an input, or a constant. */
 export type Value = string
 
+/** What a tensor is made of. */
+type Element = 'float' | 'float16' | 'int8'
+
 /** An attribute of a node: a bare number is an integer, as most are. */
-export type Attribute = number | { readonly float: number } | { readonly ints: readonly number[] }
+export type Attribute =
+  | number
+  | { readonly float: number }
+  | { readonly ints: readonly number[] }
+  | { readonly type: Element }
 
 /** A dimension: a number where the model fixes it, a letter where it varies between calls. */
 export type Dim = number | string
 
-const FLOAT = 1
+const ELEMENTS: Readonly<Record<Element, number>> = { float: 1, int8: 3, float16: 10 }
 const INT64 = 7
 const IR_VERSION = 10
-const OPSET = 20
+const OPSET = 21
 /** Domain of ONNX Runtime's own operators. */
 const MICROSOFT = 'com.microsoft'
 
@@ -33,8 +40,8 @@ export class GraphBuilder {
   readonly #outputNames = new Map<Value, string>()
   #values = 0
 
-  input(name: string, dims: readonly Dim[]): Value {
-    this.#inputs.push(messageField(11, valueInfo(name, dims)))
+  input(name: string, dims: readonly Dim[], element: Element = 'float'): Value {
+    this.#inputs.push(messageField(11, valueInfo(name, dims, element)))
     return name
   }
 
@@ -45,7 +52,7 @@ export class GraphBuilder {
 
   /** A float32 scalar. */
   float(value: number): Value {
-    return this.#constant(FLOAT, [], new Uint8Array(Float32Array.of(value).buffer))
+    return this.#constant(ELEMENTS.float, [], new Uint8Array(Float32Array.of(value).buffer))
   }
 
   op(type: string, inputs: readonly Value[], attributes: Readonly<Record<string, Attribute>> = {}): Value {
@@ -61,9 +68,9 @@ export class GraphBuilder {
   }
 
   /** Makes the result of a node an output of the graph. */
-  output(name: string, value: Value, dims: readonly Dim[]): void {
+  output(name: string, value: Value, dims: readonly Dim[], element: Element = 'float'): void {
     this.#outputNames.set(value, name)
-    this.#outputs.push(messageField(12, valueInfo(name, dims)))
+    this.#outputs.push(messageField(12, valueInfo(name, dims, element)))
   }
 
   build(name: string): Uint8Array {
@@ -104,12 +111,13 @@ export class GraphBuilder {
 
 function attribute(name: string, value: Attribute): Field[] {
   if (typeof value === 'number') return [textField(1, name), intField(3, value), intField(20, 2)]
+  if ('type' in value) return attribute(name, ELEMENTS[value.type])
   if ('float' in value) return [textField(1, name), floatField(2, value.float), intField(20, 1)]
   return [textField(1, name), ...value.ints.map((n) => intField(8, n)), intField(20, 7)]
 }
 
-function valueInfo(name: string, dims: readonly Dim[]): Field[] {
+function valueInfo(name: string, dims: readonly Dim[], element: Element): Field[] {
   const shape = dims.map((d) => messageField(1, [typeof d === 'number' ? intField(1, d) : textField(2, d)]))
-  const tensorType = [intField(1, FLOAT), messageField(2, shape)]
+  const tensorType = [intField(1, ELEMENTS[element]), messageField(2, shape)]
   return [textField(1, name), messageField(2, [messageField(1, tensorType)])]
 }

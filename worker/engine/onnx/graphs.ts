@@ -1,5 +1,6 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { GraphBuilder, type Value } from './graph-builder.ts'
+import { WIRE_GRAPHS } from './wire-graphs.ts'
 
 /**
  * The graphs of the CPU engine. Weights are inputs, so one session of each kind serves all layers; S is the number of
@@ -11,6 +12,7 @@ export const GRAPHS = {
   attendMasked: (shape: ModelShape) => attendGraph(shape, true),
   mix: mixGraph,
   logits: logitsGraph,
+  ...WIRE_GRAPHS,
 } as const satisfies Record<string, (shape: ModelShape) => Uint8Array>
 export type GraphKind = keyof typeof GRAPHS
 

@@ -1,17 +1,17 @@
 import { HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
+import type { Wire } from '../../../shared/plan.ts'
 import { RopeTable } from '../../model/rope-table.ts'
 import type { LayerWeights, ModelWeights } from '../../model/weights.ts'
-import type { Accumulator, Engine, Hidden, Kv, Query } from '../engine.ts'
+import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Query } from '../engine.ts'
 import {
-  exportHostKv,
+  checkEncoded,
   type Floats,
   gatherRows,
   HostAccumulator,
   HostHidden,
   HostKv,
   HostQuery,
-  importHostKv,
   own,
 } from '../host-tensors.ts'
 import { EMPTY_MAX } from './graphs.ts'
@@ -19,6 +19,7 @@ import { type KeyRange, keyRanges } from './key-ranges.ts'
 import { MaskCache } from './mask-cache.ts'
 import { SessionSet, type Slot, type Slots } from './session-set.ts'
 import { TensorPool } from './tensor-pool.ts'
+import { decodeKv, encodeKv } from './wire-transport.ts'
 
 /** Keys of one call to a graph: 512 measured best for chunks of 256 tokens. Fewer rows may see more at once. */
 const KEYS_PER_CALL = 512
@@ -175,12 +176,15 @@ export class OnnxEngine implements Engine {
     return new HostKv(start, capacity, kvHeads, headDim, this.#pool.take(floats), this.#pool.take(floats))
   }
 
-  async exportKv(kv: Kv, start: number, count: number): Promise<Uint8Array<ArrayBuffer>> {
-    return exportHostKv(own(kv, HostKv), start, count)
+  async exportKv(kv: Kv, start: number, count: number, wire: Wire): Promise<EncodedKv> {
+    return encodeKv(this.#sessions, own(kv, HostKv), start, count, wire)
   }
 
-  async importKv(kv: Kv, start: number, count: number, bytes: Uint8Array): Promise<void> {
-    importHostKv(own(kv, HostKv), start, count, bytes)
+  async importKv(kv: Kv, start: number, count: number, encoded: EncodedKv): Promise<void> {
+    const cache = own(kv, HostKv)
+    cache.checkRange(start, count)
+    checkEncoded(cache, count, encoded)
+    await decodeKv(this.#sessions, cache, start, count, encoded)
   }
 
   release(...tensors: (Hidden | Query | Accumulator | Kv)[]): void {

@@ -5,7 +5,7 @@ import type { Floats } from '../host-tensors.ts'
 import { GRAPHS, type GraphKind } from './graphs.ts'
 
 /** A buffer and its dimensions: what a graph reads from, or writes into. */
-export type Slot = readonly [data: Floats, dims: readonly number[]]
+export type Slot = readonly [data: Floats | Uint16Array | Int8Array, dims: readonly number[]]
 export type Slots = Readonly<Record<string, Slot>>
 
 /** One session of each kind of graph. ONNX Runtime says nothing on its own: what fails is thrown. */
@@ -57,7 +57,13 @@ function sessionOptions(threads: number): InferenceSession.SessionOptions {
 }
 
 const tensors = (slots: Slots): Record<string, Tensor> =>
-  Object.fromEntries(Object.entries(slots).map(([name, [data, dims]]) => [name, new Tensor('float32', data, dims)]))
+  Object.fromEntries(Object.entries(slots).map(([name, [data, dims]]) => [name, tensor(data, dims)]))
+
+/** Half precision numbers come as their bits. */
+function tensor(data: Slot[0], dims: readonly number[]): Tensor {
+  if (data instanceof Float32Array) return new Tensor('float32', data, dims)
+  return data instanceof Int8Array ? new Tensor('int8', data, dims) : new Tensor('float16', data, dims)
+}
 
 const failed = (what: string, cause: unknown) =>
   new HeadraceError('engine_failed', `ONNX Runtime, ${what}: ${asHeadraceError(cause).message}`, { cause })
