@@ -16,9 +16,9 @@ const WORKERS = 3
 const LAYERS = 3
 const BLOCK_TOKENS = 20
 
-/** Absolute errors of a logit; the fixture's logits reach from -0.9 to 0.9. Measured: 1e-4 and 7e-3. */
+/** Absolute errors of a logit. The fixture's weights are random and its logits reach from -4 to 4, so this is a hard case. */
 const F16_TOLERANCE = 2e-3
-const INT8_TOLERANCE = 2e-2
+const INT8_TOLERANCE = 8e-2
 
 interface Wires {
   readonly prefix: readonly Wire[]

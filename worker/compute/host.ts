@@ -95,10 +95,7 @@ export class ComputeHost {
     const spans = assignment.workers[rank]?.spans ?? []
     const encodings = (layer: number) => encodingsOf(assignment, layer, engine.shape.layers)
     const { signal } = controller
-    this.#settle(
-      run,
-      runLayers({ engine, spans, blockTokens, tokens, exchange, encodings, clock, signal, yieldTurn }),
-    )
+    this.#settle(run, runLayers({ engine, spans, blockTokens, tokens, exchange, encodings, clock, signal, yieldTurn }))
   }
 
   #decode(assignment: DecodeAssignment, lastToken: number): void {

@@ -32,7 +32,10 @@ function quantiseGraph({ kvHeads, headDim }: ModelShape): Uint8Array {
   for (let i = 0; i < 2 * kvHeads; i++) {
     const x = g.input(`x${i}`, ['T', headDim])
     const scale = g.op('Div', [g.op('ReduceMax', [g.op('Abs', [x]), last], { keepdims: 0 }), most])
-    const q = g.op('QuantizeLinear', [x, g.op('Max', [scale, leastDivisor])], { axis: 0, output_dtype: { type: 'int8' } })
+    const q = g.op('QuantizeLinear', [x, g.op('Max', [scale, leastDivisor])], {
+      axis: 0,
+      output_dtype: { type: 'int8' },
+    })
     g.output(`scale${i}`, scale, ['T'])
     g.output(`q${i}`, q, ['T', headDim], 'int8')
     g.output(`sum${i}`, sum(g, x), [])
