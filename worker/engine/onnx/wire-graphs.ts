@@ -3,9 +3,9 @@ import { INT8_MOST, LEAST_DIVISOR } from '../wire-codec.ts'
 import { GraphBuilder, type Value } from './graph-builder.ts'
 
 /**
- * Between the cache and the wire: 4 to 6 times as fast as loops in JavaScript for f16, 2 to 3 times for int8. Every KV
- * head's K (`x0` on) and V (after them) is a tensor of its own, so that each is read and written where it lies; T is the
- * number of tokens.
+ * Between the cache and the wire. Measured on blocks of 512 tokens in cache, these take a quarter to a sixth of the time
+ * of loops in JavaScript for f16 and less than half for int8. Every KV head's K (`x0` on) and V (after them) is a tensor
+ * of its own, so that each is read and written where it lies; T is the number of tokens.
  */
 export const WIRE_GRAPHS = {
   toHalf: (shape: ModelShape) => castGraph(shape, 'float', 'float16'),
