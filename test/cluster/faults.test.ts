@@ -120,6 +120,11 @@ describe('a cluster', () => {
     { what: 'is damaged', code: 'kv_checksum', meddle: (event: ComputeEvent) => damaged(event) },
     { what: 'claims another place', code: 'kv_identity', meddle: (event: ComputeEvent) => moved(event, 1) },
     { what: 'comes twice', code: 'kv_identity', meddle: (event: ComputeEvent) => changed(event, () => ({ layer: 0 })) },
+    {
+      what: 'is less precise than planned',
+      code: 'kv_shape',
+      meddle: (event: ComputeEvent) => changed(event, () => ({ dtype: 'f16' })),
+    },
     { what: 'is too short', code: 'kv_shape', meddle: (event: ComputeEvent) => shortened(event) },
   ]) {
     it(`refuses a KV block that ${what} with \`${code}\`, and answers the next prompt`, () => {

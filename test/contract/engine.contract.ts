@@ -2,8 +2,11 @@ import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import type { EngineName } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
+import { WIRES } from '../../shared/plan.ts'
 import { createEngine } from '../../worker/engine/create-engine.ts'
 import type { Engine, Kv, Positions } from '../../worker/engine/engine.ts'
+import { decodeRows, encodeRows } from '../../worker/engine/wire-codec.ts'
+import { widenF16 } from '../../worker/model/widen.ts'
 import { maxAbsDifference } from '../support/numbers.ts'
 import { PlainRun } from '../support/plain-run.ts'
 import { randomInt, seededRandom, shuffled } from '../support/random.ts'
@@ -16,6 +19,7 @@ export function engineContract(name: EngineName): void {
   describe(`the ${name} engine`, () => {
     partsOfARun(name)
     attention(name)
+    transport(name)
     refusals(name)
     shapes(name)
   })
@@ -27,6 +31,11 @@ const tokensOf = (count: number, vocab: number, seed = 7): number[] => {
   const random = seededRandom(seed)
   return Array.from({ length: count }, () => randomInt(random, vocab))
 }
+
+const f32 = (values: Float32Array<ArrayBuffer>) => ({ dtype: 'f32', bytes: new Uint8Array(values.buffer) }) as const
+
+const exported32 = async (engine: Engine, kv: Kv, start: number, count: number) =>
+  new Float32Array((await engine.exportKv(kv, start, count, 'f32')).bytes.buffer)
 
 /** One model with both engines for a group of tests. */
 function enginesFor(name: EngineName, options: Partial<TinyModelOptions> = {}): { engine: Engine; oracle: Engine } {
@@ -73,7 +82,7 @@ function partsOfARun(name: EngineName): void {
       const exported = async (engine: Engine) => {
         const run = new PlainRun(engine, 60, { chunkTokens: 25, blockTokens: 60 })
         await run.feed(tokensOf(50, engine.shape.vocab))
-        return new Float32Array((await engine.exportKv(run.caches.at(-1)![0]!, 3, 41)).buffer)
+        return exported32(engine, run.caches.at(-1)![0]!, 3, 41)
       }
       assert.ok(maxAbsDifference(await exported(engines.engine), await exported(engines.oracle)) < TOLERANCE)
     })
@@ -104,7 +113,7 @@ function partsOfARun(name: EngineName): void {
       assert.equal(last.tokens, 1)
       const [all, one] = [engine.createKv(0, 9), engine.createKv(0, 9)]
       engine.release(await engine.project(0, x, 0, all), await engine.project(0, last, 8, one))
-      const exported = async (kv: Kv) => new Float32Array((await engine.exportKv(kv, 8, 1)).buffer)
+      const exported = async (kv: Kv) => new Float32Array((await engine.exportKv(kv, 8, 1, 'f32')).bytes.buffer)
       assert.ok(maxAbsDifference(await exported(all), await exported(one)) < TOLERANCE)
       assert.ok(maxAbsDifference(await engine.logits(last), await engine.logits(x)) < TOLERANCE)
     })
@@ -125,13 +134,13 @@ function attention(name: EngineName): void {
         const random = seededRandom(from)
         const kv = engine.createKv(from, end - from)
         const values = Float32Array.from({ length: 2 * kvHeads * (end - from) * headDim }, () => random() * 4 - 2)
-        await engine.importKv(kv, from, end - from, new Uint8Array(values.buffer))
+        await engine.importKv(kv, from, end - from, f32(values))
         await engine.attend(0, q, kv, acc)
       }
       engine.release(q)
       const next = engine.createKv(start, count)
       await engine.project(1, await engine.mix(0, x, acc), start, next)
-      return new Float32Array((await engine.exportKv(next, start, count)).buffer)
+      return exported32(engine, next, start, count)
     }
 
     const cases: { what: string; start: number; count: number; blocks: [number, number][] }[] = [
@@ -171,7 +180,7 @@ function attention(name: EngineName): void {
         const kv = engine.createKv(30, 120)
         const random = seededRandom(4)
         const values = Float32Array.from({ length: 2 * kvHeads * 120 * headDim }, () => random() * 4 - 2)
-        await engine.importKv(kv, 30, 120, new Uint8Array(values.buffer))
+        await engine.importKv(kv, 30, 120, { dtype: 'f32', bytes: new Uint8Array(values.buffer) })
         for (const range of ranges) await engine.attend(0, q, kv, acc, range)
         engine.release(q)
         return engine.logits(await engine.mix(0, x, acc))
@@ -204,6 +213,124 @@ function attention(name: EngineName): void {
   })
 }
 
+/** KV on the wire, measured by the plain loops of `wire-codec.ts`. */
+function transport(name: EngineName): void {
+  describe('on the wire', () => {
+    const engines = enginesFor(name, { heads: 6, kvHeads: 3, headDim: 10 })
+    const headDim = 10
+    const rowsOf = (count: number) => 2 * 3 * count
+
+    /** A cache at [5, 50) whose positions [start, start + count) hold `values`, in the order of the wire. */
+    async function holding(values: Float32Array<ArrayBuffer>, start: number, count: number): Promise<Kv> {
+      const { engine } = engines
+      const kv = engine.createKv(5, 45)
+      await engine.importKv(kv, 5, 45, f32(new Float32Array(rowsOf(45) * headDim).fill(7)))
+      await engine.importKv(kv, start, count, f32(values))
+      return kv
+    }
+
+    /** Numbers of many magnitudes, of both signs. */
+    const spread = (count: number, seed: number) => {
+      const random = seededRandom(seed)
+      return Float32Array.from({ length: rowsOf(count) * headDim }, () => (random() - 0.5) * 10 ** (random() * 10 - 6))
+    }
+
+    for (const count of [1, 3, 40])
+      for (const wire of WIRES)
+        test(`encodes and decodes ${count} tokens in ${wire} as the formulas do, and touches no others`, async () => {
+          const { engine } = engines
+          const values = spread(count, count)
+          const encoded = await engine.exportKv(await holding(values, 8, count), 8, count, wire)
+          assert.equal(encoded.dtype, wire)
+          assert.deepEqual(encoded.bytes, encodeRows(values, headDim, wire))
+
+          const fresh = await holding(spread(count, 77), 8, count)
+          const unaligned = new Uint8Array(encoded.bytes.length + 1).subarray(1)
+          unaligned.set(encoded.bytes)
+          await engine.importKv(fresh, 8, count, { dtype: wire, bytes: unaligned })
+          const decoded = decodeRows(encoded, headDim)
+          assert.deepEqual(await exported32(engine, fresh, 8, count), decoded)
+          for (const [start, beside] of [
+            [5, 3],
+            [8 + count, 42 - count],
+          ] as const)
+            assert.ok((await exported32(engine, fresh, start, beside)).every((value) => value === 7))
+
+          const most = { f32: () => 0, f16: halfStep, int8: (_: number, row: number) => int8Step(values, row) }[wire]
+          values.forEach((value, i) => {
+            const error = Math.abs(value - decoded[i]!)
+            assert.ok(error <= most(value, Math.floor(i / headDim)), `${value} became ${decoded[i]}`)
+          })
+        })
+
+    /** Half a unit in the last place of a half, with its smallest for what is below its normal range. */
+    const halfStep = (value: number): number => Math.max(2 ** -25, Math.abs(value) * 2 ** -11)
+    const int8Step = (values: Float32Array, row: number): number => {
+      const most = Math.max(...values.subarray(row * headDim, (row + 1) * headDim).map(Math.abs))
+      return (most / 127 / 2) * (1 + 1e-5)
+    }
+
+    test('takes every half, and rounds ties to even', async () => {
+      const { engine } = engines
+      const halves = Uint16Array.from({ length: 0x7c00 }, (_, bits) => bits)
+      const singles = new Float32Array(halves.length)
+      widenF16(halves, singles)
+      const between = singles.slice(0, -1).map((value, i) => (value + singles[i + 1]!) / 2)
+      for (const [from, wanted] of [
+        [singles, (i: number) => i],
+        [between, (i: number) => i + (i % 2)],
+      ] as const)
+        for (let at = 0; at < from.length; at += rowsOf(40) * headDim)
+          for (const sign of [1, -1]) {
+            const values = new Float32Array(rowsOf(40) * headDim)
+            values.set(from.subarray(at, at + values.length).map((value) => value * sign))
+            const { bytes } = await engine.exportKv(await holding(values, 5, 40), 5, 40, 'f16')
+            const bits = new Uint16Array(bytes.buffer)
+            for (let i = 0; i < Math.min(values.length, from.length - at); i++)
+              assert.equal(bits[i], wanted(at + i) | (sign < 0 ? 0x8000 : 0), `${values[i]}`)
+          }
+    })
+
+    test('sends a block of zeros as zeros', async () => {
+      const { engine } = engines
+      const values = new Float32Array(rowsOf(9) * headDim)
+      const kv = await holding(values, 5, 9)
+      for (const wire of WIRES) {
+        const encoded = await engine.exportKv(kv, 5, 9, wire)
+        assert.equal(encoded.dtype, wire)
+        assert.ok(encoded.bytes.every((byte) => byte === 0))
+        assert.deepEqual(decodeRows(encoded, headDim), values)
+      }
+    })
+
+    const { NaN: notANumber, POSITIVE_INFINITY: infinity } = Number
+    for (const { value, kept } of [
+      { value: 65_519, kept: ['f16', 'int8'] },
+      { value: 65_520, kept: ['int8'] },
+      { value: -65_520, kept: ['int8'] },
+      { value: 3e38, kept: ['int8'] },
+      { value: 1e-44, kept: ['f16', 'int8'] },
+      { value: infinity, kept: [] },
+      { value: -infinity, kept: [] },
+      { value: notANumber, kept: [] },
+    ])
+      test(`sends a block with ${value} in it in f32 where what was asked for cannot hold it`, async () => {
+        const { engine } = engines
+        for (const place of [0, 4, rowsOf(13) * headDim - 1]) {
+          const values = spread(13, 3)
+          values[place] = value
+          const kv = await holding(values, 5, 13)
+          for (const wire of ['f16', 'int8'] as const) {
+            const encoded = await engine.exportKv(kv, 5, 13, wire)
+            assert.equal(encoded.dtype, kept.includes(wire) ? wire : 'f32')
+            if (encoded.dtype === 'f32') assert.deepEqual(new Float32Array(encoded.bytes.buffer), values)
+            else assert.ok(decodeRows(encoded, headDim).every(Number.isFinite))
+          }
+        }
+      })
+  })
+}
+
 function refusals(name: EngineName): void {
   describe('refuses by code', () => {
     const engines = enginesFor(name, { contextLength: 64 })
@@ -230,23 +357,16 @@ function refusals(name: EngineName): void {
     test('an import or export whose length or place does not match', async () => {
       const { engine } = engines
       const kv = engine.createKv(8, 6)
-      const bytes = await engine.exportKv(kv, 9, 4)
-      for (const wrong of [bytes.subarray(1), new Uint8Array(bytes.length + 1), new Uint8Array(0)])
-        await assert.rejects(engine.importKv(kv, 9, 4, wrong), codeIs('kv_shape'))
-      for (const start of [7, 11]) await assert.rejects(engine.importKv(kv, start, 4, bytes), codeIs('kv_shape'))
-      for (const count of [0, 7]) await assert.rejects(engine.exportKv(kv, 8, count), codeIs('kv_shape'))
-    })
-
-    test('no import that is right but unaligned, and exports it again unchanged', async () => {
-      const { engine } = engines
-      const kv = engine.createKv(8, 6)
-      const { kvHeads, headDim } = engine.shape
-      const random = seededRandom(11)
-      const values = Float32Array.from({ length: 2 * kvHeads * 4 * headDim }, () => random())
-      const unaligned = new Uint8Array(values.byteLength + 1).subarray(1)
-      unaligned.set(new Uint8Array(values.buffer))
-      await engine.importKv(kv, 9, 4, unaligned)
-      assert.deepEqual(new Float32Array((await engine.exportKv(kv, 9, 4)).buffer), values)
+      for (const dtype of WIRES) {
+        const { bytes } = await engine.exportKv(kv, 9, 4, dtype)
+        for (const wrong of [bytes.subarray(1), new Uint8Array(bytes.length + 1), new Uint8Array(0)])
+          await assert.rejects(engine.importKv(kv, 9, 4, { dtype, bytes: wrong }), codeIs('kv_shape'))
+        for (const other of WIRES.filter((wire) => wire !== dtype))
+          await assert.rejects(engine.importKv(kv, 9, 4, { dtype: other, bytes }), codeIs('kv_shape'))
+        for (const start of [7, 11])
+          await assert.rejects(engine.importKv(kv, start, 4, { dtype, bytes }), codeIs('kv_shape'))
+        for (const count of [0, 7]) await assert.rejects(engine.exportKv(kv, 8, count, dtype), codeIs('kv_shape'))
+      }
     })
   })
 }

@@ -66,7 +66,7 @@ export class PlainRun {
     for (const block of blocks) {
       const from = Math.max(start, block.start)
       const count = Math.min(end, block.start + block.capacity) - from
-      if (count > 0) await engine.importKv(block, from, count, await engine.exportKv(fresh, from, count))
+      if (count > 0) await engine.importKv(block, from, count, await engine.exportKv(fresh, from, count, 'f32'))
     }
     engine.release(fresh)
     return q

@@ -1,5 +1,4 @@
 import { HeadraceError } from '../../shared/errors.ts'
-import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
 import type { DecodeAssignment } from '../../shared/protocol/control.ts'
 import type { KvHeader } from '../../shared/protocol/peer.ts'
 import type { ComputeRun } from '../compute/compute.ts'
@@ -24,10 +23,11 @@ export class DecodeSession extends Session {
     const { shape } = deps.compute
     this.#expected = new ExpectedBlocks({
       makers: assignment.workers,
+      wireOf: ({ handoffWire }) => handoffWire,
       blockTokens: assignment.blockTokens,
       layers: shape.layers,
       fingerprint: deps.fingerprint,
-      bytesPerToken: kvBytesPerTokenLayer(shape),
+      heads: shape,
     })
     this.#compute = deps.compute.decode(assignment, tokens, (event) => this.attempt(() => this.#onCompute(event)))
     for (const { worker, url } of assignment.workers)
@@ -58,8 +58,8 @@ export class DecodeSession extends Session {
     this.#expected.take(header, payload.byteLength)
     this.deps.metrics.linkBytes.inc({ direction: 'received', peer: worker }, frame.byteLength)
     this.trace.received(header.layer, worker)
-    const { layer, start, count, crc32 } = header
-    this.#compute.deliver({ layer, start, count, crc32, bytes: payload })
+    const { layer, start, count, dtype, crc32 } = header
+    this.#compute.deliver({ layer, start, count, dtype, crc32, bytes: payload })
   }
 
   #lost(worker: string, error: HeadraceError): void {

@@ -64,7 +64,7 @@ export class PrefillSession extends Session {
 
   #onCompute(event: ComputeEvent): void {
     if (this.over) return
-    if (event.kind === 'published') this.#exchange.publish(event.block)
+    if (event.kind === 'published') this.#exchange.publish(event.block, event.uses)
     else if (event.kind === 'released') {
       this.#exchange.release(event.layer)
       this.deps.report({ kind: 'layer_finished', run: this.run, layer: event.layer })

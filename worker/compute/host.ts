@@ -10,7 +10,8 @@ import type { Engine } from '../engine/engine.ts'
 import { Idle } from '../idle.ts'
 import { Arrivals } from '../prefill/arrivals.ts'
 import { calibrate } from '../prefill/calibrate.ts'
-import type { KvBlock } from '../prefill/exchange.ts'
+import { encodingsOf } from '../prefill/encodings.ts'
+import type { KvBlock, Use } from '../prefill/exchange.ts'
 import { runLayers } from '../prefill/layer-loop.ts'
 import { routesOf } from '../prefill/routes.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
@@ -90,7 +91,8 @@ export class ComputeHost {
       .flatMap((origin) => blocksOf(assignment.workers[origin]?.spans ?? [], blockTokens))
     const arrivals = new Arrivals(others.length, controller.signal)
     const exchange = {
-      publish: (block: KvBlock) => this.#post(run, { kind: 'published', block }, [block.bytes.buffer]),
+      publish: (block: KvBlock, uses: readonly Use[]) =>
+        this.#post(run, { kind: 'published', block, uses }, [block.bytes.buffer]),
       next: (layer: number) => trace.timed('wait', layer, () => arrivals.next(layer)),
       release: (layer: number) => {
         arrivals.release(layer)
@@ -99,8 +101,9 @@ export class ComputeHost {
     }
     this.#runs.set(run, { controller, deliver: (block) => arrivals.add(block), stop: () => undefined })
     const spans = assignment.workers[rank]?.spans ?? []
+    const encodings = (layer: number) => encodingsOf(assignment, layer, engine.shape.layers)
     const turn = this.#turns.open(controller.signal)
-    const layers = runLayers({ engine, spans, blockTokens, tokens, exchange, clock, turn })
+    const layers = runLayers({ engine, spans, blockTokens, tokens, exchange, encodings, clock, turn })
     this.#settle(
       run,
       turn,
@@ -163,7 +166,7 @@ export class ComputeHost {
       })
       return { reason, computeSeconds: turn.seconds, waitSeconds, ...traced(trace) }
     } finally {
-      assembly.release()
+      await assembly.release()
       this.#kvBytes -= bytes
     }
   }

@@ -3,7 +3,7 @@ import type { ErrorDetails } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { FinishReason, TokenLogprob } from '../../shared/protocol/run-types.ts'
-import type { KvBlock } from '../prefill/exchange.ts'
+import type { KvBlock, Use } from '../prefill/exchange.ts'
 
 /**
  * Messages between the main thread of a worker (sockets) and its compute thread (arithmetic): running the engine blocks
@@ -34,7 +34,7 @@ export type ComputeCommand =
 
 /** What happens to one run, compute to main. */
 export type ComputeEvent =
-  | { readonly kind: 'published'; readonly block: KvBlock }
+  | { readonly kind: 'published'; readonly block: KvBlock; readonly uses: readonly Use[] }
   | { readonly kind: 'released'; readonly layer: number }
   | { readonly kind: 'assembled' }
   | { readonly kind: 'logits'; readonly logits: Float32Array<ArrayBuffer> }

@@ -21,6 +21,8 @@ export class Assembly {
   #missing: number
   #wakeReader: () => void = () => undefined
   readonly #complete: Promise<void>
+  /** The last block's import. An engine may work on one while others come. */
+  #importing: Promise<void> = Promise.resolve()
   #resolve: () => void = () => undefined
 
   /** @throws HeadraceError `out_of_memory` if the cache does not fit `budgetBytes` */
@@ -61,9 +63,17 @@ export class Assembly {
     if (this.#missing === 0) this.#resolve()
   }
 
-  async add(block: KvBlock): Promise<void> {
+  /** Blocks go in one after the other. Rejects with what is wrong with this one, or once the run is cancelled. */
+  add(block: KvBlock): Promise<void> {
+    const added = this.#importing.then(() => this.#import(block))
+    this.#importing = added.catch(() => undefined) // told to who added it
+    return added
+  }
+
+  async #import(block: KvBlock): Promise<void> {
+    if (this.#signal.aborted) throw abortError(this.#signal)
     checkBlock(block)
-    await this.#engine.importKv(this.kv_layers[block.layer]!, block.start, block.count, block.bytes)
+    await this.#engine.importKv(this.kv_layers[block.layer]!, block.start, block.count, block)
     this.#arrive(block.layer, { start: block.start, end: block.start + block.count })
     if (--this.#missing === 0) this.#resolve()
   }
@@ -97,7 +107,9 @@ export class Assembly {
     return this.#complete
   }
 
-  release(): void {
+  /** Only once nothing is being written there: the memory is the next run's at once. */
+  async release(): Promise<void> {
+    await this.#importing
     this.#engine.release(...this.kv_layers)
   }
 

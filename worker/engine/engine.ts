@@ -1,5 +1,6 @@
 import type { EngineName, Weights } from '../../shared/engine-name.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Wire } from '../../shared/plan.ts'
 
 /**
  * The engine contract: the arithmetic of one decoder layer in five functions, because attention must be interleaved
@@ -47,13 +48,17 @@ export interface Engine {
   createKv(start: number, capacity: number): Kv
 
   /**
-   * A copy of the K and V at positions `[start, start + count)`, in the wire layout: float32 little-endian,
-   * `[2][kvHeads][count][headDim]`, K (after RoPE) before V.
+   * A copy of the K and V at positions `[start, start + count)` for the wire, little-endian, K (after RoPE) before V:
+   * - f32, f16: `[2][kvHeads][count][headDim]`, rounded to nearest, ties to even;
+   * - int8: float32 scales `[2][kvHeads][count]`, then q `[2][kvHeads][count][headDim]`. The value is scale * q, and the
+   *   scale of a head and token is its largest magnitude / 127.
+   *
+   * In f32 after all where `wire` cannot hold a value: f16 ends at 65504, and what is not finite must show as such.
    */
-  exportKv(kv: Kv, start: number, count: number): Promise<Uint8Array<ArrayBuffer>>
+  exportKv(kv: Kv, start: number, count: number, wire: Wire): Promise<EncodedKv>
 
-  /** The inverse of `exportKv`. `bytes` must have exactly the length that `count` asks for, else `kv_shape`. */
-  importKv(kv: Kv, start: number, count: number, bytes: Uint8Array): Promise<void>
+  /** The inverse of `exportKv`. The bytes must have exactly the length that `count` asks for, else `kv_shape`. */
+  importKv(kv: Kv, start: number, count: number, encoded: EncodedKv): Promise<void>
 
   /** Gives the memory of tensors back at once. Using a released tensor is a defect. */
   release(...tensors: (Hidden | Query | Accumulator | Kv)[]): void
@@ -69,6 +74,13 @@ export interface Engine {
 export interface Positions {
   readonly start: number
   readonly count: number
+}
+
+/** K and V of one layer as they travel: see `Engine.exportKv`. */
+export interface EncodedKv {
+  readonly dtype: Wire
+  /** Need not be aligned. */
+  readonly bytes: Uint8Array<ArrayBuffer>
 }
 
 /** The residual stream of a chunk, x_seq_dim. */

@@ -1,5 +1,6 @@
 import { HeadraceError } from '../../shared/errors.ts'
-import type { Accumulator, Hidden, Kv, Query } from './engine.ts'
+import { wireBytes } from '../../shared/wire-bytes.ts'
+import type { Accumulator, EncodedKv, Hidden, Kv, Query } from './engine.ts'
 
 export type Floats = Float32Array<ArrayBuffer>
 
@@ -78,40 +79,45 @@ export class HostKv implements Kv {
       )
   }
 
+  /** The views that positions `[start, start + count)` are made of, in the order of the wire: K of each head, then V. */
+  ranges(start: number, count: number): Floats[] {
+    this.checkRange(start, count)
+    const heads = [...Array(this.kvHeads).keys()]
+    return [...heads.map((h) => this.keys(h, start, count)), ...heads.map((h) => this.values(h, start, count))]
+  }
+
   #range(all: Floats, head: number, start: number, count: number): Floats {
     const from = (head * this.capacity + start - this.start) * this.headDim
     return all.subarray(from, from + count * this.headDim)
   }
 }
 
-/** The wire layout `[2][kvHeads][count][headDim]`: see `Engine.exportKv`. */
-export function exportHostKv(kv: HostKv, start: number, count: number): Uint8Array<ArrayBuffer> {
-  kv.checkRange(start, count)
-  const wire = new Float32Array(2 * kv.kvHeads * count * kv.headDim)
-  headRanges(kv, start, count).forEach((range, i) => {
-    wire.set(range, i * range.length)
+/** K and V at positions `[start, start + count)` as float32, in the order of the wire (see `Engine.exportKv`). */
+export function exportHostKv(kv: HostKv, start: number, count: number): Floats {
+  const x_rows_hdim = new Float32Array(2 * kv.kvHeads * count * kv.headDim)
+  kv.ranges(start, count).forEach((range, i) => {
+    x_rows_hdim.set(range, i * range.length)
   })
-  return new Uint8Array(wire.buffer)
+  return x_rows_hdim
 }
 
+/** The inverse of `exportHostKv`. `bytes` need not be aligned. */
 export function importHostKv(kv: HostKv, start: number, count: number, bytes: Uint8Array): void {
-  kv.checkRange(start, count)
-  const ranges = headRanges(kv, start, count)
-  const expected = ranges.length * count * kv.headDim * 4
-  if (bytes.byteLength !== expected)
-    throw new HeadraceError('kv_shape', `a block of ${count} tokens has ${bytes.byteLength} bytes, not ${expected}`)
   let from = 0
-  for (const range of ranges) {
-    const into = new Uint8Array(range.buffer, range.byteOffset, range.byteLength) // `bytes` need not be aligned
-    into.set(bytes.subarray(from, from + range.byteLength))
+  for (const range of kv.ranges(start, count)) {
+    new Uint8Array(range.buffer, range.byteOffset, range.byteLength).set(bytes.subarray(from, from + range.byteLength))
     from += range.byteLength
   }
 }
 
-/** The views that the wire layout is made of, in its order. */
-function headRanges(kv: HostKv, start: number, count: number): Floats[] {
-  const heads = Array.from({ length: kv.kvHeads }, (_, head) => head)
-  return [...heads.map((h) => kv.keys(h, start, count)), ...heads.map((h) => kv.values(h, start, count))]
+/** Throws `kv_shape` unless the bytes are as many as `count` tokens of `kv` have in this precision. */
+export function checkEncoded(kv: HostKv, count: number, { dtype, bytes }: EncodedKv): void {
+  const expected = wireBytes(kv, count, dtype)
+  if (bytes.length === expected) return
+  throw new HeadraceError(
+    'kv_shape',
+    `a block of ${count} tokens in ${dtype} has ${bytes.length} bytes, not ${expected}`,
+  )
 }
 
 /** An opaque tensor as the engine's own kind of tensor. */

@@ -1,9 +1,11 @@
 import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Wire } from '../../shared/plan.ts'
 import { RopeTable } from '../model/rope-table.ts'
 import { gatherRows, type Rows } from '../model/rows.ts'
 import type { Keeping, LayerWeights, ModelWeights } from '../model/weights.ts'
-import type { Accumulator, Engine, Hidden, Kv, Positions, Query } from './engine.ts'
+import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from './engine.ts'
 import {
+  checkEncoded,
   exportHostKv,
   type Floats,
   HostAccumulator,
@@ -13,6 +15,7 @@ import {
   importHostKv,
   own,
 } from './host-tensors.ts'
+import { decodeRows, encodeRows } from './wire-codec.ts'
 
 /** The checkpoint's own numbers in its own order. */
 export const PLAIN: Keeping<Floats> = {
@@ -146,12 +149,17 @@ export class ReferenceEngine implements Engine {
     return new HostKv(start, capacity, kvHeads, headDim, new Float32Array(floats), new Float32Array(floats))
   }
 
-  async exportKv(kv: Kv, start: number, count: number): Promise<Uint8Array<ArrayBuffer>> {
-    return exportHostKv(own(kv, HostKv), start, count)
+  async exportKv(kv: Kv, start: number, count: number, wire: Wire): Promise<EncodedKv> {
+    const x_rows_hdim = exportHostKv(own(kv, HostKv), start, count)
+    const bytes = encodeRows(x_rows_hdim, this.shape.headDim, wire)
+    return bytes ? { dtype: wire, bytes } : { dtype: 'f32', bytes: new Uint8Array(x_rows_hdim.buffer) }
   }
 
-  async importKv(kv: Kv, start: number, count: number, bytes: Uint8Array): Promise<void> {
-    importHostKv(own(kv, HostKv), start, count, bytes)
+  async importKv(kv: Kv, start: number, count: number, encoded: EncodedKv): Promise<void> {
+    const cache = own(kv, HostKv)
+    cache.checkRange(start, count)
+    checkEncoded(cache, count, encoded)
+    importHostKv(cache, start, count, new Uint8Array(decodeRows(encoded, this.shape.headDim).buffer))
   }
 
   release(): void {

@@ -1,5 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
+import { wireBytes } from '../../shared/wire-bytes.ts'
 import type { Engine } from '../engine/engine.ts'
 
 /** Seconds that all timing together may take, roughly; slow engines get smaller pieces. */
@@ -56,8 +57,8 @@ async function timeLayer(engine: Engine, clock: Clock, n: number, p: number): Pr
   for (let start = 0; start < p; start += BLOCK_TOKENS) {
     const kv = engine.createKv(start, Math.min(BLOCK_TOKENS, p - start))
     // Distinct memory with small finite values, as blocks off the wire have.
-    const bytes = await engine.exportKv(kv, kv.start, kv.capacity)
-    await engine.importKv(kv, kv.start, kv.capacity, new Uint8Array(bytes.length))
+    const bytes = new Uint8Array(wireBytes(engine.shape, kv.capacity, 'f32'))
+    await engine.importKv(kv, kv.start, kv.capacity, { dtype: 'f32', bytes })
     prefix.push(kv)
   }
   const x = await engine.embed(tokens)

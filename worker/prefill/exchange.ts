@@ -1,22 +1,25 @@
 import type { PrefillAssignment } from '../../shared/protocol/control.ts'
+import type { EncodedKv } from '../engine/engine.ts'
 
-/** One KV block on its way: K (after RoPE) and V of one layer at `[start, start + count)`, in the wire layout. */
-export interface KvBlock {
+/** One KV block on its way: K (after RoPE) and V of one layer at `[start, start + count)`, as its maker encoded it. */
+export interface KvBlock extends EncodedKv {
   readonly layer: number
   readonly start: number
   readonly count: number
   /** Of `bytes`, computed where the block was made and checked just before it is used. */
   readonly crc32: number
-  readonly bytes: Uint8Array<ArrayBuffer>
 }
+
+/** Who needs a worker's own blocks: the next worker (`prefix`), or the decode node (`handoff`). */
+export type Use = 'prefix' | 'handoff'
 
 /**
  * How attention reaches beyond a worker's own tokens: the layer loop sees nothing else of the cluster. The order within
  * a layer is always the same: post own blocks, compute on what is held, take the others as they come, let go.
  */
 export interface KvExchange {
-  /** Posts one of this worker's own blocks to whoever the strategy says needs it. Never waits for a socket. */
-  publish(block: KvBlock): void
+  /** Posts one of this worker's own blocks, in one encoding, to those who need it so. Never waits for a socket. */
+  publish(block: KvBlock, uses: readonly Use[]): void
   /** The next block of `layer` from another worker, in order of arrival; `undefined` when all of them have come. */
   next(layer: number): Promise<KvBlock | undefined>
   /** This worker has finished `layer`: its blocks may be dropped and the next ones sent. */

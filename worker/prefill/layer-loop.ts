@@ -3,6 +3,7 @@ import { blocksOf, type Span } from '../../shared/plan.ts'
 import type { Turn } from '../compute/turns.ts'
 import type { Accumulator, Engine, Hidden, Kv, Positions, Query } from '../engine/engine.ts'
 import { exportBlock, importBlock } from '../kv/block.ts'
+import type { Encoding } from './encodings.ts'
 import type { KvExchange } from './exchange.ts'
 
 /**
@@ -16,6 +17,8 @@ interface PrefillTask extends ChunkTask {
   readonly spans: readonly Span[]
   readonly blockTokens: number
   readonly exchange: KvExchange
+  /** How own blocks of a layer are encoded, and for whom. */
+  readonly encodings: (layer: number) => readonly Encoding[]
   readonly clock: Clock
 }
 
@@ -97,7 +100,8 @@ async function projectLayer(task: PrefillTask, layer: number, blocks: readonly S
       await task.turn.take()
       chunk.q = await engine.project(layer, chunk.x, chunk.start, kv)
     }
-    exchange.publish(await exportBlock(engine, layer, kv))
+    for (const { wire, uses } of task.encodings(layer))
+      exchange.publish(await exportBlock(engine, layer, kv, wire), uses)
     own.push(kv)
   }
   if (layer === engine.shape.layers - 1) for (const chunk of chunks) releaseQuery(engine, chunk)

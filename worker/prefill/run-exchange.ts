@@ -1,13 +1,13 @@
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import type { Link } from '../../shared/link/link.ts'
-import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
+import type { ModelShape } from '../../shared/model-shape.ts'
 import { blocksOf } from '../../shared/plan.ts'
 import type { PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { KvHeader, PeerRequest } from '../../shared/protocol/peer.ts'
 import { ExpectedBlocks } from '../kv/expected-blocks.ts'
 import type { TraceRecorder } from '../trace/recorder.ts'
-import type { KvBlock } from './exchange.ts'
+import type { KvBlock, Use } from './exchange.ts'
 import { Outbox } from './outbox.ts'
 import { routesOf } from './routes.ts'
 
@@ -38,10 +38,11 @@ export class RunExchange {
     const sharedLayers = shape.layers - 1
     this.#inbox = new ExpectedBlocks({
       makers: makers.flatMap((rank) => a.workers[rank] ?? []),
+      wireOf: ({ prefixWire }) => prefixWire,
       blockTokens: a.blockTokens,
       layers: sharedLayers,
       fingerprint: of.fingerprint,
-      bytesPerToken: kvBytesPerTokenLayer(shape),
+      heads: shape,
     })
     const blocks = (rank: number): number => blocksOf(a.workers[rank]?.spans ?? [], a.blockTokens).length
     const relayed = makers.filter((rank) => routes.relays(a, rank)).reduce((n, rank) => n + blocks(rank), 0)
@@ -83,27 +84,13 @@ export class RunExchange {
     return sent
   }
 
-  /** A block from the layer loop. */
-  publish(block: KvBlock): void {
-    const { assignment: a, shape, encode } = this.#of
+  /** A block from the layer loop. One that two need alike becomes one frame. */
+  publish({ bytes, ...block }: KvBlock, uses: readonly Use[]): void {
+    const { assignment: a, fingerprint, encode } = this.#of
     const origin = a.workers[a.rank]?.worker ?? ''
-    const { bytes, layer, start } = block
-    const frame = encode(
-      {
-        kind: 'kv',
-        run: a.run,
-        fingerprint: this.#of.fingerprint,
-        origin,
-        layer,
-        start,
-        count: block.count,
-        dtype: 'f32',
-        crc32: block.crc32,
-      },
-      bytes,
-    )
-    if (layer < shape.layers - 1) this.#outboxes.prefix?.push({ layer, start, frame, relayed: false })
-    this.#outboxes.handoff.push({ layer, start, frame, relayed: false })
+    const frame = encode({ kind: 'kv', run: a.run, fingerprint, origin, ...block }, bytes)
+    const { layer, start } = block
+    for (const use of uses) this.#outboxes[use]?.push({ layer, start, frame, relayed: false })
   }
 
   /** The layer loop has finished `layer`. */
@@ -117,12 +104,12 @@ export class RunExchange {
     const { assignment: a } = this.#of
     this.#inbox.take(header, payload.byteLength)
     const origin = a.workers.findIndex(({ worker }) => worker === header.origin)
-    const { layer, start, count, crc32 } = header
+    const { layer, start, count, dtype, crc32 } = header
     const relays = routesOf(a).relays(a, origin)
     // Two readers need two copies: the layer loop takes its bytes to another thread.
     const bytes = relays ? payload.slice() : payload
     if (relays) this.#outboxes.prefix?.push({ layer, start, frame, relayed: true })
-    this.#of.deliver({ layer, start, count, crc32, bytes })
+    this.#of.deliver({ layer, start, count, dtype, crc32, bytes })
   }
 
   /** A request of the target or the decode node, over the link it dialled. */

@@ -22,8 +22,9 @@ export const tracedEngine = (engine: Engine, trace: TraceRecorder): Engine => {
     lastRow: (x) => engine.lastRow(x),
     accumulator: (q) => engine.accumulator(q),
     createKv: (start, capacity) => engine.createKv(start, capacity),
-    exportKv: (kv, start, count) => trace.timed('project', projected, () => engine.exportKv(kv, start, count)),
-    importKv: (kv, start, count, bytes) => engine.importKv(kv, start, count, bytes),
+    exportKv: (kv, start, count, wire) =>
+      trace.timed('project', projected, () => engine.exportKv(kv, start, count, wire)),
+    importKv: (kv, start, count, encoded) => engine.importKv(kv, start, count, encoded),
     release: (...tensors) => engine.release(...tensors),
     trim: () => engine.trim(),
     close: () => engine.close(),

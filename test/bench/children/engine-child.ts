@@ -74,7 +74,7 @@ async function randomKv(engine: Engine, filled: number, capacity: number) {
     for (let start = 0; start < filled; start += BLOCK_TOKENS) {
       const count = Math.min(BLOCK_TOKENS, filled - start)
       const bytes = new Uint8Array(block.buffer, 0, 2 * kvHeads * count * headDim * 4)
-      await engine.importKv(kv, start, count, bytes)
+      await engine.importKv(kv, start, count, { dtype: 'f32', bytes })
     }
   return kv_layers
 }

@@ -10,6 +10,10 @@ import type { Engine } from '../../../worker/engine/engine.ts'
 import { seededRandom, shuffled } from '../../support/random.ts'
 import { createTinyModel, type TinyModel } from '../../support/tiny-model.ts'
 
+const turns = async (): Promise<void> => {
+  for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve))
+}
+
 describe('an assembly', () => {
   let model: TinyModel
   let engine: Engine
@@ -29,7 +33,7 @@ describe('an assembly', () => {
   }
   const block = (layer: number, { start, end }: { start: number; end: number }) => {
     const bytes = new Uint8Array((end - start) * kvBytesPerTokenLayer(engine.shape)).fill(start)
-    return { layer, start, count: end - start, crc32: crc32(bytes), bytes }
+    return { layer, start, count: end - start, dtype: 'f32' as const, crc32: crc32(bytes), bytes }
   }
 
   it('gives what has come, in order and neighbours as one, each position once', async () => {
@@ -71,6 +75,39 @@ describe('an assembly', () => {
       assembly.computed(layer, 40)
       assert.deepEqual(await assembly.take(layer), [{ start: 40, end: 50 }])
     }
+  })
+
+  it('gives its memory back only when the block under way is in, and takes no more of a cancelled run', async () => {
+    const log: string[] = []
+    let proceed = (): void => undefined
+    const slow: Engine = Object.assign(Object.create(engine) as Engine, {
+      createKv: (start: number, capacity: number) => engine.createKv(start, capacity),
+      importKv: () =>
+        new Promise<void>((resolve) => {
+          log.push('import begins')
+          proceed = () => {
+            log.push('import ends')
+            resolve()
+          }
+        }),
+      release: () => log.push('release'),
+    })
+    Object.defineProperty(slow, 'shape', { value: engine.shape })
+    const controller = new AbortController()
+    const { signal } = controller
+    const of = { engine: slow, promptTokens: PROMPT, capacity: 60, blocks: OTHERS, budgetBytes: 2 ** 30, signal }
+    const assembly = new Assembly(of)
+    assembly.complete().catch(() => undefined)
+    const first = assembly.add(block(0, OTHERS[0]!))
+    const second = assert.rejects(assembly.add(block(0, OTHERS[1]!)), { code: 'cancelled' })
+    await turns()
+    controller.abort(new HeadraceError('cancelled', 'the client left'))
+    const released = assembly.release()
+    await turns()
+    assert.deepEqual(log, ['import begins'])
+    proceed()
+    await Promise.all([first, second, released])
+    assert.deepEqual(log, ['import begins', 'import ends', 'release'])
   })
 
   it('refuses a damaged block by `kv_checksum`', async () => {

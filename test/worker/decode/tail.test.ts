@@ -37,7 +37,7 @@ describe('the tail of a prefill', () => {
     logits = await run.feed(prompt)
     blocks = []
     for (const [layer, caches] of run.caches.entries())
-      for (const kv of caches) blocks.push(await exportBlock(engine, layer, kv))
+      for (const kv of caches) blocks.push(await exportBlock(engine, layer, kv, 'f32'))
   })
   after(() => model.remove())
 

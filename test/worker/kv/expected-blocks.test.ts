@@ -15,15 +15,16 @@ const expected = () =>
           { start: 0, end: 5 },
           { start: 20, end: 23 },
         ],
-        prefixWire: 'f32',
+        prefixWire: 'f16',
         handoffWire: 'f32',
       },
-      { worker: 'b', url: '', spans: [{ start: 5, end: 20 }], prefixWire: 'f32', handoffWire: 'f32' },
+      { worker: 'b', url: '', spans: [{ start: 5, end: 20 }], prefixWire: 'int8', handoffWire: 'f32' },
     ],
     blockTokens: 4,
     layers: 2,
     fingerprint,
-    bytesPerToken: 8,
+    wireOf: ({ prefixWire }) => prefixWire,
+    heads: { kvHeads: 3, headDim: 10 },
   })
 
 const header = (of: Partial<KvHeader> = {}): KvHeader => ({
@@ -34,7 +35,7 @@ const header = (of: Partial<KvHeader> = {}): KvHeader => ({
   layer: 0,
   start: 0,
   count: 4,
-  dtype: 'f32',
+  dtype: 'f16',
   crc32: 0,
   ...of,
 })
@@ -53,17 +54,29 @@ describe('the blocks that a run expects', () => {
         ['b', 13, 4],
         ['b', 17, 3],
       ] as const)
-        blocks.take(header({ layer, origin, start, count }), count * 8)
+        blocks.take(header({ layer, origin, start, count }), count * 120)
     assert.equal(blocks.remaining, 0)
   })
 
-  for (const { what, of, bytes = 32, code } of [
+  it('may be wider than planned, of the size that asks for', () => {
+    const blocks = expected()
+    const bytesPerToken = { f32: 240, f16: 120, int8: 84 }
+    for (const [layer, dtype] of (['f32', 'f16'] as const).entries())
+      blocks.take(header({ layer, dtype }), 4 * bytesPerToken[dtype])
+    for (const [i, dtype] of (['f32', 'f16', 'int8'] as const).entries())
+      blocks.take(header({ origin: 'b', start: 5 + 4 * i, dtype }), 4 * bytesPerToken[dtype])
+    assert.equal(blocks.remaining, 14 - 5)
+  })
+
+  for (const { what, of, bytes = 4 * 120, code } of [
     { what: 'of another model', of: { fingerprint: 'd'.repeat(64) }, code: 'kv_identity' },
     { what: 'of a layer beyond the last', of: { layer: 2 }, code: 'kv_identity' },
     { what: 'that starts elsewhere', of: { start: 1 }, code: 'kv_identity' },
     { what: 'of another maker', of: { origin: 'b' }, code: 'kv_identity' },
-    { what: 'of another length', of: { count: 3 }, bytes: 24, code: 'kv_shape' },
-    { what: 'whose payload is too long', of: {}, bytes: 33, code: 'kv_shape' },
+    { what: 'of another length', of: { count: 3 }, bytes: 3 * 120, code: 'kv_shape' },
+    { what: 'whose payload is too long', of: {}, bytes: 481, code: 'kv_shape' },
+    { what: 'of less precision', of: { dtype: 'int8' } as const, bytes: 4 * 84, code: 'kv_shape' },
+    { what: 'whose payload has another precision', of: { dtype: 'f32' } as const, code: 'kv_shape' },
   ]) {
     it(`do not include one ${what}`, () => {
       const blocks = expected()
@@ -77,7 +90,7 @@ describe('the blocks that a run expects', () => {
 
   it('do not include one that came before', () => {
     const blocks = expected()
-    blocks.take(header(), 32)
-    assert.throws(() => blocks.take(header(), 32), /came twice/)
+    blocks.take(header(), 480)
+    assert.throws(() => blocks.take(header(), 480), /came twice/)
   })
 })

@@ -46,7 +46,7 @@ function timedEngine(clock: ManualClock): Engine {
     lastRow: () => ({ tokens: 1 }),
     accumulator: ({ tokens }) => ({ tokens }),
     createKv: (start, capacity) => ({ start, capacity }),
-    exportKv: async () => new Uint8Array(8),
+    exportKv: async () => ({ dtype: 'f32', bytes: new Uint8Array(8) }),
     importKv: async () => undefined,
     release: () => undefined,
     trim: () => undefined,
@@ -76,7 +76,11 @@ describe('the trace of a layer loop', () => {
       await turns()
       clock.advance(SECONDS.wait)
       const bytes = new Uint8Array(8)
-      host.handle({ kind: 'deliver', run: 'r', block: { layer, start: 0, count: 4, crc32: crc32(bytes), bytes } })
+      host.handle({
+        kind: 'deliver',
+        run: 'r',
+        block: { layer, start: 0, count: 4, dtype: 'f32', crc32: crc32(bytes), bytes },
+      })
     }
     await turns()
 

@@ -3,18 +3,22 @@ import { bytesField, type Field, floatField, intField, join, messageField, textF
 /** A value in the graph: the output of a node, an input, or a constant. */
 export type Value = string
 
+/** What a tensor is made of. */
+export type Element = 'float32' | 'float16' | 'int8' | 'uint8' | 'int64'
+
 /** An attribute of a node: a bare number is an integer, as most are. */
-export type Attribute = number | { readonly float: number } | { readonly ints: readonly number[] }
+export type Attribute =
+  | number
+  | { readonly float: number }
+  | { readonly ints: readonly number[] }
+  | { readonly type: Element }
 
 /** A dimension: a number where the model fixes it, a letter where it varies between calls. */
 export type Dim = number | string
 
-/** Element types by their numbers in onnx.proto3. */
-const ELEMENTS = { float32: 1, uint8: 2, int8: 3, int64: 7 } as const
-export type Element = keyof typeof ELEMENTS
-
+const ELEMENTS: Readonly<Record<Element, number>> = { float32: 1, uint8: 2, int8: 3, int64: 7, float16: 10 }
 const IR_VERSION = 10
-const OPSET = 20
+const OPSET = 21
 /** Domain of ONNX Runtime's own operators. */
 const MICROSOFT = 'com.microsoft'
 
@@ -130,6 +134,7 @@ export class GraphBuilder {
 
 function attribute(name: string, value: Attribute): Field[] {
   if (typeof value === 'number') return [textField(1, name), intField(3, value), intField(20, 2)]
+  if ('type' in value) return attribute(name, ELEMENTS[value.type])
   if ('float' in value) return [textField(1, name), floatField(2, value.float), intField(20, 1)]
   return [textField(1, name), ...value.ints.map((n) => intField(8, n)), intField(20, 7)]
 }

@@ -2,6 +2,7 @@ import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { GraphBuilder, Value } from './graph-builder.ts'
 import { matmulTransposed } from './linear/f32.ts'
 import type { LinearFormat } from './linear/linear.ts'
+import { WIRE_GRAPHS } from './wire-graphs.ts'
 
 /** The graphs that have weights. S is the number of tokens of a chunk. */
 export const GRAPHS = {
@@ -14,6 +15,7 @@ export const GRAPHS = {
 export const PLAIN_GRAPHS = {
   attend: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, false),
   attendMasked: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, true),
+  ...WIRE_GRAPHS,
 } as const
 export type PlainKind = keyof typeof PLAIN_GRAPHS
 

@@ -1,18 +1,10 @@
 import { HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
+import type { Wire } from '../../../shared/plan.ts'
 import { RopeTable } from '../../model/rope-table.ts'
 import { gatherRows } from '../../model/rows.ts'
-import type { Accumulator, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
-import {
-  exportHostKv,
-  type Floats,
-  HostAccumulator,
-  HostHidden,
-  HostKv,
-  HostQuery,
-  importHostKv,
-  own,
-} from '../host-tensors.ts'
+import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
+import { checkEncoded, type Floats, HostAccumulator, HostHidden, HostKv, HostQuery, own } from '../host-tensors.ts'
 import { GraphBuilder } from './graph-builder.ts'
 import { EMPTY_MAX, PLAIN_GRAPHS, type PlainKind } from './graphs.ts'
 import { type KeyRange, keyRanges } from './key-ranges.ts'
@@ -20,6 +12,7 @@ import { MaskCache } from './mask-cache.ts'
 import { SessionSet, type Slot, type Slots } from './session-set.ts'
 import { TensorPool } from './tensor-pool.ts'
 import type { WeightedGraphs } from './weighted-graphs.ts'
+import { decodeKv, encodeKv } from './wire-transport.ts'
 
 /** Keys of one call to a graph: 512 measured best for chunks of 256 tokens. Fewer rows may see more at once. */
 const KEYS_PER_CALL = 512
@@ -172,12 +165,15 @@ export class OnnxEngine implements Engine {
     return new HostKv(start, capacity, kvHeads, headDim, this.#pool.take(floats), this.#pool.take(floats))
   }
 
-  async exportKv(kv: Kv, start: number, count: number): Promise<Uint8Array<ArrayBuffer>> {
-    return exportHostKv(own(kv, HostKv), start, count)
+  async exportKv(kv: Kv, start: number, count: number, wire: Wire): Promise<EncodedKv> {
+    return encodeKv(this.#plain, own(kv, HostKv), start, count, wire)
   }
 
-  async importKv(kv: Kv, start: number, count: number, bytes: Uint8Array): Promise<void> {
-    importHostKv(own(kv, HostKv), start, count, bytes)
+  async importKv(kv: Kv, start: number, count: number, encoded: EncodedKv): Promise<void> {
+    const cache = own(kv, HostKv)
+    cache.checkRange(start, count)
+    checkEncoded(cache, count, encoded)
+    await decodeKv(this.#plain, cache, start, count, encoded)
   }
 
   release(...tensors: (Hidden | Query | Accumulator | Kv)[]): void {

@@ -3,7 +3,10 @@ import { asHeadraceError, HeadraceError } from '../../../shared/errors.ts'
 import type { Floats } from '../host-tensors.ts'
 
 /** A buffer and its dimensions: what a graph reads from, or writes into. */
-export type Slot = readonly [data: Floats | Int8Array<ArrayBuffer> | Uint8Array<ArrayBuffer>, dims: readonly number[]]
+export type Slot = readonly [
+  data: Floats | Uint16Array<ArrayBuffer> | Int8Array<ArrayBuffer> | Uint8Array<ArrayBuffer>,
+  dims: readonly number[],
+]
 export type Slots = Readonly<Record<string, Slot>>
 
 /** Sessions by name. ONNX Runtime says nothing on its own: what fails is thrown. */
@@ -64,9 +67,11 @@ function sessionOptions(threads: number): InferenceSession.SessionOptions {
 const tensors = (slots: Slots): Record<string, Tensor> =>
   Object.fromEntries(Object.entries(slots).map(([name, slot]) => [name, tensorOf(slot)]))
 
+/** Half precision numbers come as their bits. */
 function tensorOf([data, dims]: Slot): Tensor {
   if (data instanceof Float32Array) return new Tensor('float32', data, dims)
-  return data instanceof Int8Array ? new Tensor('int8', data, dims) : new Tensor('uint8', data, dims)
+  if (data instanceof Int8Array) return new Tensor('int8', data, dims)
+  return data instanceof Uint16Array ? new Tensor('float16', data, dims) : new Tensor('uint8', data, dims)
 }
 
 const failed = (what: string, cause: unknown) =>
