@@ -82,7 +82,9 @@ export class OnnxEngine implements Engine {
     const maxKeys = Math.max(KEYS_PER_CALL, Math.floor(SCORES_PER_CALL / rows))
     const { start, count } = of ?? { start: cache.start, count: cache.capacity }
     cache.checkRange(start, count)
-    for (const range of keyRanges(query, start, start + count, maxKeys)) await this.#fold(query, cache, range, state)
+    for (const range of keyRanges(query, start, start + count, maxKeys))
+      if (query.tokens === 1) await this.#foldOne(query, cache, range, state)
+      else await this.#fold(query, cache, range, state)
   }
 
   /** One range of keys. o and l are written in place, m beside itself. */
@@ -109,6 +111,27 @@ export class OnnxEngine implements Engine {
     if (range.masked)
       inputs['mask'] = [this.#masks.get(tokens, range.count, range.start - query.start), [tokens, range.count]]
     await this.#plain.run(range.masked ? 'attendMasked' : 'attend', inputs, outputs)
+    this.#pool.give(acc.m_heads_seq)
+    acc.m_heads_seq = nextM_heads_seq
+  }
+
+  /** The same for a single query, which sees all of its range. */
+  async #foldOne(query: HostQuery, kv: HostKv, range: KeyRange, acc: HostAccumulator): Promise<void> {
+    const { heads, kvHeads, headDim } = this.shape
+    const nextM_heads_seq = this.#pool.take(acc.m_heads_seq.length)
+    const o: Slot = [acc.o_heads_seq_hdim, [heads, 1, headDim]]
+    const l: Slot = [acc.l_heads_seq, [heads, 1, 1]]
+    const inputs: Record<string, Slot> = {
+      q: [query.q_heads_seq_hdim, [heads, 1, headDim]],
+      o,
+      l,
+      m: [acc.m_heads_seq, [heads, 1, 1]],
+    }
+    for (let head = 0; head < kvHeads; head++) {
+      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, headDim]]
+      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [range.count, headDim]]
+    }
+    await this.#plain.run('attendOne', inputs, { o_out: o, l_out: l, m_out: [nextM_heads_seq, [heads, 1, 1]] })
     this.#pool.give(acc.m_heads_seq)
     acc.m_heads_seq = nextM_heads_seq
   }
