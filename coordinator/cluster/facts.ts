@@ -1,5 +1,6 @@
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Wire } from '../../shared/plan.ts'
+import type { Cost } from '../../shared/protocol/control.ts'
 import type { DecodeFacts, PlanFacts, PrefillFacts } from '../planning/facts.ts'
 import { type ClusterState, type PrefillWorker, readyDecode, readyPrefill, type Worker } from './state.ts'
 
@@ -24,14 +25,20 @@ export const freeBytes = ({ budgetBytes, reserved }: Pick<Worker, 'budgetBytes' 
 
 const prefillFacts = (worker: PrefillWorker): PrefillFacts => ({
   ...placeOf(worker),
-  cost: worker.cost,
-  ...(worker.sharedCost === undefined ? {} : { sharedCost: worker.sharedCost }),
+  cost: beside(worker, worker.cost),
+  ...(worker.sharedCost === undefined ? {} : { sharedCost: beside(worker, worker.sharedCost) }),
 })
+
+/** A worker computes one run after the other: the next one has to wait for those that it has. */
+function beside({ runs }: Worker, { o, a, b }: Cost): Cost {
+  const share = 1 + runs.length
+  return { o: o * share, a: a * share, b: b * share }
+}
 
 const decodeFacts = (worker: Worker): DecodeFacts => ({
   ...placeOf(worker),
   runs: worker.runs.length,
-  ...(worker.cost === undefined ? {} : { cost: worker.cost }),
+  ...(worker.cost === undefined ? {} : { cost: beside(worker, worker.cost) }),
 })
 
 const placeOf = (worker: Worker) => ({

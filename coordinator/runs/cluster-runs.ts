@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
-import { asRunId, asWorkerId, type RunId } from '../../shared/ids.ts'
+import { asRunId, asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
 import type { Plan, Span, Strategy, Wire } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
@@ -124,26 +124,31 @@ export class ClusterRuns implements Runs {
 
   #correctCosts({ plan, workers }: RunReport): void {
     const { registry, shape } = this.#of
-    const hosts = plan.workers.map(({ worker }) => findWorker(registry.state, worker)?.host)
+    // Whoever else computed on the host meanwhile makes this no measurement of the worker alone.
+    const others = this.#admission.running > 1
+    const tail = plan.promptTokens - plan.prefillTokens > 1 ? [plan.decode] : []
+    const hostOf = (worker: WorkerId): string | undefined => findWorker(registry.state, worker)?.host
+    const hosts = [...plan.workers.map(({ worker }) => worker), ...tail].map(hostOf)
     for (const [i, { worker, spans }] of plan.workers.entries()) {
       const report = workers.find((own) => own.worker === worker)
       if (report === undefined || report.computeSeconds < LEAST_TELLING_SECONDS) continue
       const { computeSeconds, attendSeconds } = report
-      const shared = hosts.some((host, other) => other !== i && host === hosts[i])
+      const shared = others || hosts.some((host, other) => other !== i && host === hosts[i])
       const measured = { work: workOf(spans, shape), computeSeconds, attendSeconds }
       registry.apply({ kind: 'worker_measured', worker, shared, measured })
     }
   }
 
-  #occupy(run: RunId, plan: Plan, maxTokens: number): () => void {
+  #occupy(run: RunId, plan: Plan, maxTokens: number): (worker?: string) => void {
     const { registry, shape } = this.#of
     const { decode, promptTokens } = plan
     const kvBytes = shape.layers * kvBytesPerTokenLayer(shape) * (promptTokens + maxTokens)
     for (const { worker } of plan.workers) registry.apply({ kind: 'run_assigned', worker, run })
     registry.apply({ kind: 'run_assigned', worker: decode, run, kvBytes })
-    return () => {
-      for (const worker of [...plan.workers.map((own) => own.worker), decode])
-        registry.apply({ kind: 'run_released', worker, run })
+    const all = [...plan.workers.map((own) => own.worker), decode]
+    return (one) => {
+      for (const worker of all)
+        if (one === undefined || one === worker) registry.apply({ kind: 'run_released', worker, run })
     }
   }
 

@@ -19,8 +19,8 @@ export interface RunDeps {
   readonly tokensPerSecond: () => number
   /** Facts of this moment to a plan (`coordinator/planning`). */
   readonly planNow: (request: RunRequest) => Plan
-  /** The workers of a plan are busy with the run until the returned function is called. */
-  readonly occupy: (run: RunId, plan: Plan) => () => void
+  /** The workers of a plan are busy with the run until the returned function is called, for one of them or for all. */
+  readonly occupy: (run: RunId, plan: Plan) => (worker?: string) => void
   /** How a worker's clock stands to `clock`, once a ping has told. */
   readonly offsetOf: (worker: string) => ClockOffset | undefined
   readonly clock: Clock
@@ -43,7 +43,7 @@ export async function* runRequest(
   // 3. Admit: wait for a turn, short prompts first.
   const turn = await deps.admission.enter(run, request.promptTokens.length, deps.tokensPerSecond(), signal)
   const queueSeconds = clock.now() - arrived
-  let leave = (): void => undefined
+  let leave = (_worker?: string): void => undefined
   let unwatch = (): void => undefined
   try {
     // 4. Plan, from the facts of this moment.
@@ -61,6 +61,7 @@ export async function* runRequest(
       // 8. The decode node has every block: the next prompt may start its prefill.
       if (news.event.kind === 'kv_assembled') turn.prefilled()
       if (news.event.kind === 'token_sampled') watch.answers()
+      if (news.event.kind === 'finished') leave(news.worker)
       tracer.note(news)
       // 9. Progress and tokens go back to the client.
       const event = follow.event(news)

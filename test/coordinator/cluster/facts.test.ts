@@ -21,12 +21,13 @@ it('the planner gets the workers that are ready, with costs, memory and links', 
     { kind: 'link_measured', at: 1, link: { from: p, to: d }, bytesPerSecond: 1e8, rttSeconds: 0.001 },
     { kind: 'run_assigned', worker: d, run: asRunId('r'), kvBytes: 3e9 },
   ]
+  const twice = { o: 2e-4, a: 2e-5, b: 2e-9 } // it has a run to end first
   const wanted = { shape: QWEN_25_HALF_B, promptTokens: 100, maxTokens: 5, narrowestWire: 'f16' } as const
   const { links, ...facts } = planFacts(events.reduce(applyEvent, EMPTY_CLUSTER), wanted)
   assert.deepEqual(facts, {
     ...wanted,
     workers: [{ id: p, host: 'h1', cores: 8, threads: 4, cost, budgetBytes: 8e9, rttSeconds: 0.002 }],
-    decode: [{ id: d, host: 'h2', cores: 8, threads: 4, runs: 1, cost, budgetBytes: 5e9 }],
+    decode: [{ id: d, host: 'h2', cores: 8, threads: 4, runs: 1, cost: twice, budgetBytes: 5e9 }],
   })
   assert.equal(links.get(linkKey('p', 'd'))?.bytesPerSecond, 1e8)
 })
