@@ -23,17 +23,18 @@ const MOST_OFF = 4
 const HALF_TELLING_SECONDS = 0.25
 
 /** The cost after one more run, when `seen` runs have corrected it before. */
-export function correctedCost({ o, a, b }: Cost, measured: Measured, seen: number): Cost {
+export function correctedCost({ o, a, b, c }: Cost, measured: Measured, seen: number): Cost {
   const { work, computeSeconds, attendSeconds } = measured
-  const linear = o * work.o + a * work.a
+  const linear = o * work.o + a * work.a + (c ?? 0) * (work.c ?? 0)
   const attention = b * work.b
-  if (!(computeSeconds > 0) || !(linear + attention > 0)) return { o, a, b }
+  if (!(computeSeconds > 0) || !(linear + attention > 0)) return { o, a, b, ...(c !== undefined && { c }) }
   // Not told apart, both parts are off alike.
   const attended =
     attendSeconds > 0 ? Math.min(attendSeconds, computeSeconds) : (computeSeconds * attention) / (linear + attention)
   const gain = Math.max(LEAST_GAIN, FIRST_GAIN / Math.sqrt(1 + seen))
   const scale = linear > 0 ? scaleTowards(linear, computeSeconds - attended, gain) : 1
-  return { o: o * scale, a: a * scale, b: attentionTowards(b, attention, attended, work.b, gain) }
+  const corrected = { o: o * scale, a: a * scale, b: attentionTowards(b, attention, attended, work.b, gain) }
+  return c === undefined ? corrected : { ...corrected, c: c * scale }
 }
 
 function attentionTowards(b: number, predicted: number, measured: number, work: number, gain: number): number {

@@ -30,9 +30,9 @@ const prefillFacts = (worker: PrefillWorker): PrefillFacts => ({
 })
 
 /** A worker computes one run after the other: the next one has to wait for those that it has. */
-function beside({ runs }: Worker, { o, a, b }: Cost): Cost {
+function beside({ runs }: Worker, { o, a, b, c }: Cost): Cost {
   const share = 1 + runs.length
-  return { o: o * share, a: a * share, b: b * share }
+  return { o: o * share, a: a * share, b: b * share, ...(c !== undefined && { c: c * share }) }
 }
 
 const decodeFacts = (worker: Worker): DecodeFacts => ({

@@ -1,6 +1,7 @@
 /**
  * What arithmetic costs. A layer takes a worker o + a n + b n (P + n/2) seconds for n tokens after P: launching, the
- * linear part, and the causal triangle of attention (P + n/2 is how many keys an average query of the span sees).
+ * linear part, and the causal triangle of attention (P + n/2 is how many keys an average query of the span sees); and c P
+ * to take in what others made.
  * Every worker is calibrated on its own: a/b differs between engines, and kernels do not follow FLOP counts.
  */
 import type { ModelShape } from '../../shared/model-shape.ts'
@@ -28,6 +29,9 @@ export const projectSeconds = (cost: Cost, spans: readonly Span[], shape: ModelS
  */
 export const prefillSeconds = (cost: Cost, spans: readonly Span[], shape: ModelShape): number =>
   (shape.layers - 1) * layerSeconds(cost, spans) + projectSeconds(cost, spans, shape)
+
+/** Seconds of one layer to take in the K and V of so many tokens of others. */
+export const takeInSeconds = ({ c = 0 }: Cost, others: number): number => c * others
 
 /** A speed that people can compare: tokens per second of a prompt of 512 tokens on this worker alone; 0 if it has no cost. */
 export function tokensPerSecond(cost: Cost, layers: number): number {

@@ -1,7 +1,15 @@
 import { type Span, type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import type { Context } from './context.ts'
-import { headSeconds, layerSeconds, mixSeconds, prefixAttentionSeconds, projectSeconds, spanSeconds } from './cost.ts'
+import {
+  headSeconds,
+  layerSeconds,
+  mixSeconds,
+  prefixAttentionSeconds,
+  projectSeconds,
+  spanSeconds,
+  takeInSeconds,
+} from './cost.ts'
 import { rateOf } from './network.ts'
 import type { Pipeline, Tail, Transfers, Work } from './simulate.ts'
 
@@ -17,12 +25,23 @@ export interface Layout {
 
 export const prefillTokens = ({ spans }: Layout): number => spans.reduce((sum, own) => sum + spanTokens(own), 0)
 
-/** Cost of a worker among these members. */
-export function costOf({ workers }: Context, member: number, members: readonly number[]): Cost {
+/** Cost of a worker among these members; `tail`: the decode node has more to compute than the last token. */
+export function costOf(
+  { workers, decode }: Context,
+  member: number,
+  { members, tail }: { members: readonly number[]; tail: boolean },
+): Cost {
   const { host, cost, sharedCost } = workers[member]!
   if (sharedCost === undefined) return cost
-  return members.some((other) => other !== member && workers[other]!.host === host) ? sharedCost : cost
+  const beside = members.some((other) => other !== member && workers[other]!.host === host)
+  return beside || (tail && decode.host === host) ? sharedCost : cost
 }
+
+/** Who computes in a layout, as `costOf` wants it. */
+export const companyOf = (layout: Layout, { promptTokens }: Context) => ({
+  members: layout.members,
+  tail: promptTokens - prefillTokens(layout) > 1,
+})
 
 /** The decode node takes more than the last token only if that takes no core from a worker. */
 export function mayShare({ decode, workers }: Context, members: readonly number[]): boolean {
@@ -61,9 +80,10 @@ export function pipelineOf(context: Context, layout: Layout): Pipeline {
   const total = tokens.reduce((sum, own) => sum + own, 0)
   const made = tokens.map((own, at) => own * context.wireBytes[layout.prefixWires[at]!])
   const allMade = made.reduce((sum, own) => sum + own, 0)
+  const company = companyOf(layout, context)
   let before = 0
   members.forEach((member, at) => {
-    const cost = costOf(context, member, members)
+    const cost = costOf(context, member, company)
     putWork(work, at, context, cost, spans[at]!, ring ? total - tokens[at]! : spans[at]![0]!.start)
     const from = (at + count - 1) % count
     const carried = ring ? allMade - made[at]! : before
@@ -101,11 +121,13 @@ function putWork(work: Work, at: number, context: Context, cost: Cost, spans: re
   const mixed = mixSeconds(cost, tokens, shape)
   const first = spans[0]!
   const last = spans.at(-1)!
-  work.layer[at] = layerSeconds(cost, spans)
+  const block = Math.min(blockTokens, others)
+  const taken = takeInSeconds(cost, others)
+  work.layer[at] = layerSeconds(cost, spans) + taken
   work.projected[at] = projected
   work.firstBlock[at] = (projected * Math.min(blockTokens, first.end - first.start)) / tokens
-  work.afterFirst[at] = prefixAttentionSeconds(cost, spans) + mixed
-  work.afterLast[at] = cost.b * (last.end - last.start) * Math.min(blockTokens, others) + mixed
+  work.afterFirst[at] = prefixAttentionSeconds(cost, spans) + taken + mixed
+  work.afterLast[at] = cost.b * (last.end - last.start) * block + takeInSeconds(cost, block) + mixed
 }
 
 /** The decode node's own tokens, from `start` on. Of the last layer it computes the last token alone, then the logits. */
@@ -115,13 +137,16 @@ function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, st
   const mixed = mixSeconds(tailCost, promptTokens - start, shape)
   const head = headSeconds(tailCost, shape)
   const lastMixed = mixSeconds(tailCost, 1, shape)
-  const lastBlock = tailCost.b * Math.min(blockTokens, start)
+  const block = Math.min(blockTokens, start)
+  const lastBlock = tailCost.b * block
+  const taken = takeInSeconds(tailCost, start)
+  const blockTaken = takeInSeconds(tailCost, block)
   return {
-    layer: spanSeconds(tailCost, span),
-    afterFirst: prefixAttentionSeconds(tailCost, [span]) + mixed,
-    afterLast: lastBlock * (promptTokens - start) + mixed,
-    lastLayer: projectSeconds(tailCost, [span], shape) + tailCost.b * (last.start + 0.5) + lastMixed + head,
-    lastAfterLast: lastBlock + lastMixed + head,
+    layer: spanSeconds(tailCost, span) + taken,
+    afterFirst: prefixAttentionSeconds(tailCost, [span]) + taken + mixed,
+    afterLast: lastBlock * (promptTokens - start) + blockTaken + mixed,
+    lastLayer: projectSeconds(tailCost, [span], shape) + taken + tailCost.b * (last.start + 0.5) + lastMixed + head,
+    lastAfterLast: lastBlock + blockTaken + lastMixed + head,
   }
 }
 

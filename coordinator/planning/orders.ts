@@ -4,7 +4,7 @@
  * at the head, whose links carry least. Candidates are compared by their steady state, the best ones are simulated.
  */
 import type { Context } from './context.ts'
-import { costOf } from './layout.ts'
+import { costOf, mayShare } from './layout.ts'
 import { cardRate } from './network.ts'
 import { chainPeriod, type Lane, spanStart } from './partition.ts'
 import { RingOrders } from './ring-orders.ts'
@@ -123,7 +123,8 @@ class ChainOrders {
 
   #shared(members: readonly number[]): boolean[] {
     const { workers } = this.#context
-    return members.map((member) => costOf(this.#context, member, members) !== workers[member]!.cost)
+    const tail = mayShare(this.#context, members)
+    return members.map((member) => costOf(this.#context, member, { members, tail }) !== workers[member]!.cost)
   }
 
   #lane(member: number, next: number | undefined, shared: boolean): Lane {

@@ -82,7 +82,7 @@ export function chainPeriod(lanes: readonly Lane[], tokens: number): number | un
 export function spanStart(lane: Lane, end: number, period: number): number {
   const { cost, card, room, idleSeconds = 0, prefixSeconds = 0, handoffSeconds = 0, ingressSeconds = 0 } = lane
   if (end * prefixSeconds > period) return Number.POSITIVE_INFINITY
-  let tokens = tokensBefore(cost, end, period - idleSeconds)
+  let tokens = tokensBefore(withOthers(cost, end), end, period - idleSeconds)
   if (handoffSeconds > 0) tokens = Math.min(tokens, period / handoffSeconds)
   if (card !== undefined) {
     const left = period - end * card.prefixSeconds
@@ -108,6 +108,9 @@ function tokensBefore({ o, a, b }: Cost, end: number, seconds: number): number {
   const square = slope * slope - 2 * b * left
   return square < 0 ? Number.POSITIVE_INFINITY : (2 * left) / (slope + Math.sqrt(square))
 }
+
+/** Of `end` tokens those that are not the worker's own are taken in: c (end - n) is c end and c less for each of n. */
+const withOthers = ({ o, a, b, c = 0 }: Cost, end: number): Cost => ({ o: o + c * end, a: Math.max(0, a - c), b })
 
 /** Most of these tokens that memory has room for, with those before them. */
 function tokensInRoom({ budget, own, before }: Room, tokens: number, end: number): number {
@@ -150,9 +153,11 @@ function mirroredSpans(widths: readonly number[], tokens: number): Span[][] {
 }
 
 /** Tokens, front and back together, that a worker's `launches` spans hold if it is to finish within the period. */
-function ringWidth({ cost: { o, a, b }, room }: Lane, launches: number, tokens: number, seconds: number): number {
-  const left = seconds - launches * o
-  if (left < 0 || tokens === Number.POSITIVE_INFINITY) return 0
+function ringWidth({ cost, room }: Lane, launches: number, tokens: number, seconds: number): number {
+  if (tokens === Number.POSITIVE_INFINITY) return 0
+  const { o, a, b } = withOthers({ ...cost, o: launches * cost.o }, tokens)
+  const left = seconds - o
+  if (left < 0) return 0
   const perToken = a + (b * tokens) / 2
   const computed = perToken === 0 ? tokens : Math.min(tokens, left / perToken)
   return room === undefined ? computed : tokensInRoom(room, computed, tokens)

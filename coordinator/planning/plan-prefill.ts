@@ -9,7 +9,7 @@ import { type Context, contextOf } from './context.ts'
 import { prefillSeconds } from './cost.ts'
 import { draft, evaluate, type Timed, time, widen } from './evaluate.ts'
 import type { PlanFacts } from './facts.ts'
-import { costOf, fits, prefillTokens } from './layout.ts'
+import { companyOf, costOf, fits, prefillTokens } from './layout.ts'
 import { ordersToTry, type Sizes } from './orders.ts'
 import { sharedSpans } from './shares.ts'
 
@@ -172,11 +172,12 @@ const byPreference = (x: Timed, y: Timed): number =>
 /** Frozen all the way down, so that it can be handed to every part of a run. */
 function toPlan(context: Context, timed: Timed): Plan {
   const { strategy, members, spans, prefixWires, handoffWires } = timed.layout
+  const company = companyOf(timed.layout, context)
   const workers = members.map((member, at) =>
     Object.freeze({
       worker: context.workers[member]!.id,
       spans: Object.freeze(spans[at]!.map((span) => Object.freeze({ ...span }))),
-      computeSeconds: prefillSeconds(costOf(context, member, members), spans[at]!, context.shape),
+      computeSeconds: prefillSeconds(costOf(context, member, company), spans[at]!, context.shape),
       prefixWire: prefixWires[at]!,
       handoffWire: handoffWires[at]!,
     }),

@@ -1,6 +1,6 @@
 import type { Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
-import { costOf } from './layout.ts'
+import { costOf, mayShare } from './layout.ts'
 import { rateOf } from './network.ts'
 import type { Rated } from './orders.ts'
 
@@ -59,7 +59,7 @@ export class RingOrders {
     let overhead = 0
     let speed = 0
     for (const member of members) {
-      const { o, a, b } = costOf(this.#context, member, members)
+      const { o, a, b } = costOf(this.#context, member, { members, tail: mayShare(this.#context, members) })
       const perToken = a + (b * promptTokens) / 2
       overhead += (2 * o) / perToken
       speed += 1 / perToken

@@ -41,7 +41,7 @@ function spansOf(context: Context, members: readonly number[], ask: SplitAsk): S
     laneOf(context, ask, {
       member,
       next: ask.strategy === 'ring' ? undefined : members[at + 1],
-      cost: costOf(context, member, members),
+      cost: costOf(context, member, { members, tail: (tail.most ?? 1) > 1 }),
       idleSeconds: ask.idle?.[at] ?? 0,
     }),
   )

@@ -3,7 +3,7 @@ import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
-import type { Plan, Span, Strategy, Wire } from '../../shared/plan.ts'
+import { type Plan, type Span, type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { planFacts } from '../cluster/facts.ts'
 import type { Registry } from '../cluster/registry.ts'
@@ -134,9 +134,28 @@ export class ClusterRuns implements Runs {
       if (report === undefined || report.computeSeconds < LEAST_TELLING_SECONDS) continue
       const { computeSeconds, attendSeconds } = report
       const shared = others || hosts.some((host, other) => other !== i && host === hosts[i])
-      const measured = { work: workOf(spans, shape), computeSeconds, attendSeconds }
+      const own = spanTokens(spans)
+      const taken = plan.strategy === 'ring' ? plan.prefillTokens - own : (spans[0]?.start ?? 0)
+      const measured = { work: workOf(spans, taken, shape), computeSeconds, attendSeconds }
       registry.apply({ kind: 'worker_measured', worker, shared, measured })
     }
+    this.#correctDecodeCost(plan, workers)
+  }
+
+  /** Its own tokens follow the workers' through every layer, so whoever shares its host always computes beside it. */
+  #correctDecodeCost({ decode, prefillTokens, promptTokens }: Plan, workers: RunReport['workers']): void {
+    const { registry, shape } = this.#of
+    const report = workers.find((own) => own.worker === decode)
+    if (report === undefined || promptTokens - prefillTokens < 2 || report.computeSeconds < LEAST_TELLING_SECONDS)
+      return
+    const { computeSeconds, attendSeconds } = report
+    const work = workOf([{ start: prefillTokens, end: promptTokens }], prefillTokens, shape)
+    registry.apply({
+      kind: 'worker_measured',
+      worker: decode,
+      shared: false,
+      measured: { work, computeSeconds, attendSeconds },
+    })
   }
 
   #occupy(run: RunId, plan: Plan, maxTokens: number): (worker?: string) => void {
@@ -162,8 +181,9 @@ export class ClusterRuns implements Runs {
 }
 
 /** A prefill's seconds are linear in the coefficients: what one second of each would add up to. */
-const workOf = (spans: readonly Span[], shape: ModelShape): Cost => ({
+const workOf = (spans: readonly Span[], taken: number, shape: ModelShape): Cost => ({
   o: prefillSeconds({ o: 1, a: 0, b: 0 }, spans, shape),
   a: prefillSeconds({ o: 0, a: 1, b: 0 }, spans, shape),
   b: prefillSeconds({ o: 0, a: 0, b: 1 }, spans, shape),
+  c: (shape.layers - 1) * taken,
 })

@@ -33,6 +33,7 @@ export const workerReport = z.strictObject({
   worker: z.string(),
   role: z.enum(['prefill', 'decode']),
   tokens: count,
+  /** Of the prompt; an answer's tokens are not counted. */
   computeSeconds: seconds,
   /** Of computeSeconds: spent in attention. */
   attendSeconds: seconds,

@@ -13,6 +13,7 @@ import { engineSuite } from './suites/engine.ts'
 import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
 import { memorySuite } from './suites/memory.ts'
+import { plannerSuite } from './suites/planner.ts'
 import { splitSuite } from './suites/split.ts'
 import { unevenSuite } from './suites/uneven.ts'
 
@@ -28,6 +29,7 @@ const SUITES: readonly Suite[] = [
   unevenSuite,
   handoffSuite,
   concurrentSuite,
+  plannerSuite,
 ]
 
 const { stdout, stderr } = process

@@ -150,6 +150,7 @@ export class ComputeHost {
       }
       const tail = { engine: seen, tokens, start: prefillTokens, assembly: awaited, clock, turn, onLayer }
       const { logits, waitSeconds } = await computeTail(tail)
+      const prompt = { computeSeconds: turn.seconds, attendSeconds: trace.seconds('attend') }
       turn.decode()
       const reason = await decode({
         engine: seen,
@@ -164,7 +165,7 @@ export class ComputeHost {
         enough: () => enough,
         turn,
       })
-      return { reason, computeSeconds: turn.seconds, waitSeconds, ...traced(trace) }
+      return { reason, waitSeconds, ...traced(trace), ...prompt }
     } finally {
       await assembly.release()
       this.#kvBytes -= bytes

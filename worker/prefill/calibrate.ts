@@ -2,6 +2,7 @@ import type { Clock } from '../../shared/clock.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { wireBytes } from '../../shared/wire-bytes.ts'
 import type { Engine } from '../engine/engine.ts'
+import { exportBlock, importBlock } from '../kv/block.ts'
 
 /** Seconds that all timing together may take, roughly; slow engines get smaller pieces. */
 const BUDGET_SECONDS = 1.5
@@ -42,7 +43,23 @@ export async function calibrate(engine: Engine, clock: Clock): Promise<Cost> {
       const timed = await timeLayer(engine, clock, n, p)
       if (timed.seconds < (best.get(kind)?.seconds ?? Number.POSITIVE_INFINITY)) best.set(kind, timed)
     }
-  return spreadOverhead(fitCost([...best.values()]), chunk)
+  const c = await takeInSeconds(engine, clock, rounds)
+  return { ...spreadOverhead(fitCost([...best.values()]), chunk), c }
+}
+
+/** Seconds of one token of a block that another worker made: checking it and copying it in. The least counts. */
+async function takeInSeconds(engine: Engine, clock: Clock, rounds: number): Promise<number> {
+  const tokens = Math.min(BLOCK_TOKENS, engine.shape.contextLength)
+  const kv = engine.createKv(0, tokens)
+  let least = Number.POSITIVE_INFINITY
+  for (let round = 0; round < rounds; round++) {
+    const block = await exportBlock(engine, 0, kv, 'f32')
+    const started = clock.now()
+    engine.release(await importBlock(engine, block))
+    least = Math.min(least, clock.now() - started)
+  }
+  engine.release(kv)
+  return least / tokens
 }
 
 /**

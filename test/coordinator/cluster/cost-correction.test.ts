@@ -96,11 +96,11 @@ describe('a corrected cost', () => {
 
   it('is finite and never negative, whatever was measured', () => {
     const amount = fc.oneof(fc.constant(0), fc.double({ min: 1e-12, max: 1e12, noNaN: true }))
-    const cost = fc.record({ o: amount, a: amount, b: amount })
+    const cost = fc.record({ o: amount, a: amount, b: amount, c: amount })
     fc.assert(
       fc.property(cost, cost, amount, amount, fc.nat(50), (old, work, computeSeconds, attendSeconds, seen) => {
         const corrected = correctedCost(old, { work, computeSeconds, attendSeconds }, seen)
-        for (const value of Object.values(corrected)) assert.ok(value >= 0 && Number.isFinite(value), String(value))
+        for (const value of Object.values(corrected)) assert.ok(value! >= 0 && Number.isFinite(value), String(value))
       }),
       { seed: 3, numRuns: 500 },
     )

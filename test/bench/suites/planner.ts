@@ -1,0 +1,59 @@
+import { type LinkFacts, linkKey, type PlanFacts } from '../../../coordinator/planning/facts.ts'
+import { planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
+import { asWorkerId } from '../../../shared/ids.ts'
+import { WIRES, type Wire } from '../../../shared/plan.ts'
+import { flopCost, LLAMA_31_8B } from '../../coordinator/planning/support.ts'
+import { columns, spreadText } from '../harness/report.ts'
+import { spreadOf } from '../harness/statistics.ts'
+import { defineSuite } from '../suite.ts'
+
+/** How long a decision takes, without any cluster. */
+export const plannerSuite = defineSuite({
+  name: 'planner',
+  describe: 'Milliseconds that the planner takes for a prompt of 32768 tokens over many workers',
+  options: {
+    rounds: { type: 'number', default: 60, describe: 'Plans of each kind' },
+  },
+  async run({ rounds }) {
+    const found = [7, 16, 64].flatMap((count) =>
+      [true, false].flatMap((alike) =>
+        WIRES.filter((wire) => wire !== 'f16').map((wire) => {
+          const facts = factsOf(count, alike, wire)
+          const milliseconds = Array.from({ length: rounds }, () => {
+            const started = performance.now()
+            planPrefill(facts)
+            return performance.now() - started
+          })
+          return { count, alike, wire, milliseconds: spreadOf(milliseconds) }
+        }),
+      ),
+    )
+    const rows = found.map(({ count, alike, wire, milliseconds }) => [
+      String(count),
+      alike ? 'alike, 10 Gbit/s' : 'between 0.25 and 10 Gbit/s',
+      wire,
+      spreadText(milliseconds),
+    ])
+    const title = 'Milliseconds of a plan: median (least-most)'
+    return { parts: [{ title, head: columns('workers, links, narrowest precision, ms'), rows }], data: { found } }
+  },
+})
+
+/** Workers of 1, 2, ... TFLOP/s, each on a host of its own. */
+function factsOf(count: number, alike: boolean, narrowestWire: Wire): PlanFacts {
+  const place = { cores: 8, threads: 8 }
+  const workers = Array.from({ length: count }, (_, i) => ({
+    ...place,
+    id: asWorkerId(`w${i}`),
+    host: `h${i}`,
+    cost: flopCost(LLAMA_31_8B, 1e12 * (i + 1), 1e-4),
+  }))
+  const decode = [{ ...place, id: asWorkerId('d'), host: 'd', runs: 0, cost: flopCost(LLAMA_31_8B, 1e12, 1e-4) }]
+  const names = [...workers, ...decode].map(({ id }) => id)
+  const rate = (i: number, j: number): number => (alike ? 1.1e9 : 1.1e9 / (1 + ((i * 7 + j * 3) % 40)))
+  const links = new Map<string, LinkFacts>()
+  for (const [i, from] of names.entries())
+    for (const [j, to] of names.entries())
+      if (i !== j) links.set(linkKey(from, to), { bytesPerSecond: rate(i, j), rttSeconds: 2e-4 })
+  return { shape: LLAMA_31_8B, promptTokens: 32_769, workers, decode, links, narrowestWire }
+}
