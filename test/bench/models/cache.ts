@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type GgufType, writeGguf } from './gguf.ts'
 import { type Dtype, writeFolder } from './huggingface.ts'
-import { PRESETS, type PresetName } from './presets.ts'
+import { PRESET_NAMES, PRESETS, type PresetName } from './presets.ts'
 
 /** Counts up when what the writers write changes: what older ones left is not used again. */
 const VERSION = 1
@@ -16,6 +16,10 @@ const CACHE = join(tmpdir(), 'headrace-bench')
 /** The Hugging Face folder of a preset, written the first time. Both types hold the same values. */
 export const presetFolder = (preset: PresetName, dtype: Dtype = 'BF16'): Promise<string> =>
   cached(presetName(preset, dtype), (path) => writeFolder(path, PRESETS[preset], SEED, dtype))
+
+/** A folder as it is, or that of the preset of this name. */
+export const modelFolder = async (nameOrFolder: string): Promise<string> =>
+  PRESET_NAMES.some((name) => name === nameOrFolder) ? presetFolder(nameOrFolder as PresetName) : nameOrFolder
 
 /** The GGUF file of a preset with the same values, but for what `Q8_0` rounds off. */
 export const presetGguf = (preset: PresetName, type: GgufType): Promise<string> =>

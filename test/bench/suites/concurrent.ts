@@ -7,6 +7,7 @@ import { coresAllowed, withHosts } from '../harness/hosts.ts'
 import { withEach } from '../harness/load.ts'
 import { columns, percent, type Report, spreadText } from '../harness/report.ts'
 import { inversions, median, rotated, spreadOf, sum } from '../harness/statistics.ts'
+import { modelFolder } from '../models/cache.ts'
 import { defineSuite } from '../suite.ts'
 
 /** What a cluster does with many prompts at once, against workers that have nothing to do with each other. */
@@ -14,7 +15,7 @@ export const concurrentSuite = defineSuite({
   name: 'concurrent',
   describe: 'Many prompts at once: one cluster against as many clusters of one worker, on the same cores',
   options: {
-    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder' },
+    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder, or a shape: smol135, wide' },
     weights: { choices: WEIGHTS, default: 'f32', describe: 'How weights are kept and computed with' },
     workers: { type: 'number', default: 2, describe: 'Workers, one core each' },
     prompts: { type: 'number', default: 8, describe: 'At once; the clusters of one worker take them in turn' },
@@ -23,7 +24,8 @@ export const concurrentSuite = defineSuite({
     warmup: { type: 'number', default: 1, describe: 'Rounds before that, not counted' },
   },
   async run(options, { signal, note }) {
-    const { model, weights } = options
+    const { weights } = options
+    const model = await modelFolder(options.model)
     const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
     const warmup = wholeNumber('warmup', options.warmup, 0, 1000)
     const count = wholeNumber('prompts', options.prompts, 1, 1000)

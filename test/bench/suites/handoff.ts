@@ -9,6 +9,7 @@ import { placeHosts, placesText } from '../harness/places.ts'
 import { columns, percent, type Report, spreadText } from '../harness/report.ts'
 import { median, spreadOf } from '../harness/statistics.ts'
 import { ofLabel, SOLO, splitOver, type Trial, tryInTurn } from '../harness/trials.ts'
+import { modelFolder } from '../models/cache.ts'
 import { defineSuite } from '../suite.ts'
 
 /** How much later the first token comes because the KV cache has to reach the decode node. */
@@ -16,7 +17,7 @@ export const handoffSuite = defineSuite({
   name: 'handoff',
   describe: 'From the last worker’s last layer to the first token, over links of several rates',
   options: {
-    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder' },
+    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder, or a shape: smol135, wide' },
     weights: { choices: WEIGHTS, default: 'f32', describe: 'How weights are kept and computed with' },
     workers: { type: 'number', default: 2, describe: 'Hosts that compute; with fewer cores each gets a share of one' },
     links: { type: 'array', string: true, default: ['loopback', '10g'], describe: 'loopback, or such as 10g, 20ms' },
@@ -25,7 +26,8 @@ export const handoffSuite = defineSuite({
     warmup: { type: 'number', default: 1, describe: 'Rounds before that, not counted' },
   },
   async run(options, { signal, note }) {
-    const { model, weights } = options
+    const { weights } = options
+    const model = await modelFolder(options.model)
     const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
     const warmup = wholeNumber('warmup', options.warmup, 0, 1000)
     const workers = wholeNumber('workers', options.workers, 2, 64)

@@ -12,6 +12,7 @@ import { accuracyOf, accuracyText, regretOf } from '../harness/predictions.ts'
 import { columns, type Report, type ReportPart, spreadText } from '../harness/report.ts'
 import { median, spreadOf } from '../harness/statistics.ts'
 import { CHOSEN, everyCandidate, foretold, ofLabel, shapeText, type Trial, tryInTurn } from '../harness/trials.ts'
+import { modelFolder } from '../models/cache.ts'
 import { defineSuite } from '../suite.ts'
 
 /** Whether the planner chooses well when hosts are joined by links of a given rate and delay. */
@@ -19,7 +20,7 @@ export const linksSuite = defineSuite({
   name: 'links',
   describe: 'Simulated hosts over shaped links: every plan measured, beside the planner’s choice and its predictions',
   options: {
-    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder' },
+    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder, or a shape: smol135, wide' },
     weights: { choices: WEIGHTS, default: 'f32', describe: 'How weights are kept and computed with' },
     workers: { type: 'number', default: 4, describe: 'Hosts that compute; with fewer cores each gets a share of one' },
     links: { type: 'array', string: true, default: ['10g', '1g', '100m', '1g+20ms'], describe: 'Such as 10g, 20ms' },
@@ -33,7 +34,8 @@ export const linksSuite = defineSuite({
     warmup: { type: 'number', default: 1, describe: 'Rounds before that, not counted' },
   },
   async run(options, { signal, note }) {
-    const { model, weights } = options
+    const { weights } = options
+    const model = await modelFolder(options.model)
     const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
     const warmup = wholeNumber('warmup', options.warmup, 0, 1000)
     const workers = wholeNumber('workers', options.workers, 1, 64)

@@ -2,9 +2,10 @@ import { type LinkFacts, linkKey, type PlanFacts } from '../../../coordinator/pl
 import { planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
 import { asWorkerId } from '../../../shared/ids.ts'
 import { WIRES, type Wire } from '../../../shared/plan.ts'
-import { flopCost, LLAMA_31_8B } from '../../coordinator/planning/support.ts'
+import type { Cost } from '../../../shared/protocol/control.ts'
 import { columns, spreadText } from '../harness/report.ts'
 import { spreadOf } from '../harness/statistics.ts'
+import { PRESETS } from '../models/presets.ts'
 import { defineSuite } from '../suite.ts'
 
 /** How long a decision takes, without any cluster. */
@@ -39,6 +40,15 @@ export const plannerSuite = defineSuite({
   },
 })
 
+const SHAPE = PRESETS.llama8b
+
+/** Of a worker that arithmetic alone limits. */
+function costOf(flops: number): Cost {
+  const { hidden, heads, kvHeads, headDim, ffn } = SHAPE
+  const linear = 2 * hidden * (2 * heads * headDim + 2 * kvHeads * headDim + 3 * ffn)
+  return { o: 1e-4, a: linear / flops, b: (4 * heads * headDim) / flops }
+}
+
 /** Workers of 1, 2, ... TFLOP/s, each on a host of its own. */
 function factsOf(count: number, alike: boolean, narrowestWire: Wire): PlanFacts {
   const place = { cores: 8, threads: 8 }
@@ -46,14 +56,14 @@ function factsOf(count: number, alike: boolean, narrowestWire: Wire): PlanFacts 
     ...place,
     id: asWorkerId(`w${i}`),
     host: `h${i}`,
-    cost: flopCost(LLAMA_31_8B, 1e12 * (i + 1), 1e-4),
+    cost: costOf(1e12 * (i + 1)),
   }))
-  const decode = [{ ...place, id: asWorkerId('d'), host: 'd', runs: 0, cost: flopCost(LLAMA_31_8B, 1e12, 1e-4) }]
+  const decode = [{ ...place, id: asWorkerId('d'), host: 'd', runs: 0, cost: costOf(1e12) }]
   const names = [...workers, ...decode].map(({ id }) => id)
   const rate = (i: number, j: number): number => (alike ? 1.1e9 : 1.1e9 / (1 + ((i * 7 + j * 3) % 40)))
   const links = new Map<string, LinkFacts>()
   for (const [i, from] of names.entries())
     for (const [j, to] of names.entries())
       if (i !== j) links.set(linkKey(from, to), { bytesPerSecond: rate(i, j), rttSeconds: 2e-4 })
-  return { shape: LLAMA_31_8B, promptTokens: 32_769, workers, decode, links, narrowestWire }
+  return { shape: SHAPE, promptTokens: 32_769, workers, decode, links, narrowestWire }
 }

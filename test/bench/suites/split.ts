@@ -30,6 +30,7 @@ import {
   type Trial,
   tryOnce,
 } from '../harness/trials.ts'
+import { modelFolder } from '../models/cache.ts'
 import { defineSuite } from '../suite.ts'
 
 /** What splitting a prompt over workers of one core each is worth, against one such worker. */
@@ -37,7 +38,7 @@ export const splitSuite = defineSuite({
   name: 'split',
   describe: 'Time to first token: solo on one core against chain and ring over several',
   options: {
-    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder' },
+    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder, or a shape: smol135, wide' },
     weights: { choices: WEIGHTS, default: 'f32', describe: 'How weights are kept and computed with' },
     workers: { type: 'array', number: true, default: [2], describe: 'Workers of chain and ring, one core each' },
     rounds: { type: 'number', default: 5, describe: 'Runs of each plan, in turn' },
@@ -53,7 +54,8 @@ export const splitSuite = defineSuite({
     },
   },
   async run(options, { signal, note }) {
-    const { model, weights, patience, tokens, strategies, even } = options
+    const { weights, patience, tokens, strategies, even } = options
+    const model = await modelFolder(options.model)
     const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
     const warmup = wholeNumber('warmup', options.warmup, 0, 1000)
     const sizes = options.workers.map((count) => wholeNumber('workers', Number(count), 1, 64)).filter((n) => n > 1)

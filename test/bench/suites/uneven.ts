@@ -10,6 +10,7 @@ import { accuracyOf, accuracyText } from '../harness/predictions.ts'
 import { columns, percent, type Report, spreadText } from '../harness/report.ts'
 import { median, spreadOf } from '../harness/statistics.ts'
 import { CHOSEN, evenSplit, foretold, ofLabel, SOLO, splitOver, type Trial, tryInTurn } from '../harness/trials.ts'
+import { modelFolder } from '../models/cache.ts'
 import { defineSuite } from '../suite.ts'
 
 /** Whether workers of unlike speed are all used to the full. */
@@ -17,7 +18,7 @@ export const unevenSuite = defineSuite({
   name: 'uneven',
   describe: 'Workers of unlike speed (CPU quotas): the planner’s split against an even one and against work over speed',
   options: {
-    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder' },
+    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder, or a shape: smol135, wide' },
     weights: { choices: WEIGHTS, default: 'f32', describe: 'How weights are kept and computed with' },
     speeds: { type: 'array', number: true, default: [1, 0.5, 0.25], describe: 'Of a core each, the fastest first' },
     tokens: { type: 'number', default: 4096, describe: 'Length of the prompt' },
@@ -25,7 +26,8 @@ export const unevenSuite = defineSuite({
     warmup: { type: 'number', default: 2, describe: 'Rounds before that, not counted: costs are corrected by them' },
   },
   async run(options, { signal, note }) {
-    const { model, weights } = options
+    const { weights } = options
+    const model = await modelFolder(options.model)
     const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
     const warmup = wholeNumber('warmup', options.warmup, 0, 1000)
     const speeds = options.speeds.map(Number)
