@@ -73,6 +73,7 @@ export function prefillOf({ run, plan, workers, queueSeconds, ttftSeconds, bottl
     }),
     links: linksOf(workers),
     decode: plan.decode,
+    decode_tokens: plan.promptTokens - plan.prefillTokens,
     queue_seconds: queueSeconds,
     ttft_seconds: ttftSeconds,
     predicted_ttft_seconds: plan.predictedTtftSeconds,

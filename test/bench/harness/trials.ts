@@ -77,7 +77,7 @@ export const foretold = ({ asked: { prefill } }: Trial): Foretold => ({
 
 /** `chain 3`: what a run was, however it came to be that. */
 export const shapeText = ({ asked: { prefill } }: Trial): string =>
-  prefill.workers.length < 2 ? 'solo' : `${prefill.strategy} ${prefill.workers.length}`
+  prefill.strategy === 'solo' ? 'solo' : `${prefill.strategy} ${prefill.workers.length}`
 
 function trialText(trial: Trial): string {
   const { measuredSeconds, predictedSeconds } = foretold(trial)

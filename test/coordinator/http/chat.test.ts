@@ -75,6 +75,7 @@ describe('a chat completion', () => {
         { from: 'w2', to: 'd1', bytes: 1000 },
       ],
       decode: 'd1',
+      decode_tokens: 1,
       queue_seconds: 0.5,
       ttft_seconds: 2.5,
       predicted_ttft_seconds: 1.4,
