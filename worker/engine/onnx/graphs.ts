@@ -13,8 +13,10 @@ export const GRAPHS = {
 
 /** Those that have none; T is the number of keys. */
 export const PLAIN_GRAPHS = {
-  attend: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, false),
-  attendMasked: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, true),
+  attend: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, { shifted: false, masked: false }),
+  attendMasked: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, { shifted: false, masked: true }),
+  attendShifted: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, { shifted: true, masked: false }),
+  attendShiftedMasked: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, { shifted: true, masked: true }),
   attendOne: attendOneGraph,
   ...WIRE_GRAPHS,
 } as const
@@ -27,8 +29,8 @@ type Linear = Pick<LinearFormat<unknown>, 'multiplicand'>
 export const EMPTY_MAX = -1e30
 /** Added to the score of a key a query may not see. Below EMPTY_MAX, so that its weight is 0 in an empty row too. */
 export const HIDDEN_KEY = -2e30
-/** A row that saw a key has l >= 1, the weight of its largest score; an empty row has 0 and must give 0, not NaN. */
-const SMALLEST_SUM = 0.5
+/** Less than any row's sum that has seen a key; an empty row has 0 and must give 0, not NaN. */
+const SMALLEST_SUM = 1e-30
 
 /** Norm, the three projections, rotation of q and k; K and V leave per head, straight into the cache. */
 function projectGraph(
@@ -63,35 +65,60 @@ function projectGraph(
 }
 
 /**
- * One range of keys, folded into the carried state: o, l and m of online softmax (arXiv 1805.02867), as blockwise
- * attention does (arXiv 2305.19370). Every KV head is on its own, as its keys and values are a view of their own and its
- * scores fit the cache. The G query heads of its group are rows of the same product, so keys and values are never
- * repeated. `m_out` must not be the buffer of `m`: it is written before `m` is last read.
+ * One range of keys, folded into the carried state of softmax (arXiv 1805.02867) as blockwise attention does (arXiv
+ * 2305.19370). Every KV head is on its own, as its keys and values are a view of their own and its scores fit the cache.
+ * The G query heads of its group are rows of the same product, so keys and values are never repeated.
  */
-function attendGraph(shape: ModelShape, g: GraphBuilder, masked: boolean): Uint8Array {
+function attendGraph(shape: ModelShape, g: GraphBuilder, { shifted, masked }: AttendKind): Uint8Array {
   const mask = masked ? g.input('mask', ['S', 'T']) : undefined
-  for (let head = 0; head < shape.kvHeads; head++) attendHead(g, shape, head, mask)
-  return g.build(masked ? 'attend_masked' : 'attend')
+  for (let head = 0; head < shape.kvHeads; head++) {
+    const io = attendHead(g, shape, head, mask)
+    if (shifted) foldShifted(g, io)
+    else foldUnshifted(g, io)
+  }
+  return g.build(`attend${shifted ? '_shifted' : ''}${masked ? '_masked' : ''}`)
 }
 
-function attendHead(g: GraphBuilder, { heads, kvHeads, headDim }: ModelShape, head: number, mask?: Value): void {
+interface AttendKind {
+  /** The state has a maximum for each row, which is taken off its scores. */
+  readonly shifted: boolean
+  readonly masked: boolean
+}
+
+function attendHead(g: GraphBuilder, { heads, kvHeads, headDim }: ModelShape, head: number, mask?: Value) {
   const group = heads / kvHeads
   const q = g.input(`q${head}`, [group, 'S', headDim])
   const k = g.input(`k${head}`, ['T', headDim])
-  const v = g.input(`v${head}`, ['T', headDim])
-  const o = g.input(`o${head}`, [group, 'S', headDim])
-  const l = g.input(`l${head}`, [group, 'S', 1])
-  const m = g.input(`m${head}`, [group, 'S', 1])
-  const last = g.ints(-1)
   const all = matmulTransposed(g, q, k, 1 / Math.sqrt(headDim))
-  const scores = mask === undefined ? all : g.op('Add', [all, mask])
+  return {
+    scores: mask === undefined ? all : g.op('Add', [all, mask]),
+    v: g.input(`v${head}`, ['T', headDim]),
+    old: (name: string, width = 1) => g.input(`${name}${head}`, [group, 'S', width]),
+    put: (name: string, value: Value, width = 1) => g.output(`${name}${head}_out`, value, [group, 'S', width]),
+    headDim,
+  }
+}
+
+type HeadIo = ReturnType<typeof attendHead>
+
+/** o += exp(scores) V and l += the row's sum of exp(scores). */
+function foldUnshifted(g: GraphBuilder, { scores, v, old, put, headDim }: HeadIo): void {
+  const weights = g.op('Exp', [scores])
+  put('l', g.op('Add', [old('l'), g.op('ReduceSum', [weights, g.ints(-1)], { keepdims: 1 })]))
+  put('o', g.op('Add', [old('o', headDim), g.op('MatMul', [weights, v])]), headDim)
+}
+
+/** The same of scores less the row's maximum. `m_out` must not be the buffer of `m`: it is written before `m` is last read. */
+function foldShifted(g: GraphBuilder, { scores, v, old, put, headDim }: HeadIo): void {
+  const m = old('m')
+  const last = g.ints(-1)
   const mOut = g.op('Max', [m, g.op('ReduceMax', [scores, last], { keepdims: 1 })])
   const weights = g.op('Exp', [g.op('Sub', [scores, mOut])])
-  const old = g.op('Exp', [g.op('Sub', [m, mOut])])
+  const before = g.op('Exp', [g.op('Sub', [m, mOut])])
   const sum = g.op('ReduceSum', [weights, last], { keepdims: 1 })
-  g.output(`l${head}_out`, g.op('Add', [g.op('Mul', [l, old]), sum]), [group, 'S', 1])
-  g.output(`o${head}_out`, g.op('Add', [g.op('Mul', [o, old]), g.op('MatMul', [weights, v])]), [group, 'S', headDim])
-  g.output(`m${head}_out`, mOut, [group, 'S', 1])
+  put('l', g.op('Add', [g.op('Mul', [old('l'), before]), sum]))
+  put('o', g.op('Add', [g.op('Mul', [old('o', headDim), before]), g.op('MatMul', [weights, v])]), headDim)
+  put('m', mOut)
 }
 
 /**
@@ -153,10 +180,10 @@ function mixGraph(
 
 /** V is the number of rows of the head, or of a piece of it. */
 function logitsGraph({ hidden, normEpsilon }: ModelShape, { multiplicand }: Linear, g: GraphBuilder): Uint8Array {
-  const x = g.input('x', [1, hidden])
+  const x = g.input('x', [1, 1, hidden])
   const gain = g.input('gain', [hidden])
   const times = multiplicand(g, rmsNorm(g, x, gain, normEpsilon), hidden, true)
-  g.output('logits', times('head_weight', 'V'), [1, 'V'])
+  g.output('logits', times('head_weight', 'V'), [1, 1, 'V'])
   return g.build('logits')
 }
 

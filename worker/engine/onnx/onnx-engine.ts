@@ -4,19 +4,14 @@ import type { Wire } from '../../../shared/plan.ts'
 import { RopeTable } from '../../model/rope-table.ts'
 import { gatherRows } from '../../model/rows.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
-import { checkEncoded, type Floats, HostAccumulator, HostHidden, HostKv, HostQuery, own } from '../host-tensors.ts'
+import { checkEncoded, type Floats, HostHidden, HostKv, HostQuery, own } from '../host-tensors.ts'
+import { Attention, SoftmaxState } from './attention.ts'
 import { GraphBuilder } from './graph-builder.ts'
-import { EMPTY_MAX, PLAIN_GRAPHS, type PlainKind } from './graphs.ts'
-import { type KeyRange, keyRanges } from './key-ranges.ts'
-import { MaskCache } from './mask-cache.ts'
+import { PLAIN_GRAPHS, type PlainKind } from './graphs.ts'
 import { SessionSet, type Slot, type Slots } from './session-set.ts'
 import { TensorPool } from './tensor-pool.ts'
 import type { WeightedGraphs } from './weighted-graphs.ts'
 import { decodeKv, encodeKv } from './wire-transport.ts'
-
-/** Keys of one call to a graph: 512 measured best for chunks of 256 tokens. Fewer rows may see more at once. */
-const KEYS_PER_CALL = 512
-const SCORES_PER_CALL = KEYS_PER_CALL * 256
 
 /** The default engine: ONNX Runtime on the CPU, driven layer by layer. All memory is plain ArrayBuffers of this thread. */
 export class OnnxEngine implements Engine {
@@ -26,14 +21,15 @@ export class OnnxEngine implements Engine {
   readonly #weighted: WeightedGraphs
   readonly #plain: SessionSet
   readonly #rope: RopeTable
-  readonly #masks = new MaskCache()
   readonly #pool = new TensorPool()
+  readonly #attention: Attention
 
   private constructor(shape: ModelShape, weighted: WeightedGraphs, plain: SessionSet) {
     this.shape = shape
     this.#weighted = weighted
     this.#plain = plain
     this.#rope = new RopeTable(shape)
+    this.#attention = new Attention(shape, plain, this.#pool)
   }
 
   static async create(shape: ModelShape, weighted: WeightedGraphs, threads: number): Promise<OnnxEngine> {
@@ -75,71 +71,16 @@ export class OnnxEngine implements Engine {
   }
 
   async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator, of?: Positions): Promise<void> {
-    const query = own(q, HostQuery)
     const cache = own(kv, HostKv)
-    const state = own(acc, HostAccumulator)
-    const rows = (this.shape.heads / this.shape.kvHeads) * query.tokens
-    const maxKeys = Math.max(KEYS_PER_CALL, Math.floor(SCORES_PER_CALL / rows))
     const { start, count } = of ?? { start: cache.start, count: cache.capacity }
     cache.checkRange(start, count)
-    for (const range of keyRanges(query, start, start + count, maxKeys))
-      if (query.tokens === 1) await this.#foldOne(query, cache, range, state)
-      else await this.#fold(query, cache, range, state)
-  }
-
-  /** One range of keys. o and l are written in place, m beside itself. */
-  async #fold(query: HostQuery, kv: HostKv, range: KeyRange, acc: HostAccumulator): Promise<void> {
-    const { heads, kvHeads, headDim } = this.shape
-    const { tokens } = query
-    const group = heads / kvHeads
-    const nextM_heads_seq = this.#pool.take(acc.m_heads_seq.length)
-    const inputs: Record<string, Slot> = {}
-    const outputs: Record<string, Slot> = {}
-    for (let head = 0; head < kvHeads; head++) {
-      const ofHead = (all: Floats, width: number): Slot => [
-        all.subarray(head * group * tokens * width, (head + 1) * group * tokens * width),
-        [group, tokens, width],
-      ]
-      inputs[`q${head}`] = ofHead(query.q_heads_seq_hdim, headDim)
-      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, headDim]]
-      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [range.count, headDim]]
-      inputs[`o${head}`] = outputs[`o${head}_out`] = ofHead(acc.o_heads_seq_hdim, headDim)
-      inputs[`l${head}`] = outputs[`l${head}_out`] = ofHead(acc.l_heads_seq, 1)
-      inputs[`m${head}`] = ofHead(acc.m_heads_seq, 1)
-      outputs[`m${head}_out`] = ofHead(nextM_heads_seq, 1)
-    }
-    if (range.masked)
-      inputs['mask'] = [this.#masks.get(tokens, range.count, range.start - query.start), [tokens, range.count]]
-    await this.#plain.run(range.masked ? 'attendMasked' : 'attend', inputs, outputs)
-    this.#pool.give(acc.m_heads_seq)
-    acc.m_heads_seq = nextM_heads_seq
-  }
-
-  /** The same for a single query, which sees all of its range. */
-  async #foldOne(query: HostQuery, kv: HostKv, range: KeyRange, acc: HostAccumulator): Promise<void> {
-    const { heads, kvHeads, headDim } = this.shape
-    const nextM_heads_seq = this.#pool.take(acc.m_heads_seq.length)
-    const o: Slot = [acc.o_heads_seq_hdim, [heads, 1, headDim]]
-    const l: Slot = [acc.l_heads_seq, [heads, 1, 1]]
-    const inputs: Record<string, Slot> = {
-      q: [query.q_heads_seq_hdim, [heads, 1, headDim]],
-      o,
-      l,
-      m: [acc.m_heads_seq, [heads, 1, 1]],
-    }
-    for (let head = 0; head < kvHeads; head++) {
-      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, headDim]]
-      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [range.count, headDim]]
-    }
-    await this.#plain.run('attendOne', inputs, { o_out: o, l_out: l, m_out: [nextM_heads_seq, [heads, 1, 1]] })
-    this.#pool.give(acc.m_heads_seq)
-    acc.m_heads_seq = nextM_heads_seq
+    await this.#attention.fold(own(q, HostQuery), cache, { start, count }, own(acc, SoftmaxState))
   }
 
   async mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden> {
     const { hidden, heads, headDim } = this.shape
     const { tokens, x_seq_dim } = own(x, HostHidden)
-    const { o_heads_seq_hdim, l_heads_seq } = own(acc, HostAccumulator)
+    const { o_heads_seq_hdim, l_heads_seq } = own(acc, SoftmaxState)
     takeBuffers(x) // the result lies where x lay
     const inputs: Slots = {
       o: [o_heads_seq_hdim, [heads, tokens, headDim]],
@@ -157,8 +98,8 @@ export class OnnxEngine implements Engine {
     const logits_vocab = new Float32Array(vocab)
     let from = 0
     for (const [piece, rows] of this.#weighted.headRows.entries()) {
-      const logits: Slot = [logits_vocab.subarray(from, from + rows), [1, rows]]
-      await this.#weighted.run('logits', piece, { x: [last_dim, [1, hidden]] }, { logits })
+      const logits: Slot = [logits_vocab.subarray(from, from + rows), [1, 1, rows]]
+      await this.#weighted.run('logits', piece, { x: [last_dim, [1, 1, hidden]] }, { logits })
       from += rows
     }
     return logits_vocab
@@ -172,14 +113,7 @@ export class OnnxEngine implements Engine {
   }
 
   accumulator(q: Query): Accumulator {
-    const rows = this.shape.heads * q.tokens
-    const o_heads_seq_hdim = this.#pool.take(rows * this.shape.headDim).fill(0)
-    return new HostAccumulator(
-      q.tokens,
-      o_heads_seq_hdim,
-      this.#pool.take(rows).fill(0),
-      this.#pool.take(rows).fill(EMPTY_MAX),
-    )
+    return this.#attention.state(q.tokens)
   }
 
   createKv(start: number, capacity: number): Kv {

@@ -22,7 +22,7 @@ const SMALLEST = 1e-30
 /**
  * 8-bit products. Activations are quantised per row (token) when they come, weights per output when they are loaded:
  * y = (x / unit) W^T unit, with x / unit rounded to whole numbers up to 127. Where x has outliers, what rounding took
- * away is multiplied too, as 254 times finer steps; it is a second half of the same product's rows.
+ * away is multiplied too, as 254 times finer steps.
  *
  * @param largestWeight 127; 63 where the processor's kernel adds pairs of products in 16 bits
  */
@@ -41,27 +41,26 @@ export const int8Linear = (largestWeight: number): LinearFormat<Int8Matrix> => (
 function multiplicand(g: GraphBuilder, x: Value, width: number, outliers = false): Multiplicand {
   const one = g.float(1)
   const zero = g.byte(ZERO)
-  const largest = g.op('ReduceMax', [g.op('Abs', [x]), g.ints(-1)], { keepdims: 1 })
-  const unit = g.op('Mul', [g.op('Max', [largest, g.float(SMALLEST)]), g.float(1 / LARGEST_ACTIVATION)])
-  const scaled = g.op('Div', [x, unit])
-  const coarse = g.op('QuantizeLinear', [scaled, one, zero])
-  const times = (a: Value, name: string, out: number | string): Value =>
-    g.op('MatMulIntegerToFloat@com.microsoft', [
-      a,
-      g.input(name, [width, out], 'int8'),
-      one,
-      g.input(`${name}_scale`, [out]),
-      zero,
-    ])
-  if (!outliers) return (name, out) => g.op('Mul', [times(coarse, name, out), unit])
+  const x_rows_width = g.op('Reshape', [x, g.ints(-1, width)])
+  const largest_rows = g.op('ReduceMax', [g.op('Abs', [x_rows_width]), g.ints(-1)], { keepdims: 0 })
+  const unit_rows = g.op('Mul', [g.op('Max', [largest_rows, g.float(SMALLEST)]), g.float(1 / LARGEST_ACTIVATION)])
+  const zero_rows = g.op('QuantizeLinear', [g.op('Sub', [unit_rows, unit_rows]), one, zero])
+  const perRow = (operator: string, of: Value, scale_rows: Value): Value =>
+    g.op(operator, [of, scale_rows, zero_rows], { axis: 0 })
+  const product = (a: Value, scale: number, weight: Value, weightScale: Value): Value =>
+    g.op('MatMulIntegerToFloat@com.microsoft', [a, weight, g.float(scale), weightScale, zero])
 
-  const rest = g.op('Sub', [scaled, g.op('DequantizeLinear', [coarse, one, zero])])
-  const fine = g.op('QuantizeLinear', [rest, g.float(1 / FINE_STEPS), zero])
-  const both = g.op('Concat', [coarse, fine], { axis: -2 })
+  const coarse = perRow('QuantizeLinear', x_rows_width, unit_rows)
+  const rest = () => g.op('Sub', [x_rows_width, perRow('DequantizeLinear', coarse, unit_rows)])
+  const fineUnit_rows = () => g.op('Mul', [unit_rows, g.float(1 / FINE_STEPS)])
+  const fine = outliers ? perRow('QuantizeLinear', rest(), fineUnit_rows()) : undefined
+  const unit_rows_1 = g.op('Reshape', [unit_rows, g.ints(-1, 1)])
   return (name, out) => {
-    const halves = g.ops(2, 'Split', [times(both, name, out)], { axis: -2, num_outputs: 2 })
-    const fineShare = g.op('Mul', [halves[1]!, g.float(1 / FINE_STEPS)])
-    return g.op('Mul', [g.op('Add', [halves[0]!, fineShare]), unit])
+    const weight = g.input(name, [width, out], 'int8')
+    const scale_out = g.input(`${name}_scale`, [out])
+    const first = product(coarse, 1, weight, scale_out)
+    const sum = fine === undefined ? first : g.op('Add', [first, product(fine, 1 / FINE_STEPS, weight, scale_out)])
+    return g.op('Unsqueeze', [g.op('Mul', [sum, unit_rows_1]), g.ints(0)])
   }
 }
 

@@ -1,0 +1,111 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import type { ModelShape } from '../../../shared/model-shape.ts'
+import { HostKv, HostQuery } from '../../../worker/engine/host-tensors.ts'
+import { Attention, type SoftmaxState } from '../../../worker/engine/onnx/attention.ts'
+import { GraphBuilder } from '../../../worker/engine/onnx/graph-builder.ts'
+import { PLAIN_GRAPHS } from '../../../worker/engine/onnx/graphs.ts'
+import { SessionSet } from '../../../worker/engine/onnx/session-set.ts'
+import { TensorPool } from '../../../worker/engine/onnx/tensor-pool.ts'
+import { maxAbsDifference } from '../../support/numbers.ts'
+import { seededRandom } from '../../support/random.ts'
+
+const HEAD_DIM = 16
+const shape = { heads: 4, kvHeads: 2, headDim: HEAD_DIM } as ModelShape
+/** Keys before the queries' own, in two ranges. */
+const CONTEXT = 24
+const TOKENS = 8
+const random = seededRandom(5)
+const gaussian = (count: number): Float32Array<ArrayBuffer> =>
+  Float32Array.from({ length: count }, () => random() + random() + random() - 1.5)
+
+async function newAttention(): Promise<Attention> {
+  const graphs = new SessionSet(1)
+  for (const kind of ['attend', 'attendMasked', 'attendShifted', 'attendShiftedMasked'] as const)
+    await graphs.add(kind, PLAIN_GRAPHS[kind](shape, new GraphBuilder()))
+  return new Attention(shape, graphs, new TensorPool())
+}
+
+/** Queries and keys whose scores in each of three ranges of keys lie near `levels`. */
+function inputs(levels: readonly [number, number, number]) {
+  const { heads, kvHeads } = shape
+  const keys = CONTEXT + TOKENS
+  const query = new HostQuery(CONTEXT, TOKENS, gaussian(heads * TOKENS * HEAD_DIM))
+  const kv = new HostKv(
+    0,
+    keys,
+    kvHeads,
+    HEAD_DIM,
+    gaussian(kvHeads * keys * HEAD_DIM),
+    gaussian(kvHeads * keys * HEAD_DIM),
+  )
+  // one dimension of every query is 1, and of the keys it says how large their scores are
+  for (let row = 0; row < heads * TOKENS; row++) query.q_heads_seq_hdim[row * HEAD_DIM] = 1
+  for (let row = 0; row < kvHeads * keys; row++)
+    kv.k_kvheads_cap_hdim[row * HEAD_DIM] =
+      levels[Math.min(2, Math.floor(((row % keys) * 2) / CONTEXT))]! * Math.sqrt(HEAD_DIM)
+  return { query, kv }
+}
+
+/** Softmax attention in float64, all keys at once. */
+function exact({ query, kv }: ReturnType<typeof inputs>): Float64Array {
+  const { heads, kvHeads } = shape
+  const o_heads_seq_hdim = new Float64Array(heads * TOKENS * HEAD_DIM)
+  for (let row = 0; row < heads * TOKENS; row++) {
+    const head = Math.floor(row / TOKENS / (heads / kvHeads))
+    const seen = CONTEXT + (row % TOKENS) + 1
+    const dot = (at: number) =>
+      kv.keys(head, at, 1).reduce((sum, k, i) => sum + k * query.q_heads_seq_hdim[row * HEAD_DIM + i]!, 0)
+    const scores = Array.from({ length: seen }, (_, at) => dot(at) / Math.sqrt(HEAD_DIM))
+    const most = Math.max(...scores)
+    const weights = scores.map((score) => Math.exp(score - most))
+    const sum = weights.reduce((all, weight) => all + weight, 0)
+    for (const [at, weight] of weights.entries())
+      for (const [i, v] of kv.values(head, at, 1).entries()) o_heads_seq_hdim[row * HEAD_DIM + i]! += (weight / sum) * v
+  }
+  return o_heads_seq_hdim
+}
+
+const normalised = ({ o_heads_seq_hdim: o, l_heads_seq: l }: SoftmaxState): Float32Array =>
+  o.map((value, i) => value / l[Math.floor(i / HEAD_DIM)]!)
+
+describe('attention in float32', () => {
+  const cases: readonly { name: string; levels: [number, number, number]; shifted: boolean }[] = [
+    { name: 'small scores', levels: [0, 3, -3], shifted: false },
+    { name: 'scores as large as a sum may be', levels: [60, 0, 60], shifted: false },
+    { name: 'scores whose exp is infinite', levels: [300, 310, 290], shifted: true },
+    { name: 'scores whose exp is infinite in the second range only', levels: [0, 200, 0], shifted: true },
+    { name: 'scores whose exp is infinite among own keys only', levels: [0, 0, 120], shifted: true },
+    { name: 'scores whose exp is nothing', levels: [-200, -190, -210], shifted: true },
+    { name: 'scores whose exp is nothing at first', levels: [-200, 0, 5], shifted: true },
+  ]
+  for (const { name, levels, shifted } of cases)
+    test(`is softmax: ${name}`, async () => {
+      const attention = await newAttention()
+      const given = inputs(levels)
+      const state = attention.state(TOKENS)
+      for (const [start, end] of [
+        [0, CONTEXT / 2],
+        [CONTEXT / 2, CONTEXT],
+        [CONTEXT, CONTEXT + TOKENS],
+      ] as const)
+        await attention.fold(given.query, given.kv, { start, count: end - start }, state)
+      const error = maxAbsDifference(normalised(state), Float32Array.from(exact(given)))
+      assert.ok(error < 1e-4, `off by ${error}`)
+      assert.equal(
+        state.m_heads_seq !== undefined,
+        shifted,
+        'the maximum is taken off where it must be, and only there',
+      )
+    })
+
+  test('does not depend on which range comes first', async () => {
+    const attention = await newAttention()
+    const given = inputs([-150, 100, 20])
+    const [forward, backward] = [attention.state(TOKENS), attention.state(TOKENS)]
+    const ranges = [0, 1, 2, 3].map((i) => ({ start: i * 8, count: 8 }))
+    for (const range of ranges) await attention.fold(given.query, given.kv, range, forward)
+    for (const range of ranges.toReversed()) await attention.fold(given.query, given.kv, range, backward)
+    assert.ok(maxAbsDifference(normalised(forward), normalised(backward)) < 1e-4)
+  })
+})

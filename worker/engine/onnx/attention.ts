@@ -1,0 +1,178 @@
+import type { ModelShape } from '../../../shared/model-shape.ts'
+import type { Accumulator, Positions } from '../engine.ts'
+import type { Floats, HostKv, HostQuery } from '../host-tensors.ts'
+import { EMPTY_MAX } from './graphs.ts'
+import { type KeyRange, keyRanges } from './key-ranges.ts'
+import { MaskCache } from './mask-cache.ts'
+import type { SessionSet, Slot } from './session-set.ts'
+import type { TensorPool } from './tensor-pool.ts'
+
+/** Keys of one call to a graph: 512 measured best for chunks of 256 tokens. Fewer rows may see more at once. */
+const KEYS_PER_CALL = 512
+const SCORES_PER_CALL = KEYS_PER_CALL * 256
+
+/**
+ * A row's sum of exp(score), no maximum taken off, stays within these, or the row is not in the safe range of float32:
+ * above, a weight could overflow; below, weights that count could be lost.
+ */
+const LARGEST_SUM = 1e30
+const LEAST_SUM = 1e-20
+
+/**
+ * The state of softmax over the keys seen so far: unnormalised output and sum of weights. A weight is exp(score - m), and
+ * as long as `m` is absent it is 0 in every row.
+ */
+export class SoftmaxState implements Accumulator {
+  readonly tokens: number
+  o_heads_seq_hdim: Floats
+  l_heads_seq: Floats
+  m_heads_seq: Floats | undefined
+
+  constructor(tokens: number, o_heads_seq_hdim: Floats, l_heads_seq: Floats) {
+    this.tokens = tokens
+    this.o_heads_seq_hdim = o_heads_seq_hdim
+    this.l_heads_seq = l_heads_seq
+  }
+}
+
+/**
+ * Attention of a chunk to ranges of keys. Taking the row's maximum off its scores, as softmax is usually computed, costs
+ * a sixth of it and is needed only where exp would leave float32's range: of the models people run, hardly ever. So it is
+ * done without, the sums tell whether that was sound, and where it was not, the range is folded again with the maximum.
+ */
+export class Attention {
+  readonly #shape: ModelShape
+  readonly #graphs: SessionSet
+  readonly #pool: TensorPool
+  readonly #masks = new MaskCache()
+
+  constructor(shape: ModelShape, graphs: SessionSet, pool: TensorPool) {
+    this.#shape = shape
+    this.#graphs = graphs
+    this.#pool = pool
+  }
+
+  state(tokens: number): SoftmaxState {
+    const rows = this.#shape.heads * tokens
+    const o_heads_seq_hdim = this.#pool.take(rows * this.#shape.headDim).fill(0)
+    return new SoftmaxState(tokens, o_heads_seq_hdim, this.#pool.take(rows).fill(0))
+  }
+
+  /** Folds the keys of `of` that the queries may see. */
+  async fold(query: HostQuery, kv: HostKv, of: Positions, state: SoftmaxState): Promise<void> {
+    const rows = (this.#shape.heads / this.#shape.kvHeads) * query.tokens
+    const maxKeys = Math.max(KEYS_PER_CALL, Math.floor(SCORES_PER_CALL / rows))
+    for (const range of keyRanges(query, of.start, of.start + of.count, maxKeys))
+      if (query.tokens === 1) await this.#foldOne(query, kv, range, state)
+      else if (state.m_heads_seq !== undefined || !(await this.#foldUnshifted(query, kv, range, state)))
+        await this.#foldShifted(query, kv, range, state)
+  }
+
+  /** Leaves the state as it was, and returns false, if float32 is too small for it. */
+  async #foldUnshifted(query: HostQuery, kv: HostKv, range: KeyRange, state: SoftmaxState): Promise<boolean> {
+    const { o_heads_seq_hdim: o, l_heads_seq: l } = state
+    const [nextO, nextL] = [this.#pool.take(o.length), this.#pool.take(l.length)]
+    const slots = this.#slots(query, kv, range)
+    this.#perKvHead(slots, query, [
+      { name: 'o', from: o, to: nextO },
+      { name: 'l', from: l, to: nextL },
+    ])
+    await this.#graphs.run(range.masked ? 'attendMasked' : 'attend', slots.inputs, slots.outputs)
+    const sound = nextL.every((sum) => sum >= LEAST_SUM && sum <= LARGEST_SUM)
+    if (sound) Object.assign(state, { o_heads_seq_hdim: nextO, l_heads_seq: nextL })
+    for (const left of sound ? [o, l] : [nextO, nextL]) this.#pool.give(left)
+    return sound
+  }
+
+  /** o and l are written in place, m beside itself. */
+  async #foldShifted(query: HostQuery, kv: HostKv, range: KeyRange, state: SoftmaxState): Promise<void> {
+    const { o_heads_seq_hdim: o, l_heads_seq: l } = state
+    const m = this.#shift(state)
+    const nextM = this.#pool.take(m.length)
+    const slots = this.#slots(query, kv, range)
+    this.#perKvHead(slots, query, [
+      { name: 'o', from: o, to: o },
+      { name: 'l', from: l, to: l },
+      { name: 'm', from: m, to: nextM },
+    ])
+    await this.#graphs.run(range.masked ? 'attendShiftedMasked' : 'attendShifted', slots.inputs, slots.outputs)
+    this.#pool.give(m)
+    state.m_heads_seq = nextM
+  }
+
+  /** Queries, keys, values and mask of a range. */
+  #slots(query: HostQuery, kv: HostKv, range: KeyRange): MutableSlots {
+    const inputs: Record<string, Slot> = {}
+    for (let head = 0; head < this.#shape.kvHeads; head++) {
+      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, kv.headDim]]
+      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [range.count, kv.headDim]]
+    }
+    if (range.masked)
+      inputs['mask'] = [
+        this.#masks.get(query.tokens, range.count, range.start - query.start),
+        [query.tokens, range.count],
+      ]
+    const slots = { inputs, outputs: {} }
+    this.#perKvHead(slots, query, [{ name: 'q', from: query.q_heads_seq_hdim }])
+    return slots
+  }
+
+  /** Adds views of buffers that are heads first: the query heads of a KV head are the rows of one product. */
+  #perKvHead({ inputs, outputs }: MutableSlots, { tokens }: HostQuery, buffers: readonly Buffers[]): void {
+    const { heads, kvHeads } = this.#shape
+    const group = heads / kvHeads
+    for (const { name, from, to } of buffers) {
+      const width = from.length / (heads * tokens)
+      for (let head = 0; head < kvHeads; head++) {
+        const ofHead = (all: Floats): Slot => [
+          all.subarray(head * group * tokens * width, (head + 1) * group * tokens * width),
+          [group, tokens, width],
+        ]
+        inputs[`${name}${head}`] = ofHead(from)
+        if (to !== undefined) outputs[`${name}${head}_out`] = ofHead(to)
+      }
+    }
+  }
+
+  /** The same for a single query, which sees all of its range. */
+  async #foldOne(query: HostQuery, kv: HostKv, range: KeyRange, state: SoftmaxState): Promise<void> {
+    const { heads, kvHeads, headDim } = this.#shape
+    const m = this.#shift(state)
+    const nextM_heads_seq = this.#pool.take(m.length)
+    const o: Slot = [state.o_heads_seq_hdim, [heads, 1, headDim]]
+    const l: Slot = [state.l_heads_seq, [heads, 1, 1]]
+    const inputs: Record<string, Slot> = {
+      q: [query.q_heads_seq_hdim, [heads, 1, headDim]],
+      o,
+      l,
+      m: [m, [heads, 1, 1]],
+    }
+    for (let head = 0; head < kvHeads; head++) {
+      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, headDim]]
+      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [range.count, headDim]]
+    }
+    await this.#graphs.run('attendOne', inputs, { o_out: o, l_out: l, m_out: [nextM_heads_seq, [heads, 1, 1]] })
+    this.#pool.give(m)
+    state.m_heads_seq = nextM_heads_seq
+  }
+
+  /** From here on every row has a maximum: 0 is what it had so far, if it has seen a key at all. */
+  #shift(state: SoftmaxState): Floats {
+    if (state.m_heads_seq !== undefined) return state.m_heads_seq
+    const m_heads_seq = this.#pool.take(state.l_heads_seq.length)
+    for (const [row, sum] of state.l_heads_seq.entries()) m_heads_seq[row] = sum > 0 ? 0 : EMPTY_MAX
+    state.m_heads_seq = m_heads_seq
+    return m_heads_seq
+  }
+}
+
+interface MutableSlots {
+  readonly inputs: Record<string, Slot>
+  readonly outputs: Record<string, Slot>
+}
+
+interface Buffers {
+  readonly name: string
+  readonly from: Floats
+  readonly to?: Floats
+}
