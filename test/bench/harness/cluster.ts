@@ -1,4 +1,5 @@
 import { type LocalCluster, startLocalCluster } from '../../../coordinator/cli/local-cluster.ts'
+import type { Weights } from '../../../shared/engine-name.ts'
 import { abortError } from '../../../shared/errors.ts'
 import { realClock } from '../../../shared/link/real-clock.ts'
 import { bundledModel } from '../../support/paths.ts'
@@ -19,17 +20,17 @@ const LAST_WORDS_SECONDS = 0.5
 
 /** Starts it, does `work`, and stops it in all cases. */
 export async function withCluster<T>(
-  of: { workers: number },
+  of: { workers: number; model?: string; weights?: Weights },
   signal: AbortSignal,
   work: (cluster: BenchCluster) => Promise<T>,
 ): Promise<T> {
   const { url, group }: LocalCluster = await startLocalCluster(
     {
-      model: bundledModel,
+      model: of.model ?? bundledModel,
       workers: of.workers,
       decodeNodes: 1,
       engine: 'onnx',
-      weights: 'f32',
+      weights: of.weights ?? 'f32',
       threads: 1,
       pin: true,
       logLevel: 'warn',

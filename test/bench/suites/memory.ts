@@ -1,11 +1,18 @@
+import { getJson } from '../../../coordinator/cli/client.ts'
+import type { ChromeTrace } from '../../../coordinator/trace/chrome.ts'
 import { wholeNumber } from '../../../shared/cli/options.ts'
+import { WEIGHTS } from '../../../shared/engine-name.ts'
 import { realClock } from '../../../shared/link/real-clock.ts'
+import { readModelShape } from '../../../shared/model-folder.ts'
 import type { Strategy } from '../../../shared/plan.ts'
+import { bundledModel } from '../../support/paths.ts'
 import { ask, logbookPrompt, type Prompt, tokensPrompt } from '../harness/ask.ts'
+import { CREDIT_LAYERS, heldKvBytes, runAhead, storedWeightBytes } from '../harness/budget.ts'
 import { type BenchCluster, placementText, withCluster } from '../harness/cluster.ts'
 import { forgetPeak, type Memory, memoryOf } from '../harness/proc.ts'
 import { mebibytes, type Report, type ReportPart } from '../harness/report.ts'
 import { LEAST_RUNS, settledGrowth } from '../harness/statistics.ts'
+import { modelFolder } from '../models/cache.ts'
 import { defineSuite } from '../suite.ts'
 
 /** Whether memory comes back to its level after each run, in every process. */
@@ -13,6 +20,8 @@ export const memorySuite = defineSuite({
   name: 'memory',
   describe: 'Resident memory of every process over many runs: chain, then ring',
   options: {
+    model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder, or a shape: smol135, wide' },
+    weights: { choices: WEIGHTS, default: 'f32', describe: 'How weights are kept and computed with' },
     workers: { type: 'number', default: 2, describe: 'Workers, one core each' },
     runs: { type: 'number', default: 20, describe: 'Runs of each strategy, 8 or more' },
     tokens: { type: 'number', describe: 'Length of the prompt [default: the log-book, about 12,000]' },
@@ -31,12 +40,14 @@ export const memorySuite = defineSuite({
     'allowed-mib': { type: 'number', default: 16, describe: 'Growth of a process that is not called growth' },
   },
   async run(options, { signal, note }) {
-    const { tokens, strategies, varied, 'idle-seconds': idle, 'allowed-mib': allowed } = options
+    const { weights, tokens, strategies, varied, 'idle-seconds': idle, 'allowed-mib': allowed } = options
+    const model = await modelFolder(options.model)
+    const shape = await readModelShape(model)
     const workers = wholeNumber('workers', options.workers, 1, 64)
     const runs = wholeNumber('runs', options.runs, LEAST_RUNS, 10_000)
-    return withCluster({ workers }, signal, async (cluster) => {
+    return withCluster({ workers, model, weights }, signal, async (cluster) => {
       const promptOf = async (run: number): Promise<Prompt> => {
-        if (tokens === undefined && !varied) return await logbookPrompt()
+        if (tokens === undefined && !varied && model === bundledModel) return await logbookPrompt()
         const length = (tokens ?? VARIED_TOKENS) - (varied ? run * SHORTER_TOKENS : 0)
         return await tokensPrompt(cluster.url, length, cluster.signal)
       }
@@ -48,15 +59,25 @@ export const memorySuite = defineSuite({
         for (let run = 0; run < runs; run++) {
           for (const pid of cluster.pids.values()) forgetPeak(pid)
           const how = strategy === 'solo' ? { strategy } : { strategy, workers }
-          const { ttftSeconds } = await ask(cluster.url, await promptOf(run), how, cluster.signal)
+          const asked = await ask(cluster.url, await promptOf(run), how, cluster.signal)
           const after = look(cluster)
+          const trace = await getJson<ChromeTrace>(`${cluster.url}/v1/runs/${asked.prefill.run}/trace`, cluster.signal)
           await realClock.sleep(idle, cluster.signal)
-          looks.push({ after, settled: look(cluster) })
-          note(`${strategy} ${run + 1} of ${runs}, ${ttftSeconds.toFixed(2)} s: ${lookText(looks.at(-1)!.settled)}`)
+          const kv = heldKvBytes(shape, asked.promptTokens, asked.prefill)
+          looks.push({ after, settled: look(cluster), kv, ahead: runAhead(trace) })
+          note(
+            `${strategy} ${run + 1} of ${runs}, ${asked.ttftSeconds.toFixed(2)} s: ${lookText(looks.at(-1)!.settled)}`,
+          )
         }
         phases.push({ strategy, looks })
       }
-      return report(cluster, (await promptOf(0)).about, before, phases, allowed * 2 ** 20)
+      return report(cluster, {
+        about: (await promptOf(0)).about,
+        before,
+        phases,
+        allowed: allowed * 2 ** 20,
+        weightBytes: storedWeightBytes(shape, weights),
+      })
     })
   },
 })
@@ -72,6 +93,9 @@ interface RunLooks {
   readonly after: Look
   /** After the pause. */
   readonly settled: Look
+  /** By worker: KV that the run makes it hold, bytes, and layers of others' KV that had come before they were needed. */
+  readonly kv: ReadonlyMap<string, number>
+  readonly ahead: ReadonlyMap<string, number>
 }
 
 interface Phase {
@@ -81,7 +105,15 @@ interface Phase {
 
 const look = ({ pids }: BenchCluster): Look => Object.fromEntries([...pids].map(([name, pid]) => [name, memoryOf(pid)]))
 
-function report(cluster: BenchCluster, about: string, before: Look, phases: readonly Phase[], allowed: number): Report {
+interface Found {
+  readonly about: string
+  readonly before: Look
+  readonly phases: readonly Phase[]
+  readonly allowed: number
+  readonly weightBytes: number
+}
+
+function report(cluster: BenchCluster, { about, before, phases, allowed, weightBytes }: Found): Report {
   const names = [...cluster.pids.keys()]
   const found = phases.flatMap((phase) => names.map((name) => growthOf(phase, name)))
   const grown = found.filter(({ growth }) => growth > allowed)
@@ -99,6 +131,7 @@ function report(cluster: BenchCluster, about: string, before: Look, phases: read
         ...[before[name]!.residentBytes, from, to, growth, peak].map(mebibytes),
       ]),
     },
+    neededTable(phases, weightBytes),
     {
       line:
         grown.length === 0
@@ -113,6 +146,28 @@ function growthOf({ strategy, looks }: Phase, name: string) {
   const settled = looks.map((run) => run.settled[name]!.residentBytes)
   const peak = Math.max(...looks.map((run) => run.settled[name]!.peakBytes))
   return { strategy, name, ...settledGrowth(settled), peak }
+}
+
+/** Of every run the one in which a process took most beyond what it needs. */
+function neededTable(phases: readonly Phase[], weightBytes: number): ReportPart {
+  const rows = phases.flatMap(({ strategy, looks }) => {
+    const names = [...new Set(looks.flatMap(({ kv }) => [...kv.keys()]))]
+    return names.map((name) => {
+      const runs = looks.map(({ after, kv, ahead }) => {
+        const kvBytes = kv.get(name) ?? 0
+        const peak = after[name]!.peakBytes
+        return { peak, kvBytes, beyond: peak - weightBytes - kvBytes, ahead: ahead.get(name) ?? 0 }
+      })
+      const worst = runs.reduce((most, run) => (run.beyond > most.beyond ? run : most))
+      const layers = Math.max(...runs.map(({ ahead }) => ahead))
+      return [strategy, name, ...[worst.peak, weightBytes, worst.kvBytes, worst.beyond].map(mebibytes), String(layers)]
+    })
+  })
+  return {
+    title: `Peak memory in MiB against stored weights and KV; layers of others' KV that had come unread, of ${CREDIT_LAYERS} granted`,
+    head: ['strategy', 'process', 'peak', 'weights', 'KV', 'beyond', 'layers ahead'],
+    rows,
+  }
 }
 
 const everyRun = (names: readonly string[], before: Look, phases: readonly Phase[]): ReportPart => ({

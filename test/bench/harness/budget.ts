@@ -1,0 +1,62 @@
+import type { PrefillInfo } from '../../../coordinator/cli/client.ts'
+import type { ChromeTrace } from '../../../coordinator/trace/chrome.ts'
+import type { Weights } from '../../../shared/engine-name.ts'
+import { kvBytesPerTokenLayer, type ModelShape, parameterCount } from '../../../shared/model-shape.ts'
+
+/** What a process of a cluster should need, to hold against what it takes. All in bytes. */
+
+/** Layers of others' KV that a worker holds at most: one it reads, and those it has granted. */
+export const CREDIT_LAYERS = 3
+
+/**
+ * The weights as they are kept. With int8 a byte for each number of the layers and of the head, and the embedding rows as
+ * they were in the file (two bytes).
+ */
+export function storedWeightBytes(shape: ModelShape, weights: Weights): number {
+  const all = parameterCount(shape)
+  if (weights === 'f32') return 4 * all
+  const table = shape.vocab * shape.hidden
+  return weights === 'bf16' ? 2 * all : all + (shape.tiedHead ? 2 * table : table)
+}
+
+/** KV that each worker of a run, and the decode node, has to hold at some moment, as float32. */
+export function heldKvBytes(
+  shape: ModelShape,
+  promptTokens: number,
+  prefill: PrefillInfo,
+): ReadonlyMap<string, number> {
+  const layer = kvBytesPerTokenLayer(shape)
+  const all = prefill.workers.reduce((sum, { tokens }) => sum + tokens, 0)
+  const held = prefill.workers.map(({ id, tokens, spans }): [string, number] => {
+    const others = prefill.strategy === 'ring' ? all - tokens : (spans[0]?.[0] ?? 0)
+    return [id, (tokens + CREDIT_LAYERS * others) * layer]
+  })
+  return new Map([...held, [prefill.decode, promptTokens * shape.layers * layer]])
+}
+
+/**
+ * The most layers of others' KV that a worker had received, even in part, and not yet finished, by worker. A layer is
+ * finished when its last chunk is mixed.
+ */
+export function runAhead({ traceEvents }: ChromeTrace): ReadonlyMap<string, number> {
+  const names = new Map(
+    traceEvents.flatMap(({ name, pid, args }) =>
+      name === 'process_name' ? [[pid, String(args?.['name'])] as const] : [],
+    ),
+  )
+  const most = new Map<string, number>()
+  for (const [pid, name] of names) {
+    const own = traceEvents.filter((event) => event.pid === pid && event.ph === 'X')
+    const layerOf = ({ args }: (typeof own)[number]): number => Number(args?.['layer'])
+    const finishedAt: number[] = []
+    for (const event of own)
+      if (event.name === 'mix')
+        finishedAt[layerOf(event)] = Math.max(finishedAt[layerOf(event)] ?? 0, event.ts + (event.dur ?? 0))
+    for (const event of own) {
+      if (event.name !== 'receive') continue
+      const finished = finishedAt.filter((end) => end <= event.ts).length
+      most.set(name, Math.max(most.get(name) ?? 0, layerOf(event) - finished + 1))
+    }
+  }
+  return most
+}
