@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { HeadraceError } from '../errors.ts'
-import { decodeFrame, encodeFrame } from './frame.ts'
+import { type Allocate, decodeFrame, encodeFrame } from './frame.ts'
 
 /** Messages as frames and back: `control.ts` and `peer.ts` have the schemas. Both directions check the message. */
 
@@ -14,10 +14,11 @@ export function encodeMessage<S extends MessageSchema>(
   schema: S,
   message: z.output<S>,
   payload?: Uint8Array,
+  allocate?: Allocate,
 ): Uint8Array<ArrayBuffer> {
   const wire = z.safeEncode(schema, message)
   if (!wire.success) throw badSchema(wire.error)
-  return encodeFrame(wire.data, payload)
+  return encodeFrame(wire.data, payload, allocate)
 }
 
 /** The payload is a view of `bytes`. The message is built from plain objects that have the fields of its schema only. */

@@ -70,6 +70,7 @@ export class DecodeSession extends Session {
   }
 
   #onCompute(event: ComputeEvent): void {
+    if (event.kind === 'returned') this.giveBack(event.buffers)
     if (this.over) return
     const { run } = this
     const { report, metrics, worker } = this.deps

@@ -27,7 +27,9 @@ export class PrefillSession extends Session {
       fingerprint: deps.fingerprint,
       clock: deps.clock,
       trace: this.trace,
-      encode: (header, payload) => encodeMessage(peerDeliverySchema, header, payload),
+      buffers: deps.buffers,
+      encode: (header, payload) =>
+        encodeMessage(peerDeliverySchema, header, payload, (bytes) => deps.buffers.take(bytes)),
       deliver: (block) => this.#compute.deliver(block),
       credit: (window) => this.#source?.credit(window),
       onDrained: () => this.#finishIfDone(),
@@ -63,8 +65,9 @@ export class PrefillSession extends Session {
   }
 
   #onCompute(event: ComputeEvent): void {
-    if (this.over) return
-    if (event.kind === 'published') this.#exchange.publish(event.block, event.uses)
+    if (event.kind === 'returned') this.giveBack(event.buffers)
+    else if (this.over) return
+    else if (event.kind === 'published') this.#exchange.publish(event.block, event.uses)
     else if (event.kind === 'released') {
       this.#exchange.release(event.layer)
       this.deps.report({ kind: 'layer_finished', run: this.run, layer: event.layer })

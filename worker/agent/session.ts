@@ -1,5 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import type { BufferPool } from '../../shared/link/buffer-pool.ts'
 import type { Log } from '../../shared/log.ts'
 import type { WorkerEvent } from '../../shared/protocol/control.ts'
 import type { Compute } from '../compute/compute.ts'
@@ -16,6 +17,8 @@ export interface SessionDeps {
   readonly dialling: PeerDialling
   readonly listening: PeerListening
   readonly metrics: WorkerMetrics
+  /** Memory of KV frames. What a session has done with goes back there. */
+  readonly buffers: BufferPool
   readonly clock: Clock
   readonly log: Log
   /** To the coordinator, in order; a link that has gone takes nothing, and the agent has cancelled all by then. */
@@ -81,6 +84,11 @@ export abstract class Session {
     const message = error.message.slice(0, 2048)
     this.deps.report({ kind: 'failed', run: this.run, code: error.code, message })
     this.#end('failed', error)
+  }
+
+  /** The compute thread has used what these were filled with. */
+  protected giveBack(buffers: readonly ArrayBuffer[]): void {
+    for (const buffer of buffers) this.deps.buffers.give(buffer)
   }
 
   /** What goes wrong while an event is handled ends this run, not the process. */

@@ -19,6 +19,9 @@ import { tracedEngine } from '../trace/traced-engine.ts'
 import type { ComputeCommand, ComputeEvent, ComputeReply } from './messages.ts'
 import { type Turn, Turns } from './turns.ts'
 
+/** A decode node fills its cache from many blocks: one message about each would cost more than it is worth. */
+const GIVEN_BACK_TOGETHER = 8
+
 /** A run as the compute thread sees it: something to deliver blocks to and to cancel. */
 interface Running {
   readonly controller: AbortController
@@ -95,8 +98,9 @@ export class ComputeHost {
         this.#post(run, { kind: 'published', block, uses }, [block.bytes.buffer]),
       next: (layer: number) => trace.timed('wait', layer, () => arrivals.next(layer)),
       release: (layer: number) => {
-        arrivals.release(layer)
+        const used = arrivals.release(layer)
         this.#post(run, { kind: 'released', layer })
+        this.#giveBack(run, used)
       },
     }
     this.#runs.set(run, { controller, deliver: (block) => arrivals.add(block), stop: () => undefined })
@@ -129,12 +133,19 @@ export class ComputeHost {
     const assembly = new Assembly({ engine, promptTokens, capacity, blocks, budgetBytes, signal: controller.signal })
     this.#kvBytes += bytes
     let enough = false
+    const used: ArrayBuffer[] = []
     this.#runs.set(run, {
       controller,
       stop: () => {
         enough = true
       },
-      deliver: (block) => assembly.add(block).catch((thrown: unknown) => controller.abort(asHeadraceError(thrown))),
+      deliver: (block) =>
+        assembly.add(block).then(
+          () => {
+            if (used.push(block.bytes.buffer) >= GIVEN_BACK_TOGETHER) this.#giveBack(run, used.splice(0))
+          },
+          (thrown: unknown) => controller.abort(asHeadraceError(thrown)),
+        ),
     })
     assembly.complete().then(
       () => this.#post(run, { kind: 'assembled' }),
@@ -185,6 +196,10 @@ export class ComputeHost {
       (times) => end({ kind: 'finished', ...times }),
       (thrown: unknown) => end({ kind: 'failed', ...plainError(thrown) }),
     )
+  }
+
+  #giveBack(run: string, buffers: ArrayBuffer[]): void {
+    if (buffers.length > 0) this.#post(run, { kind: 'returned', buffers }, buffers)
   }
 
   #post(run: string, event: ComputeEvent, transfer: ArrayBuffer[] = []): void {

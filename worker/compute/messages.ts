@@ -36,6 +36,8 @@ export type ComputeCommand =
 export type ComputeEvent =
   | { readonly kind: 'published'; readonly block: KvBlock; readonly uses: readonly Use[] }
   | { readonly kind: 'released'; readonly layer: number }
+  /** Memory of delivered blocks that have been used: the sockets' side fills it again. */
+  | { readonly kind: 'returned'; readonly buffers: readonly ArrayBuffer[] }
   | { readonly kind: 'assembled' }
   | { readonly kind: 'logits'; readonly logits: Float32Array<ArrayBuffer> }
   | { readonly kind: 'token'; readonly index: number; readonly token: number; readonly logprob?: TokenLogprob }

@@ -63,7 +63,7 @@ export interface SubscribeOptions {
 
 export interface BlockReceiver {
   /** A thrown coded error ends the subscription and comes back through `lost`. `frame` is the whole message. */
-  block(header: KvHeader, payload: Uint8Array<ArrayBuffer>, frame: Uint8Array): void
+  block(header: KvHeader, payload: Uint8Array<ArrayBuffer>, frame: Uint8Array<ArrayBuffer>): void
   /** No more will come, though not everything has. */
   lost(error: HeadraceError): void
 }

@@ -10,7 +10,8 @@ export class Arrivals {
   readonly #signal: AbortSignal
   readonly #held = new Map<number, KvBlock[]>()
   #layer = 0
-  #taken = 0
+  /** Of the layer that is read now. */
+  #taken: KvBlock[] = []
   #wake: (() => void) | undefined
 
   /** @param perLayer blocks of other workers that every layer needs */
@@ -31,14 +32,14 @@ export class Arrivals {
   async next(layer: number): Promise<KvBlock | undefined> {
     if (layer !== this.#layer) {
       this.#layer = layer
-      this.#taken = 0
+      this.#taken = []
     }
-    if (this.#taken === this.#perLayer) return undefined
+    if (this.#taken.length === this.#perLayer) return undefined
     for (;;) {
       if (this.#signal.aborted) throw abortError(this.#signal)
       const block = this.#held.get(layer)?.shift()
       if (block !== undefined) {
-        this.#taken++
+        this.#taken.push(block)
         return block
       }
       await new Promise<void>((resolve) => {
@@ -47,7 +48,9 @@ export class Arrivals {
     }
   }
 
-  release(layer: number): void {
+  /** The layer is done with. Returns the memory of its blocks, which nobody reads any more. */
+  release(layer: number): ArrayBuffer[] {
     this.#held.delete(layer)
+    return this.#layer === layer ? this.#taken.splice(0).map(({ bytes }) => bytes.buffer) : []
   }
 }

@@ -9,7 +9,6 @@ import { memoryLinkPair } from '../../support/memory-link.ts'
 const frame = (layer: number, start: number): OutboundFrame => ({
   layer,
   start,
-  relayed: false,
   frame: Uint8Array.of(layer, start),
 })
 

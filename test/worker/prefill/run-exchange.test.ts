@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { BufferPool } from '../../../shared/link/buffer-pool.ts'
 import { realClock } from '../../../shared/link/real-clock.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { PrefillAssignment } from '../../../shared/protocol/control.ts'
@@ -40,6 +41,7 @@ function exchange() {
     fingerprint,
     clock: realClock,
     trace: new TraceRecorder(realClock),
+    buffers: new BufferPool(2 ** 20),
     encode: (header, payload) => {
       encoded.push(header)
       return encodeMessage(peerDeliverySchema, header, payload)
