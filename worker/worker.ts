@@ -6,7 +6,7 @@ import { abortError } from '../shared/errors.ts'
 import { BufferPool } from '../shared/link/buffer-pool.ts'
 import { DATA_LIMITS } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
-import { wsDialerWith } from '../shared/link/ws-link.ts'
+import { wsDialer, wsDialerWith } from '../shared/link/ws-link.ts'
 import { type LinkServer, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
 import { modelFingerprint } from '../shared/model-folder.ts'
@@ -34,9 +34,6 @@ export interface WorkerConfig {
   readonly advertise: string | undefined
   readonly kvBudgetBytes: number
 }
-
-/** Memory of KV frames that is kept for the next ones while runs are under way. */
-const KEPT_BUFFER_BYTES = 32 * 2 ** 20
 
 export const defaultThreads = (): number => availableParallelism()
 export const defaultKvBudgetBytes = (): number => Math.floor(freemem() * 0.7)
@@ -75,8 +72,8 @@ async function joinCluster(
   const metrics = new WorkerMetrics({ version: packageVersion, role, engine })
   const listening = new PeerListening({ fingerprint, clock: realClock, log })
   const server = await listen(config, listening, metrics, log)
-  const buffers = new BufferPool(KEPT_BUFFER_BYTES)
-  const dialer = wsDialerWith(buffers)
+  const buffers = new BufferPool()
+  const dialer = wsDialerWith((length) => buffers.take(length))
   const dialling = new PeerDialling({ dialer, worker: name, fingerprint, log })
   const at = (host: string): string => `${host.includes(':') ? `[${host}]` : host}:${server.port}`
   const url = `ws://${at(config.advertise ?? config.host)}/link`
@@ -97,7 +94,7 @@ async function joinCluster(
       memoryBytes: totalmem(),
       budgetBytes: config.kvBudgetBytes,
     },
-    dialer,
+    dialer: wsDialer,
     random: () => randomInt(2 ** 32) / 2 ** 32,
     clock: realClock,
     log,

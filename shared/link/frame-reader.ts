@@ -1,5 +1,3 @@
-import type { BufferPool } from './buffer-pool.ts'
-
 /** RFC 6455, section 5.2: the first byte of a whole binary message, and what to read from the two first ones. */
 const WHOLE_BINARY = 0x82
 const OPCODE = 0x0f
@@ -19,7 +17,7 @@ export class FrameReader {
   readonly #head = new Uint8Array(LONGEST_HEAD)
   #headFilled = 0
   /** The message that is being filled. */
-  #frame: Uint8Array<ArrayBuffer> | undefined
+  #frame: Uint8Array | undefined
   #filled = 0
   /** Bytes that are still to be passed on as they come. */
   #passing = 0
@@ -47,7 +45,7 @@ export class FrameReader {
     this.#headFilled = 0
     const length = payloadLength(head)
     if (head[0] === WHOLE_BINARY && length <= this.#of.maxFrameBytes) {
-      this.#frame = this.#of.buffers.take(length)
+      this.#frame = this.#of.allocate(length)
       this.#filled = 0
       if (length === 0) this.#fill(this.#frame, head.subarray(0, 0))
       return
@@ -64,7 +62,7 @@ export class FrameReader {
     return passed.length
   }
 
-  #fill(frame: Uint8Array<ArrayBuffer>, bytes: Uint8Array): number {
+  #fill(frame: Uint8Array, bytes: Uint8Array): number {
     const part = bytes.subarray(0, frame.length - this.#filled)
     frame.set(part, this.#filled)
     this.#filled += part.length
@@ -76,10 +74,13 @@ export class FrameReader {
   }
 }
 
+/** Memory for a frame: that many bytes, with anything in them. */
+export type Allocate = (length: number) => Uint8Array
+
 export interface FrameReaderOptions {
   readonly maxFrameBytes: number
-  readonly buffers: BufferPool
-  readonly onFrame: (frame: Uint8Array<ArrayBuffer>) => void
+  readonly allocate: Allocate
+  readonly onFrame: (frame: Uint8Array) => void
   /** Takes what is for `ws`. The bytes may be overwritten afterwards. */
   readonly pass: (bytes: Uint8Array) => void
 }

@@ -1,10 +1,9 @@
 import type { ClientRequestArgs } from 'node:http'
 import { WebSocket } from 'ws'
 import { abortError, ERRORS, HeadraceError, isErrorCode } from '../errors.ts'
-import { BufferPool } from './buffer-pool.ts'
 import { DirectSocket } from './direct-socket.ts'
 import { FrameQueue } from './frame-queue.ts'
-import { FrameReader } from './frame-reader.ts'
+import { type Allocate, FrameReader } from './frame-reader.ts'
 import type { Dialer, Link, LinkLimits } from './link.ts'
 
 /** `Link` over `ws`, the same for both ends; `ws-server.ts` has the listening side. */
@@ -56,7 +55,7 @@ export class WsLink implements Link {
     })
   }
 
-  receive(signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  receive(signal?: AbortSignal): Promise<Uint8Array | undefined> {
     return this.#received.take(signal)
   }
 
@@ -68,10 +67,10 @@ export class WsLink implements Link {
     else this.#socket.close(closeCode(reason), reason.code)
   }
 
-  #readFrom({ socket, buffers }: Direct): void {
+  #readFrom({ socket, allocate }: Direct): void {
     const reader = new FrameReader({
       maxFrameBytes: this.#maxFrameBytes,
-      buffers,
+      allocate,
       onFrame: (frame) => this.#received.push(frame),
       pass: (bytes) => socket.pass(bytes),
     })
@@ -103,22 +102,21 @@ export class WsLink implements Link {
 /** How a dialler receives what is for the link without the detour through `ws`. */
 interface Direct {
   readonly socket: DirectSocket
-  /** Where the memory of received frames comes from. */
-  readonly buffers: BufferPool
+  readonly allocate: Allocate
 }
 
-/** The memory of the frames that its links receive comes from `buffers`. */
-export const wsDialerWith = (buffers: BufferPool): Dialer => ({
-  dial: (url, limits, signal) => dial(url, limits, signal, buffers),
+/** The memory of the frames that its links receive comes from `allocate`. */
+export const wsDialerWith = (allocate: Allocate): Dialer => ({
+  dial: (url, limits, signal) => dial(url, limits, signal, allocate),
 })
 
-export const wsDialer = wsDialerWith(new BufferPool(0))
+export const wsDialer = wsDialerWith((length) => new Uint8Array(length))
 
-async function dial(url: string, limits: LinkLimits, signal: AbortSignal, buffers: BufferPool): Promise<Link> {
+async function dial(url: string, limits: LinkLimits, signal: AbortSignal, allocate: Allocate): Promise<Link> {
   if (signal.aborted) throw abortError(signal)
   const deadline = AbortSignal.timeout(HANDSHAKE_MS)
   // What comes over TLS is not what a WebSocket server has sent.
-  const direct = url.startsWith('ws:') ? { socket: new DirectSocket(), buffers } : undefined
+  const direct = url.startsWith('ws:') ? { socket: new DirectSocket(), allocate } : undefined
   try {
     const socket = openSocket(url, limits, direct)
     return await opened(socket, (open) => new WsLink(open, url, limits, direct), [signal, deadline])

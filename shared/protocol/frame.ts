@@ -29,14 +29,12 @@ const NO_PAYLOAD = new Uint8Array(0)
 /** No extension types: the default codec would turn some of them into live objects. */
 const codec = createCodec({ preset: false })
 
-/** Memory for a frame: that many bytes, with anything in them. */
-export type Allocate = (bytes: number) => Uint8Array<ArrayBuffer>
-
-export function encodeFrame(
+/** @param allocate that many bytes for the frame, with anything in them */
+export function encodeFrame<B extends ArrayBufferLike = ArrayBuffer>(
   header: object,
   payload: Uint8Array = NO_PAYLOAD,
-  allocate: Allocate = (bytes) => new Uint8Array(bytes),
-): Uint8Array<ArrayBuffer> {
+  allocate: (length: number) => Uint8Array<B> = allocateNew as never,
+): Uint8Array<B> {
   const packed = encode(withoutUndefined(header), { codec })
   if (packed.length > MAX_HEADER_BYTES) throw oversized(`the header has ${packed.length} bytes`)
   const start = payloadStart(packed.length)
@@ -50,6 +48,8 @@ export function encodeFrame(
   frame.set(payload, start)
   return frame
 }
+
+const allocateNew = (length: number): Uint8Array<ArrayBuffer> => new Uint8Array(length)
 
 /** Everything is checked before anything is allocated. The payload is a view of `bytes`, not a copy. */
 export function decodeFrame<B extends ArrayBufferLike>(

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { HeadraceError } from '../errors.ts'
-import { type Allocate, decodeFrame, encodeFrame } from './frame.ts'
+import { decodeFrame, encodeFrame } from './frame.ts'
 
 /** Messages as frames and back: `control.ts` and `peer.ts` have the schemas. Both directions check the message. */
 
@@ -10,12 +10,12 @@ const MAX_COMPLAINT = 200
 /** One family of messages: what it is in code, and what travels. */
 type MessageSchema = z.ZodType<object, object>
 
-export function encodeMessage<S extends MessageSchema>(
+export function encodeMessage<S extends MessageSchema, B extends ArrayBufferLike = ArrayBuffer>(
   schema: S,
   message: z.output<S>,
   payload?: Uint8Array,
-  allocate?: Allocate,
-): Uint8Array<ArrayBuffer> {
+  allocate?: (length: number) => Uint8Array<B>,
+): Uint8Array<B> {
   const wire = z.safeEncode(schema, message)
   if (!wire.success) throw badSchema(wire.error)
   return encodeFrame(wire.data, payload, allocate)

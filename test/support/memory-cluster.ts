@@ -133,7 +133,7 @@ export class MemoryCluster {
         dialling: new PeerDialling({ dialer: this.network, worker: of.name, fingerprint, log }),
         listening,
         metrics,
-        buffers: new BufferPool(2 ** 20),
+        buffers: new BufferPool(),
         clock: realClock,
         log,
       },

@@ -29,8 +29,8 @@ export class PrefillSession extends Session {
       trace: this.trace,
       buffers: deps.buffers,
       encode: (header, payload) =>
-        encodeMessage(peerDeliverySchema, header, payload, (bytes) => deps.buffers.take(bytes)),
-      deliver: (block) => this.#compute.deliver(block),
+        encodeMessage(peerDeliverySchema, header, payload, (length) => deps.buffers.take(length)),
+      deliver: (block, onUsed) => this.#compute.deliver(block, onUsed),
       credit: (window) => this.#source?.credit(window),
       onDrained: () => this.#finishIfDone(),
       onError: (error) => this.fail(error),
@@ -65,9 +65,8 @@ export class PrefillSession extends Session {
   }
 
   #onCompute(event: ComputeEvent): void {
-    if (event.kind === 'returned') this.giveBack(event.buffers)
-    else if (this.over) return
-    else if (event.kind === 'published') this.#exchange.publish(event.block, event.uses)
+    if (this.over) return
+    if (event.kind === 'published') this.#exchange.publish(event.block, event.uses)
     else if (event.kind === 'released') {
       this.#exchange.release(event.layer)
       this.deps.report({ kind: 'layer_finished', run: this.run, layer: event.layer })

@@ -86,11 +86,6 @@ export abstract class Session {
     this.#end('failed', error)
   }
 
-  /** The compute thread has used what these were filled with. */
-  protected giveBack(buffers: readonly ArrayBuffer[]): void {
-    for (const buffer of buffers) this.deps.buffers.give(buffer)
-  }
-
   /** What goes wrong while an event is handled ends this run, not the process. */
   protected attempt(work: () => void): void {
     try {

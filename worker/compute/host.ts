@@ -8,10 +8,11 @@ import { decode } from '../decode/decode-loop.ts'
 import { computeTail } from '../decode/tail.ts'
 import type { Engine } from '../engine/engine.ts'
 import { Idle } from '../idle.ts'
+import { Incoming } from '../kv/incoming.ts'
 import { Arrivals } from '../prefill/arrivals.ts'
 import { calibrate } from '../prefill/calibrate.ts'
 import { encodingsOf } from '../prefill/encodings.ts'
-import type { KvBlock, Use } from '../prefill/exchange.ts'
+import type { DeliveredBlock, KvBlock, Use } from '../prefill/exchange.ts'
 import { runLayers } from '../prefill/layer-loop.ts'
 import { routesOf } from '../prefill/routes.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
@@ -19,13 +20,10 @@ import { tracedEngine } from '../trace/traced-engine.ts'
 import type { ComputeCommand, ComputeEvent, ComputeReply } from './messages.ts'
 import { type Turn, Turns } from './turns.ts'
 
-/** A decode node fills its cache from many blocks: one message about each would cost more than it is worth. */
-const GIVEN_BACK_TOGETHER = 8
-
 /** A run as the compute thread sees it: something to deliver blocks to and to cancel. */
 interface Running {
   readonly controller: AbortController
-  deliver(block: KvBlock): void
+  deliver(block: DeliveredBlock): void
   stop(): void
 }
 
@@ -93,14 +91,17 @@ export class ComputeHost {
       .origins(assignment)
       .flatMap((origin) => blocksOf(assignment.workers[origin]?.spans ?? [], blockTokens))
     const arrivals = new Arrivals(others.length, controller.signal)
+    const incoming = this.#incoming(run)
     const exchange = {
       publish: (block: KvBlock, uses: readonly Use[]) =>
         this.#post(run, { kind: 'published', block, uses }, [block.bytes.buffer]),
-      next: (layer: number) => trace.timed('wait', layer, () => arrivals.next(layer)),
+      next: async (layer: number) => {
+        const block = await trace.timed('wait', layer, () => arrivals.next(layer))
+        return block && incoming.take(block)
+      },
       release: (layer: number) => {
-        const used = arrivals.release(layer)
+        arrivals.release(layer)
         this.#post(run, { kind: 'released', layer })
-        this.#giveBack(run, used)
       },
     }
     this.#runs.set(run, { controller, deliver: (block) => arrivals.add(block), stop: () => undefined })
@@ -130,22 +131,17 @@ export class ComputeHost {
     const bytes = engine.shape.layers * capacity * kvBytesPerTokenLayer(engine.shape)
     const blocks = workers.flatMap(({ spans }) => blocksOf(spans, blockTokens))
     const budgetBytes = kvBudgetBytes - this.#kvBytes
-    const assembly = new Assembly({ engine, promptTokens, capacity, blocks, budgetBytes, signal: controller.signal })
+    const { signal } = controller
+    const incoming = this.#incoming(run)
+    const assembly = new Assembly({ engine, promptTokens, capacity, blocks, incoming, budgetBytes, signal })
     this.#kvBytes += bytes
     let enough = false
-    const used: ArrayBuffer[] = []
     this.#runs.set(run, {
       controller,
       stop: () => {
         enough = true
       },
-      deliver: (block) =>
-        assembly.add(block).then(
-          () => {
-            if (used.push(block.bytes.buffer) >= GIVEN_BACK_TOGETHER) this.#giveBack(run, used.splice(0))
-          },
-          (thrown: unknown) => controller.abort(asHeadraceError(thrown)),
-        ),
+      deliver: (block) => assembly.add(block).catch((thrown: unknown) => controller.abort(asHeadraceError(thrown))),
     })
     assembly.complete().then(
       () => this.#post(run, { kind: 'assembled' }),
@@ -198,8 +194,8 @@ export class ComputeHost {
     )
   }
 
-  #giveBack(run: string, buffers: ArrayBuffer[]): void {
-    if (buffers.length > 0) this.#post(run, { kind: 'returned', buffers }, buffers)
+  #incoming(run: string): Incoming {
+    return new Incoming((ids) => this.#post(run, { kind: 'used', ids }))
   }
 
   #post(run: string, event: ComputeEvent, transfer: ArrayBuffer[] = []): void {

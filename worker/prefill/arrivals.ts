@@ -1,5 +1,5 @@
 import { abortError } from '../../shared/errors.ts'
-import type { KvBlock } from './exchange.ts'
+import type { DeliveredBlock } from './exchange.ts'
 
 /**
  * Blocks that have arrived but are not yet folded in, by layer. The credit window of the sockets' side bounds how many
@@ -8,10 +8,9 @@ import type { KvBlock } from './exchange.ts'
 export class Arrivals {
   readonly #perLayer: number
   readonly #signal: AbortSignal
-  readonly #held = new Map<number, KvBlock[]>()
+  readonly #held = new Map<number, DeliveredBlock[]>()
   #layer = 0
-  /** Of the layer that is read now. */
-  #taken: KvBlock[] = []
+  #taken = 0
   #wake: (() => void) | undefined
 
   /** @param perLayer blocks of other workers that every layer needs */
@@ -21,7 +20,7 @@ export class Arrivals {
     signal.addEventListener('abort', () => this.#wake?.(), { once: true })
   }
 
-  add(block: KvBlock): void {
+  add(block: DeliveredBlock): void {
     const layer = this.#held.get(block.layer)
     if (layer) layer.push(block)
     else this.#held.set(block.layer, [block])
@@ -29,17 +28,17 @@ export class Arrivals {
   }
 
   /** The next block of `layer`, or `undefined` when all of it have been taken. Layers are read in ascending order. */
-  async next(layer: number): Promise<KvBlock | undefined> {
+  async next(layer: number): Promise<DeliveredBlock | undefined> {
     if (layer !== this.#layer) {
       this.#layer = layer
-      this.#taken = []
+      this.#taken = 0
     }
-    if (this.#taken.length === this.#perLayer) return undefined
+    if (this.#taken === this.#perLayer) return undefined
     for (;;) {
       if (this.#signal.aborted) throw abortError(this.#signal)
       const block = this.#held.get(layer)?.shift()
       if (block !== undefined) {
-        this.#taken.push(block)
+        this.#taken++
         return block
       }
       await new Promise<void>((resolve) => {
@@ -48,9 +47,7 @@ export class Arrivals {
     }
   }
 
-  /** The layer is done with. Returns the memory of its blocks, which nobody reads any more. */
-  release(layer: number): ArrayBuffer[] {
+  release(layer: number): void {
     this.#held.delete(layer)
-    return this.#layer === layer ? this.#taken.splice(0).map(({ bytes }) => bytes.buffer) : []
   }
 }

@@ -8,7 +8,7 @@ import type { PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { KvHeader, PeerRequest } from '../../shared/protocol/peer.ts'
 import { ExpectedBlocks } from '../kv/expected-blocks.ts'
 import type { TraceRecorder } from '../trace/recorder.ts'
-import type { KvBlock, Use } from './exchange.ts'
+import type { KvBlock, ReceivedBlock, Use } from './exchange.ts'
 import { Outbox, type OutboxOptions } from './outbox.ts'
 import { routesOf } from './routes.ts'
 
@@ -96,10 +96,7 @@ export class RunExchange {
     const frame = encode({ kind: 'kv', run: a.run, fingerprint, origin, ...block }, bytes)
     const { layer, start } = block
     const boxes = uses.flatMap((use) => this.#outboxes[use] ?? [])
-    let readers = boxes.length
-    const done = (): void => {
-      if (--readers === 0) this.#of.buffers.give(frame.buffer)
-    }
+    const done = this.#afterReaders(boxes.length, frame)
     for (const box of boxes) box.push({ layer, start, frame, done })
   }
 
@@ -110,28 +107,29 @@ export class RunExchange {
   }
 
   /** A frame from the source. Throws a coded error if it is not a block that the plan says comes from there. */
-  receive(header: KvHeader, payload: Uint8Array<ArrayBuffer>, frame: Uint8Array<ArrayBuffer>): void {
+  receive(header: KvHeader, payload: Uint8Array, frame: Uint8Array): void {
     const { assignment: a } = this.#of
     this.#inbox.take(header, payload.byteLength)
     const origin = a.workers.findIndex(({ worker }) => worker === header.origin)
     const { layer, start, count, dtype, crc32 } = header
     const relays = routesOf(a).relays(a, origin)
-    const bytes = relays ? this.#copy(payload) : payload
-    if (relays) this.#outboxes.prefix?.push({ layer, start, frame, done: () => this.#relayed(layer, frame) })
-    this.#of.deliver({ layer, start, count, dtype, crc32, bytes })
+    const release = this.#afterReaders(relays ? 2 : 1, frame)
+    if (relays) this.#outboxes.prefix?.push({ layer, start, frame, done: () => this.#relayed(layer, release) })
+    this.#of.deliver({ layer, start, count, dtype, crc32, bytes: payload }, release)
   }
 
-  /** Two readers need two copies: the layer loop takes its bytes to another thread. */
-  #copy(payload: Uint8Array): Uint8Array<ArrayBuffer> {
-    const copy = this.#of.buffers.take(payload.byteLength)
-    copy.set(payload)
-    return copy
-  }
-
-  #relayed(layer: number, frame: Uint8Array<ArrayBuffer>): void {
-    this.#of.buffers.give(frame.buffer)
+  #relayed(layer: number, release: () => void): void {
+    release()
     this.#unrelayed[layer]!--
     this.#creditSource()
+  }
+
+  /** The memory of a frame is free again when it has been called by each of its readers. */
+  #afterReaders(readers: number, frame: Uint8Array): () => void {
+    let left = readers
+    return () => {
+      if (--left === 0) this.#of.buffers.give(frame)
+    }
   }
 
   /** A request of the target or the decode node, over the link it dialled. */
@@ -193,9 +191,9 @@ export interface RunExchangeOptions {
   /** Where the memory of frames comes from and goes back to. */
   readonly buffers: BufferPool
   /** Builds the frame of a block. */
-  readonly encode: (header: KvHeader, payload: Uint8Array) => Uint8Array<ArrayBuffer>
+  readonly encode: (header: KvHeader, payload: Uint8Array) => Uint8Array
   /** Hands a checked block to the layer loop. */
-  readonly deliver: (block: KvBlock) => void
+  readonly deliver: (block: ReceivedBlock, onUsed: () => void) => void
   /** Grants the source a larger window. */
   readonly credit: (window: number) => void
   readonly onDrained: () => void
