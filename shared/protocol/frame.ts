@@ -30,11 +30,11 @@ const NO_PAYLOAD = new Uint8Array(0)
 const codec = createCodec({ preset: false })
 
 /** @param allocate that many bytes for the frame, with anything in them */
-export function encodeFrame<B extends ArrayBufferLike = ArrayBuffer>(
+export function encodeFrame(
   header: object,
   payload: Uint8Array = NO_PAYLOAD,
-  allocate: (length: number) => Uint8Array<B> = allocateNew as never,
-): Uint8Array<B> {
+  allocate: (length: number) => Uint8Array = (length) => new Uint8Array(length),
+): Uint8Array {
   const packed = encode(withoutUndefined(header), { codec })
   if (packed.length > MAX_HEADER_BYTES) throw oversized(`the header has ${packed.length} bytes`)
   const start = payloadStart(packed.length)
@@ -48,8 +48,6 @@ export function encodeFrame<B extends ArrayBufferLike = ArrayBuffer>(
   frame.set(payload, start)
   return frame
 }
-
-const allocateNew = (length: number): Uint8Array<ArrayBuffer> => new Uint8Array(length)
 
 /** Everything is checked before anything is allocated. The payload is a view of `bytes`, not a copy. */
 export function decodeFrame<B extends ArrayBufferLike>(

@@ -10,12 +10,12 @@ const MAX_COMPLAINT = 200
 /** One family of messages: what it is in code, and what travels. */
 type MessageSchema = z.ZodType<object, object>
 
-export function encodeMessage<S extends MessageSchema, B extends ArrayBufferLike = ArrayBuffer>(
+export function encodeMessage<S extends MessageSchema>(
   schema: S,
   message: z.output<S>,
   payload?: Uint8Array,
-  allocate?: (length: number) => Uint8Array<B>,
-): Uint8Array<B> {
+  allocate?: (length: number) => Uint8Array,
+): Uint8Array {
   const wire = z.safeEncode(schema, message)
   if (!wire.success) throw badSchema(wire.error)
   return encodeFrame(wire.data, payload, allocate)
