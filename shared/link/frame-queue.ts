@@ -25,7 +25,7 @@ export class FrameQueue {
     this.#flow = flow
   }
 
-  /** Never refuses: what the source had read when it was paused (`ws`: 64 KiB) is kept, though it is above the limit. */
+  /** Never refuses: what the source had read when it was paused (64 or 256 KiB) is kept, though it is above the limit. */
   push(frame: Uint8Array): void {
     if (this.#ended !== undefined) return
     if (this.#waiter !== undefined) {
