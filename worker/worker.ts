@@ -3,9 +3,10 @@ import { availableParallelism, freemem, hostname, totalmem } from 'node:os'
 import { aborted } from '../shared/cli/process.ts'
 import type { EngineName, Weights } from '../shared/engine-name.ts'
 import { abortError } from '../shared/errors.ts'
+import { BufferPool } from '../shared/link/buffer-pool.ts'
 import { DATA_LIMITS } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
-import { wsDialer } from '../shared/link/ws-link.ts'
+import { wsDialer, wsDialerWith } from '../shared/link/ws-link.ts'
 import { type LinkServer, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
 import { modelFingerprint } from '../shared/model-folder.ts'
@@ -71,7 +72,9 @@ async function joinCluster(
   const metrics = new WorkerMetrics({ version: packageVersion, role, engine })
   const listening = new PeerListening({ fingerprint, clock: realClock, log })
   const server = await listen(config, listening, metrics, log)
-  const dialling = new PeerDialling({ dialer: wsDialer, worker: name, fingerprint, log })
+  const buffers = new BufferPool()
+  const dialer = wsDialerWith((length) => buffers.take(length))
+  const dialling = new PeerDialling({ dialer, worker: name, fingerprint, log })
   const at = (host: string): string => `${host.includes(':') ? `[${host}]` : host}:${server.port}`
   const url = `ws://${at(config.advertise ?? config.host)}/link`
   log.info({ url, metrics: `http://${at(config.host)}/metrics`, engine, threads }, 'listening')
@@ -95,9 +98,12 @@ async function joinCluster(
     random: () => randomInt(2 ** 32) / 2 ** 32,
     clock: realClock,
     log,
-    session: { worker: name, fingerprint, compute, dialling, listening, metrics, clock: realClock, log },
+    session: { worker: name, fingerprint, compute, dialling, listening, metrics, buffers, clock: realClock, log },
     residentBytes: () => process.memoryUsage.rss(),
-    collectGarbage,
+    collectGarbage: () => {
+      buffers.clear()
+      collectGarbage()
+    },
   })
   const dead = aborted(compute.failed).then(() => {
     throw abortError(compute.failed)

@@ -7,7 +7,7 @@ export interface Flow {
 }
 
 interface Waiter {
-  resolve(frame: Uint8Array<ArrayBuffer> | undefined): void
+  resolve(frame: Uint8Array | undefined): void
   reject(error: HeadraceError): void
 }
 
@@ -15,7 +15,7 @@ interface Waiter {
 export class FrameQueue {
   readonly #limit: number
   readonly #flow: Flow
-  #frames: Uint8Array<ArrayBuffer>[] = []
+  #frames: Uint8Array[] = []
   #paused = false
   #ended: { readonly error: HeadraceError | undefined } | undefined
   #waiter: Waiter | undefined
@@ -25,8 +25,8 @@ export class FrameQueue {
     this.#flow = flow
   }
 
-  /** Never refuses: what the source had read when it was paused (`ws`: 64 KiB) is kept, though it is above the limit. */
-  push(frame: Uint8Array<ArrayBuffer>): void {
+  /** Never refuses: what the source had read when it was paused (64 or 256 KiB) is kept, though it is above the limit. */
+  push(frame: Uint8Array): void {
     if (this.#ended !== undefined) return
     if (this.#waiter !== undefined) {
       this.#waiter.resolve(frame)
@@ -39,7 +39,7 @@ export class FrameQueue {
   }
 
   /** The contract of `Link.receive`. */
-  async take(signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  async take(signal?: AbortSignal): Promise<Uint8Array | undefined> {
     if (this.#waiter !== undefined) throw new HeadraceError('internal', 'a receive is already pending on this link')
     if (signal?.aborted) throw abortError(signal)
     const frame = this.#frames.shift()
@@ -72,8 +72,8 @@ export class FrameQueue {
     this.#flow.resume()
   }
 
-  #wait(signal: AbortSignal | undefined): Promise<Uint8Array<ArrayBuffer> | undefined> {
-    return new Promise<Uint8Array<ArrayBuffer> | undefined>((resolve, reject) => {
+  #wait(signal: AbortSignal | undefined): Promise<Uint8Array | undefined> {
+    return new Promise<Uint8Array | undefined>((resolve, reject) => {
       const settled = () => {
         this.#waiter = undefined
         signal?.removeEventListener('abort', onAbort)

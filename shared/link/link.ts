@@ -16,7 +16,7 @@ export interface Link {
   /** Aborted, with the coded reason, once the link is closed from either side. */
   readonly closed: AbortSignal
   send(frame: Uint8Array): Promise<void>
-  receive(signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer> | undefined>
+  receive(signal?: AbortSignal): Promise<Uint8Array | undefined>
   close(reason?: HeadraceError): void
 }
 

@@ -1,6 +1,9 @@
+import type { ClientRequestArgs } from 'node:http'
 import { WebSocket } from 'ws'
 import { abortError, ERRORS, HeadraceError, isErrorCode } from '../errors.ts'
+import { DirectSocket } from './direct-socket.ts'
 import { FrameQueue } from './frame-queue.ts'
+import { type Allocate, FrameReader } from './frame-reader.ts'
 import type { Dialer, Link, LinkLimits } from './link.ts'
 
 /** `Link` over `ws`, the same for both ends; `ws-server.ts` has the listening side. */
@@ -27,7 +30,7 @@ export class WsLink implements Link {
   readonly #closed = new AbortController()
 
   /** `socket` is open and has delivered nothing yet. `ws` itself has set TCP_NODELAY. */
-  constructor(socket: WebSocket, peer: string, limits: LinkLimits) {
+  constructor(socket: WebSocket, peer: string, limits: LinkLimits, direct?: Direct) {
     this.peer = peer
     this.#socket = socket
     this.#maxFrameBytes = limits.maxFrameBytes
@@ -37,6 +40,7 @@ export class WsLink implements Link {
     socket.on('message', (data) => this.#take(data))
     socket.on('error', (error) => this.#end(errorOfSocket(error, peer)))
     socket.on('close', (code, reason) => this.#end(errorOfClose(code, reason.toString(), peer)))
+    if (direct !== undefined) this.#readFrom(direct)
   }
 
   get closed(): AbortSignal {
@@ -51,7 +55,7 @@ export class WsLink implements Link {
     })
   }
 
-  receive(signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  receive(signal?: AbortSignal): Promise<Uint8Array | undefined> {
     return this.#received.take(signal)
   }
 
@@ -61,6 +65,16 @@ export class WsLink implements Link {
     this.#received.discard()
     if (reason === undefined) this.#socket.close(NORMAL)
     else this.#socket.close(closeCode(reason), reason.code)
+  }
+
+  #readFrom({ socket, allocate }: Direct): void {
+    const reader = new FrameReader({
+      maxFrameBytes: this.#maxFrameBytes,
+      allocate,
+      onFrame: (frame) => this.#received.push(frame),
+      pass: (bytes) => socket.pass(bytes),
+    })
+    socket.divert((bytes) => reader.read(bytes))
   }
 
   #take(data: unknown): void {
@@ -85,13 +99,27 @@ export class WsLink implements Link {
   }
 }
 
-export const wsDialer: Dialer = { dial }
+/** How a dialler receives what is for the link without the detour through `ws`. */
+interface Direct {
+  readonly socket: DirectSocket
+  readonly allocate: Allocate
+}
 
-async function dial(url: string, limits: LinkLimits, signal: AbortSignal): Promise<Link> {
+/** The memory of the frames that its links receive comes from `allocate`. */
+export const wsDialerWith = (allocate: Allocate): Dialer => ({
+  dial: (url, limits, signal) => dial(url, limits, signal, allocate),
+})
+
+export const wsDialer = wsDialerWith((length) => new Uint8Array(length))
+
+async function dial(url: string, limits: LinkLimits, signal: AbortSignal, allocate: Allocate): Promise<Link> {
   if (signal.aborted) throw abortError(signal)
   const deadline = AbortSignal.timeout(HANDSHAKE_MS)
+  // What comes over TLS is not what a WebSocket server has sent.
+  const direct = url.startsWith('ws:') ? { socket: new DirectSocket(), allocate } : undefined
   try {
-    return await opened(openSocket(url, limits), url, limits, [signal, deadline])
+    const socket = openSocket(url, limits, direct)
+    return await opened(socket, (open) => new WsLink(open, url, limits, direct), [signal, deadline])
   } catch (thrown) {
     if (signal.aborted) throw abortError(signal)
     const why = deadline.aborted ? `no answer within ${HANDSHAKE_MS / 1000} s` : String(thrown)
@@ -99,9 +127,10 @@ async function dial(url: string, limits: LinkLimits, signal: AbortSignal): Promi
   }
 }
 
-function openSocket(url: string, limits: LinkLimits): WebSocket {
+function openSocket(url: string, limits: LinkLimits, direct: Direct | undefined): WebSocket {
   return new WebSocket(url, {
     ...socketOptions(limits),
+    ...(direct && { createConnection: (at: ClientRequestArgs) => direct.socket.connect(at.host!, Number(at.port)) }),
     generateMask: () => {
       // Leaves the mask all zero. Masking is there against old proxies that mistake frames for HTTP requests, none of
       // which is between two workers, and it costs more than anything else on a link: 0.28 GB/s against 1.9 GB/s.
@@ -110,7 +139,11 @@ function openSocket(url: string, limits: LinkLimits): WebSocket {
 }
 
 /** The link is made in the very turn in which the socket opens, because frames may follow in the next. */
-function opened(socket: WebSocket, url: string, limits: LinkLimits, signals: readonly AbortSignal[]): Promise<Link> {
+function opened(
+  socket: WebSocket,
+  linkOf: (socket: WebSocket) => Link,
+  signals: readonly AbortSignal[],
+): Promise<Link> {
   return new Promise<Link>((resolve, reject) => {
     const onAbort = () => socket.terminate()
     const release = () => {
@@ -123,7 +156,7 @@ function opened(socket: WebSocket, url: string, limits: LinkLimits, signals: rea
     })
     socket.on('open', () => {
       release()
-      resolve(new WsLink(socket, url, limits))
+      resolve(linkOf(socket))
     })
   })
 }

@@ -29,12 +29,17 @@ const NO_PAYLOAD = new Uint8Array(0)
 /** No extension types: the default codec would turn some of them into live objects. */
 const codec = createCodec({ preset: false })
 
-export function encodeFrame(header: object, payload: Uint8Array = NO_PAYLOAD): Uint8Array<ArrayBuffer> {
+/** @param allocate that many bytes for the frame, with anything in them */
+export function encodeFrame(
+  header: object,
+  payload: Uint8Array = NO_PAYLOAD,
+  allocate: (length: number) => Uint8Array = (length) => new Uint8Array(length),
+): Uint8Array {
   const packed = encode(withoutUndefined(header), { codec })
   if (packed.length > MAX_HEADER_BYTES) throw oversized(`the header has ${packed.length} bytes`)
   const start = payloadStart(packed.length)
-  const frame = new Uint8Array(start + payload.length)
-  const view = new DataView(frame.buffer)
+  const frame = allocate(start + payload.length).fill(0, 0, start)
+  const view = new DataView(frame.buffer, frame.byteOffset)
   view.setUint32(0, MAGIC, true)
   view.setUint16(4, FRAME_VERSION, true)
   view.setUint32(8, packed.length, true)

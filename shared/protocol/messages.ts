@@ -14,10 +14,11 @@ export function encodeMessage<S extends MessageSchema>(
   schema: S,
   message: z.output<S>,
   payload?: Uint8Array,
-): Uint8Array<ArrayBuffer> {
+  allocate?: (length: number) => Uint8Array,
+): Uint8Array {
   const wire = z.safeEncode(schema, message)
   if (!wire.success) throw badSchema(wire.error)
-  return encodeFrame(wire.data, payload)
+  return encodeFrame(wire.data, payload, allocate)
 }
 
 /** The payload is a view of `bytes`. The message is built from plain objects that have the fields of its schema only. */

@@ -11,6 +11,7 @@ export const MAX_ITEMS = 10_000
 
 /** These keys reach the prototype of the object that the decoder builds. */
 const FORBIDDEN_KEYS: ReadonlySet<string> = new Set(['__proto__', 'constructor', 'prototype'])
+const SHORTEST_FORBIDDEN_KEY = 9
 const LONGEST_FORBIDDEN_KEY = 11
 
 type Kind = 'scalar' | 'string' | 'array' | 'map'
@@ -139,10 +140,12 @@ function safeInteger(view: DataView, type: number, start: number, left: number):
 /** Only ASCII, because a lenient decoder reads an overlong encoding of `__proto__` as that name. */
 function checkKey(bytes: Uint8Array, offset: number, item: Item): void {
   if (item.kind !== 'string') throw bad('a key that is not a string')
-  const encoded = bytes.subarray(offset, item.end)
-  const text = encoded.subarray(encoded[0] === 0xdb ? 5 : encoded[0] === 0xda ? 3 : encoded[0] === 0xd9 ? 2 : 1)
-  if (text.some((byte) => byte > 0x7f)) throw bad('a key that is not ASCII')
-  if (text.length <= LONGEST_FORBIDDEN_KEY && FORBIDDEN_KEYS.has(String.fromCharCode(...text)))
+  const type = bytes[offset]
+  const start = offset + (type === 0xdb ? 5 : type === 0xda ? 3 : type === 0xd9 ? 2 : 1)
+  for (let i = start; i < item.end; i++) if (bytes[i]! > 0x7f) throw bad('a key that is not ASCII')
+  const length = item.end - start
+  if (length < SHORTEST_FORBIDDEN_KEY || length > LONGEST_FORBIDDEN_KEY) return
+  if (FORBIDDEN_KEYS.has(String.fromCharCode(...bytes.subarray(start, item.end))))
     throw bad('a key that names a prototype')
 }
 

@@ -1,6 +1,6 @@
 import { realClock } from '../../shared/link/real-clock.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
-import type { Compute, ComputeRun, OnEvent } from '../../worker/compute/compute.ts'
+import { type Compute, type ComputeRun, type OnEvent, RunningRun } from '../../worker/compute/compute.ts'
 import { ComputeHost } from '../../worker/compute/host.ts'
 import type { ComputeCommand, ComputeEvent, ComputeReply } from '../../worker/compute/messages.ts'
 import type { Engine } from '../../worker/engine/engine.ts'
@@ -14,7 +14,7 @@ export function inlineCompute(
   cost: Cost,
   meddle: (event: ComputeEvent) => ComputeEvent = (e) => e,
 ): Compute {
-  const runs = new Map<string, OnEvent>()
+  const runs = new Map<string, RunningRun>()
   const host = new ComputeHost({
     engine,
     clock: realClock,
@@ -22,7 +22,7 @@ export function inlineCompute(
     post: (reply: ComputeReply, transfer: ArrayBuffer[] = []) => {
       if (reply.kind !== 'run') return
       const event = meddle(structuredClone(reply.event, { transfer }))
-      setImmediate(() => runs.get(reply.run)?.(event))
+      setImmediate(() => runs.get(reply.run)?.handle(event))
     },
     collectGarbage: () => undefined,
     yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
@@ -32,9 +32,10 @@ export function inlineCompute(
     setImmediate(() => host.handle(cloned))
   }
   const open = (run: string, onEvent: OnEvent): ComputeRun => {
-    runs.set(run, onEvent)
+    const running = new RunningRun(onEvent)
+    runs.set(run, running)
     return {
-      deliver: (block) => tell({ kind: 'deliver', run, block }, [block.bytes.buffer]),
+      deliver: (block, onUsed) => tell({ kind: 'deliver', run, block: running.lend(block, onUsed) }),
       stop: () => tell({ kind: 'stop', run }),
       cancel: () => tell({ kind: 'cancel', run }),
     }

@@ -6,6 +6,7 @@ import { ClusterRuns, type ClusterRunsOptions } from '../../coordinator/runs/clu
 import type { QueueLimits } from '../../coordinator/runs/queue.ts'
 import { RunStore } from '../../coordinator/trace/store.ts'
 import type { Clock } from '../../shared/clock.ts'
+import { BufferPool } from '../../shared/link/buffer-pool.ts'
 import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { createLog } from '../../shared/log.ts'
@@ -132,6 +133,7 @@ export class MemoryCluster {
         dialling: new PeerDialling({ dialer: this.network, worker: of.name, fingerprint, log }),
         listening,
         metrics,
+        buffers: new BufferPool(),
         clock: realClock,
         log,
       },

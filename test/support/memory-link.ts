@@ -51,7 +51,7 @@ class MemoryLink implements Link {
     await sent
   }
 
-  receive(signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  receive(signal?: AbortSignal): Promise<Uint8Array | undefined> {
     return this.#received.take(signal)
   }
 

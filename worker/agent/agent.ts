@@ -167,7 +167,7 @@ export class Agent {
     }
   }
 
-  #obey(command: Command, payload: Uint8Array<ArrayBuffer>): void {
+  #obey(command: Command, payload: Uint8Array): void {
     switch (command.kind) {
       case 'joined':
         this.#joined()

@@ -52,14 +52,15 @@ export class DecodeSession extends Session {
     else this.#sources.push(source)
   }
 
-  #receive(worker: string, header: KvHeader, payload: Uint8Array<ArrayBuffer>, frame: Uint8Array): void {
+  #receive(worker: string, header: KvHeader, payload: Uint8Array, frame: Uint8Array): void {
     if (header.origin !== worker)
       throw new HeadraceError('kv_identity', `${worker} handed over a block of ${header.origin}`)
     this.#expected.take(header, payload.byteLength)
     this.deps.metrics.linkBytes.inc({ direction: 'received', peer: worker }, frame.byteLength)
     this.trace.received(header.layer, worker)
     const { layer, start, count, dtype, crc32 } = header
-    this.#compute.deliver({ layer, start, count, dtype, crc32, bytes: payload })
+    const onUsed = (): void => this.deps.buffers.give(frame)
+    this.#compute.deliver({ layer, start, count, dtype, crc32, bytes: payload }, onUsed)
   }
 
   #lost(worker: string, error: HeadraceError): void {

@@ -27,8 +27,10 @@ export class PrefillSession extends Session {
       fingerprint: deps.fingerprint,
       clock: deps.clock,
       trace: this.trace,
-      encode: (header, payload) => encodeMessage(peerDeliverySchema, header, payload),
-      deliver: (block) => this.#compute.deliver(block),
+      buffers: deps.buffers,
+      encode: (header, payload) =>
+        encodeMessage(peerDeliverySchema, header, payload, (length) => deps.buffers.take(length)),
+      deliver: (block, onUsed) => this.#compute.deliver(block, onUsed),
       credit: (window) => this.#source?.credit(window),
       onDrained: () => this.#finishIfDone(),
       onError: (error) => this.fail(error),

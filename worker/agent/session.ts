@@ -1,5 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import type { BufferPool } from '../../shared/link/buffer-pool.ts'
 import type { Log } from '../../shared/log.ts'
 import type { WorkerEvent } from '../../shared/protocol/control.ts'
 import type { Compute } from '../compute/compute.ts'
@@ -16,6 +17,8 @@ export interface SessionDeps {
   readonly dialling: PeerDialling
   readonly listening: PeerListening
   readonly metrics: WorkerMetrics
+  /** Memory of KV frames. What a session has done with goes back there. */
+  readonly buffers: BufferPool
   readonly clock: Clock
   readonly log: Log
   /** To the coordinator, in order; a link that has gone takes nothing, and the agent has cancelled all by then. */

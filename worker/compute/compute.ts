@@ -3,7 +3,7 @@ import { Worker } from 'node:worker_threads'
 import { abortError, HeadraceError } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
-import type { KvBlock } from '../prefill/exchange.ts'
+import type { DeliveredBlock, ReceivedBlock } from '../prefill/exchange.ts'
 import { errorFromPlain } from './host.ts'
 import type { ComputeCommand, ComputeConfig, ComputeEvent, ComputeReply } from './messages.ts'
 
@@ -20,8 +20,8 @@ export interface Compute {
 }
 
 export interface ComputeRun {
-  /** Hands a block over; its buffer may not be used again. */
-  deliver(block: KvBlock): void
+  /** Hands a block over. Its bytes must stay as they are until `onUsed`, which a run that ends early may never call. */
+  deliver(block: ReceivedBlock, onUsed: () => void): void
   /** Decoding ends here, in good order: `finished` with reason `stop`. */
   stop(): void
   /** The run ends with a `failed` event unless it has ended already. */
@@ -50,7 +50,7 @@ export async function startCompute(config: ComputeConfig): Promise<Compute> {
 class ComputeThread implements Compute {
   readonly loaded: Promise<void>
   readonly #thread: Worker
-  readonly #runs = new Map<string, OnEvent>()
+  readonly #runs = new Map<string, RunningRun>()
   readonly #failure = new AbortController()
   #shape: ModelShape | undefined
   #waiting: { resolve: (reply: ComputeReply) => void; reject: (error: HeadraceError) => void } | undefined
@@ -100,10 +100,11 @@ class ComputeThread implements Compute {
   }
 
   #open(run: string, onEvent: OnEvent): ComputeRun {
+    const running = new RunningRun(onEvent)
     if (this.failed.aborted) queueMicrotask(() => onEvent(failedEvent(abortError(this.failed))))
-    else this.#runs.set(run, onEvent)
+    else this.#runs.set(run, running)
     return {
-      deliver: (block) => this.#post({ kind: 'deliver', run, block }, [block.bytes.buffer]),
+      deliver: (block, onUsed) => this.#post({ kind: 'deliver', run, block: running.lend(block, onUsed) }),
       stop: () => this.#post({ kind: 'stop', run }),
       cancel: () => this.#post({ kind: 'cancel', run }),
     }
@@ -130,9 +131,9 @@ class ComputeThread implements Compute {
       this.#waiting = undefined
       return
     }
-    const onEvent = this.#runs.get(reply.run)
+    const running = this.#runs.get(reply.run)
     if (reply.event.kind === 'finished' || reply.event.kind === 'failed') this.#runs.delete(reply.run)
-    onEvent?.(reply.event)
+    running?.handle(reply.event)
   }
 
   #fail(error: HeadraceError): void {
@@ -140,8 +141,35 @@ class ComputeThread implements Compute {
     this.#failure.abort(error)
     this.#waiting?.reject(error)
     this.#waiting = undefined
-    for (const onEvent of this.#runs.values()) onEvent(failedEvent(error))
+    for (const running of this.#runs.values()) running.handle(failedEvent(error))
     this.#runs.clear()
+  }
+}
+
+/** A run of the compute thread, and the blocks whose bytes it still needs. */
+export class RunningRun {
+  readonly #onEvent: OnEvent
+  readonly #lent = new Map<number, () => void>()
+  #delivered = 0
+
+  constructor(onEvent: OnEvent) {
+    this.#onEvent = onEvent
+  }
+
+  lend(block: ReceivedBlock, onUsed: () => void): DeliveredBlock {
+    const id = this.#delivered++
+    this.#lent.set(id, onUsed)
+    return { ...block, id }
+  }
+
+  handle(event: ComputeEvent): void {
+    if (event.kind === 'used') for (const id of event.ids) this.#used(id)
+    else this.#onEvent(event)
+  }
+
+  #used(id: number): void {
+    this.#lent.get(id)?.()
+    this.#lent.delete(id)
   }
 }
 

@@ -8,10 +8,11 @@ import { decode } from '../decode/decode-loop.ts'
 import { computeTail } from '../decode/tail.ts'
 import type { Engine } from '../engine/engine.ts'
 import { Idle } from '../idle.ts'
+import { Incoming } from '../kv/incoming.ts'
 import { Arrivals } from '../prefill/arrivals.ts'
 import { calibrate } from '../prefill/calibrate.ts'
 import { encodingsOf } from '../prefill/encodings.ts'
-import type { KvBlock, Use } from '../prefill/exchange.ts'
+import type { DeliveredBlock, KvBlock, Use } from '../prefill/exchange.ts'
 import { runLayers } from '../prefill/layer-loop.ts'
 import { routesOf } from '../prefill/routes.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
@@ -22,7 +23,7 @@ import { type Turn, Turns } from './turns.ts'
 /** A run as the compute thread sees it: something to deliver blocks to and to cancel. */
 interface Running {
   readonly controller: AbortController
-  deliver(block: KvBlock): void
+  deliver(block: DeliveredBlock): void
   stop(): void
 }
 
@@ -90,10 +91,14 @@ export class ComputeHost {
       .origins(assignment)
       .flatMap((origin) => blocksOf(assignment.workers[origin]?.spans ?? [], blockTokens))
     const arrivals = new Arrivals(others.length, controller.signal)
+    const incoming = this.#incoming(run)
     const exchange = {
       publish: (block: KvBlock, uses: readonly Use[]) =>
         this.#post(run, { kind: 'published', block, uses }, [block.bytes.buffer]),
-      next: (layer: number) => trace.timed('wait', layer, () => arrivals.next(layer)),
+      next: async (layer: number) => {
+        const block = await trace.timed('wait', layer, () => arrivals.next(layer))
+        return block && incoming.take(block)
+      },
       release: (layer: number) => {
         arrivals.release(layer)
         this.#post(run, { kind: 'released', layer })
@@ -126,7 +131,9 @@ export class ComputeHost {
     const bytes = engine.shape.layers * capacity * kvBytesPerTokenLayer(engine.shape)
     const blocks = workers.flatMap(({ spans }) => blocksOf(spans, blockTokens))
     const budgetBytes = kvBudgetBytes - this.#kvBytes
-    const assembly = new Assembly({ engine, promptTokens, capacity, blocks, budgetBytes, signal: controller.signal })
+    const { signal } = controller
+    const incoming = this.#incoming(run)
+    const assembly = new Assembly({ engine, promptTokens, capacity, blocks, incoming, budgetBytes, signal })
     this.#kvBytes += bytes
     let enough = false
     this.#runs.set(run, {
@@ -185,6 +192,10 @@ export class ComputeHost {
       (times) => end({ kind: 'finished', ...times }),
       (thrown: unknown) => end({ kind: 'failed', ...plainError(thrown) }),
     )
+  }
+
+  #incoming(run: string): Incoming {
+    return new Incoming((ids) => this.#post(run, { kind: 'used', ids }))
   }
 
   #post(run: string, event: ComputeEvent, transfer: ArrayBuffer[] = []): void {

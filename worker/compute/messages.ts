@@ -3,12 +3,12 @@ import type { ErrorDetails } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { FinishReason, TokenLogprob } from '../../shared/protocol/run-types.ts'
-import type { KvBlock, Use } from '../prefill/exchange.ts'
+import type { DeliveredBlock, KvBlock, Use } from '../prefill/exchange.ts'
 
 /**
  * Messages between the main thread of a worker (sockets) and its compute thread (arithmetic): running the engine blocks
- * its thread, and a blocked socket would stall other workers. Buffers are transferred, never shared: the engine refuses
- * memory that two threads can see.
+ * its thread, and a blocked socket would stall other workers. Memory of blocks that came over links may be shared, and is
+ * only read, by both threads; all else is transferred, since the engine refuses memory that two threads can see.
  */
 
 /** What the compute thread starts with. */
@@ -28,7 +28,7 @@ export type ComputeCommand =
   | { readonly kind: 'calibrate' }
   | { readonly kind: 'prefill'; readonly assignment: PrefillAssignment; readonly tokens: Int32Array }
   | { readonly kind: 'decode'; readonly assignment: DecodeAssignment; readonly tokens: Int32Array }
-  | { readonly kind: 'deliver'; readonly run: string; readonly block: KvBlock }
+  | { readonly kind: 'deliver'; readonly run: string; readonly block: DeliveredBlock }
   | { readonly kind: 'stop'; readonly run: string }
   | { readonly kind: 'cancel'; readonly run: string }
 
@@ -36,6 +36,8 @@ export type ComputeCommand =
 export type ComputeEvent =
   | { readonly kind: 'published'; readonly block: KvBlock; readonly uses: readonly Use[] }
   | { readonly kind: 'released'; readonly layer: number }
+  /** The bytes of these delivered blocks are needed no more. */
+  | { readonly kind: 'used'; readonly ids: readonly number[] }
   | { readonly kind: 'assembled' }
   | { readonly kind: 'logits'; readonly logits: Float32Array<ArrayBuffer> }
   | { readonly kind: 'token'; readonly index: number; readonly token: number; readonly logprob?: TokenLogprob }

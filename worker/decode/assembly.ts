@@ -3,7 +3,8 @@ import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
 import { type Span, spanTokens } from '../../shared/plan.ts'
 import type { Engine, Kv } from '../engine/engine.ts'
 import { checkBlock } from '../kv/block.ts'
-import type { KvBlock } from '../prefill/exchange.ts'
+import type { Incoming } from '../kv/incoming.ts'
+import type { DeliveredBlock } from '../prefill/exchange.ts'
 
 /**
  * The KV cache of one run at the decode node: room for every position the run can reach, filled block by block while the
@@ -13,6 +14,7 @@ import type { KvBlock } from '../prefill/exchange.ts'
 export class Assembly {
   readonly kv_layers: readonly Kv[]
   readonly #engine: Engine
+  readonly #incoming: Incoming
   readonly #signal: AbortSignal
   readonly #prompt: Span
   /** Per layer: what is in the cache and not taken yet. */
@@ -33,6 +35,7 @@ export class Assembly {
     capacity: number
     /** What other workers compute, for each layer. */
     blocks: readonly Span[]
+    incoming: Incoming
     budgetBytes: number
     signal: AbortSignal
   }) {
@@ -44,6 +47,7 @@ export class Assembly {
         details: { bytes, budgetBytes: of.budgetBytes },
       })
     this.#engine = engine
+    this.#incoming = of.incoming
     this.#signal = signal
     this.#prompt = { start: 0, end: of.promptTokens }
     this.#missing = of.blocks.length * layers
@@ -64,14 +68,15 @@ export class Assembly {
   }
 
   /** Blocks go in one after the other. Rejects with what is wrong with this one, or once the run is cancelled. */
-  add(block: KvBlock): Promise<void> {
+  add(block: DeliveredBlock): Promise<void> {
     const added = this.#importing.then(() => this.#import(block))
     this.#importing = added.catch(() => undefined) // told to who added it
     return added
   }
 
-  async #import(block: KvBlock): Promise<void> {
+  async #import(delivered: DeliveredBlock): Promise<void> {
     if (this.#signal.aborted) throw abortError(this.#signal)
+    const block = this.#incoming.take(delivered)
     checkBlock(block)
     await this.#engine.importKv(this.kv_layers[block.layer]!, block.start, block.count, block)
     this.#arrive(block.layer, { start: block.start, end: block.start + block.count })

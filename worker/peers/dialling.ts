@@ -63,7 +63,7 @@ export interface SubscribeOptions {
 
 export interface BlockReceiver {
   /** A thrown coded error ends the subscription and comes back through `lost`. `frame` is the whole message. */
-  block(header: KvHeader, payload: Uint8Array<ArrayBuffer>, frame: Uint8Array): void
+  block(header: KvHeader, payload: Uint8Array, frame: Uint8Array): void
   /** No more will come, though not everything has. */
   lost(error: HeadraceError): void
 }
@@ -117,7 +117,7 @@ class Peer {
     for (let frame = await this.link.receive(); frame; frame = await this.link.receive()) this.#deliver(frame)
   }
 
-  #deliver(frame: Uint8Array<ArrayBuffer>): void {
+  #deliver(frame: Uint8Array): void {
     const { message, payload } = decodeMessage(peerDeliverySchema, frame, DATA_LIMITS.maxFrameBytes)
     if (message.kind === 'refused') throw peerError(message)
     if (message.kind === 'probed') throw new HeadraceError('unexpected_message', 'the answer to no probe of this link')

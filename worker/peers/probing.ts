@@ -67,7 +67,7 @@ class Asking {
   }
 }
 
-function takeAnswer(frame: Uint8Array<ArrayBuffer> | undefined, seq: number, bytes: number): void {
+function takeAnswer(frame: Uint8Array | undefined, seq: number, bytes: number): void {
   if (frame === undefined) throw new HeadraceError('link_closed', 'the peer closed the link')
   const { message, payload } = decodeMessage(peerDeliverySchema, frame, DATA_LIMITS.maxFrameBytes)
   if (message.kind === 'refused') throw peerError(message)

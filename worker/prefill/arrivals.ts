@@ -1,5 +1,5 @@
 import { abortError } from '../../shared/errors.ts'
-import type { KvBlock } from './exchange.ts'
+import type { DeliveredBlock } from './exchange.ts'
 
 /**
  * Blocks that have arrived but are not yet folded in, by layer. The credit window of the sockets' side bounds how many
@@ -8,7 +8,7 @@ import type { KvBlock } from './exchange.ts'
 export class Arrivals {
   readonly #perLayer: number
   readonly #signal: AbortSignal
-  readonly #held = new Map<number, KvBlock[]>()
+  readonly #held = new Map<number, DeliveredBlock[]>()
   #layer = 0
   #taken = 0
   #wake: (() => void) | undefined
@@ -20,7 +20,7 @@ export class Arrivals {
     signal.addEventListener('abort', () => this.#wake?.(), { once: true })
   }
 
-  add(block: KvBlock): void {
+  add(block: DeliveredBlock): void {
     const layer = this.#held.get(block.layer)
     if (layer) layer.push(block)
     else this.#held.set(block.layer, [block])
@@ -28,7 +28,7 @@ export class Arrivals {
   }
 
   /** The next block of `layer`, or `undefined` when all of it have been taken. Layers are read in ascending order. */
-  async next(layer: number): Promise<KvBlock | undefined> {
+  async next(layer: number): Promise<DeliveredBlock | undefined> {
     if (layer !== this.#layer) {
       this.#layer = layer
       this.#taken = 0

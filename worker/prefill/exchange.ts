@@ -10,6 +10,12 @@ export interface KvBlock extends EncodedKv {
   readonly crc32: number
 }
 
+/** A block as it came over a link: its memory may be shared with another thread, and filled again once it is used. */
+export type ReceivedBlock = Omit<KvBlock, 'bytes'> & { readonly bytes: Uint8Array }
+
+/** The same where it is used. `id` says which it was. */
+export type DeliveredBlock = ReceivedBlock & { readonly id: number }
+
 /** Who needs a worker's own blocks: the next worker (`prefix`), or the decode node (`handoff`). */
 export type Use = 'prefix' | 'handoff'
 

@@ -1,5 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
+import type { BufferPool } from '../../shared/link/buffer-pool.ts'
 import type { Link } from '../../shared/link/link.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import { blocksOf } from '../../shared/plan.ts'
@@ -7,8 +8,8 @@ import type { PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { KvHeader, PeerRequest } from '../../shared/protocol/peer.ts'
 import { ExpectedBlocks } from '../kv/expected-blocks.ts'
 import type { TraceRecorder } from '../trace/recorder.ts'
-import type { KvBlock, Use } from './exchange.ts'
-import { Outbox } from './outbox.ts'
+import type { KvBlock, ReceivedBlock, Use } from './exchange.ts'
+import { Outbox, type OutboxOptions } from './outbox.ts'
 import { routesOf } from './routes.ts'
 
 /** Layers that may be in flight to a host beyond the one it is working on. Bounds memory at the receiver. */
@@ -22,7 +23,7 @@ const WINDOW_LAYERS = 3
 export class RunExchange {
   readonly #of: RunExchangeOptions
   readonly #inbox: ExpectedBlocks
-  readonly #outboxes: { prefix?: Outbox; handoff: Outbox }
+  readonly #outboxes: { readonly prefix: Outbox | undefined; readonly handoff: Outbox }
   readonly #targetWorker: string | undefined
   /** Blocks of each layer still to be passed on. */
   readonly #unrelayed: number[]
@@ -50,9 +51,13 @@ export class RunExchange {
     const own = blocks(a.rank)
     const target = routes.target(a)
     this.#targetWorker = target === undefined ? undefined : a.workers[target]?.worker
-    this.#outboxes = { handoff: this.#outbox(own * shape.layers, a.decode) }
-    if (this.#targetWorker !== undefined)
-      this.#outboxes.prefix = this.#outbox((own + relayed) * sharedLayers, this.#targetWorker)
+    const prefix =
+      this.#targetWorker === undefined
+        ? undefined
+        : this.#outbox((own + relayed) * sharedLayers, this.#targetWorker, {
+            onTaken: () => this.#outboxes.handoff.wake(),
+          })
+    this.#outboxes = { prefix, handoff: this.#outbox(own * shape.layers, a.decode, { after: prefix }) }
   }
 
   /** Whom to subscribe to, and with which window. */
@@ -90,7 +95,9 @@ export class RunExchange {
     const origin = a.workers[a.rank]?.worker ?? ''
     const frame = encode({ kind: 'kv', run: a.run, fingerprint, origin, ...block }, bytes)
     const { layer, start } = block
-    for (const use of uses) this.#outboxes[use]?.push({ layer, start, frame, relayed: false })
+    const boxes = uses.flatMap((use) => this.#outboxes[use] ?? [])
+    const done = this.#afterReaders(boxes.length, frame)
+    for (const box of boxes) box.push({ layer, start, frame, done })
   }
 
   /** The layer loop has finished `layer`. */
@@ -100,16 +107,29 @@ export class RunExchange {
   }
 
   /** A frame from the source. Throws a coded error if it is not a block that the plan says comes from there. */
-  receive(header: KvHeader, payload: Uint8Array<ArrayBuffer>, frame: Uint8Array): void {
+  receive(header: KvHeader, payload: Uint8Array, frame: Uint8Array): void {
     const { assignment: a } = this.#of
     this.#inbox.take(header, payload.byteLength)
     const origin = a.workers.findIndex(({ worker }) => worker === header.origin)
     const { layer, start, count, dtype, crc32 } = header
     const relays = routesOf(a).relays(a, origin)
-    // Two readers need two copies: the layer loop takes its bytes to another thread.
-    const bytes = relays ? payload.slice() : payload
-    if (relays) this.#outboxes.prefix?.push({ layer, start, frame, relayed: true })
-    this.#of.deliver({ layer, start, count, dtype, crc32, bytes })
+    const release = this.#afterReaders(relays ? 2 : 1, frame)
+    if (relays) this.#outboxes.prefix?.push({ layer, start, frame, done: () => this.#relayed(layer, release) })
+    this.#of.deliver({ layer, start, count, dtype, crc32, bytes: payload }, release)
+  }
+
+  #relayed(layer: number, release: () => void): void {
+    release()
+    this.#unrelayed[layer]!--
+    this.#creditSource()
+  }
+
+  /** The memory of a frame is free again when it has been called by each of its readers. */
+  #afterReaders(readers: number, frame: Uint8Array): () => void {
+    let left = readers
+    return () => {
+      if (--left === 0) this.#of.buffers.give(frame)
+    }
   }
 
   /** A request of the target or the decode node, over the link it dialled. */
@@ -137,17 +157,14 @@ export class RunExchange {
     throw new HeadraceError('kv_identity', `${worker} has no part in run ${this.#of.assignment.run} after this worker`)
   }
 
-  #outbox(expected: number, peer: string): Outbox {
+  #outbox(expected: number, peer: string, order: Pick<OutboxOptions, 'after' | 'onTaken'>): Outbox {
     const { clock, trace } = this.#of
     return new Outbox({
       expected,
       clock,
-      onSent: ({ layer, relayed }, started) => {
+      ...order,
+      onSent: ({ layer }, started) => {
         trace.record('send', layer, started, clock.now(), peer)
-        if (relayed) {
-          this.#unrelayed[layer]!--
-          this.#creditSource()
-        }
         if (this.drained) this.#of.onDrained()
       },
       onError: this.#of.onError,
@@ -171,10 +188,12 @@ export interface RunExchangeOptions {
   readonly fingerprint: string
   readonly clock: Clock
   readonly trace: TraceRecorder
+  /** Where the memory of frames comes from and goes back to. */
+  readonly buffers: BufferPool
   /** Builds the frame of a block. */
   readonly encode: (header: KvHeader, payload: Uint8Array) => Uint8Array
   /** Hands a checked block to the layer loop. */
-  readonly deliver: (block: KvBlock) => void
+  readonly deliver: (block: ReceivedBlock, onUsed: () => void) => void
   /** Grants the source a larger window. */
   readonly credit: (window: number) => void
   readonly onDrained: () => void

@@ -7,6 +7,7 @@ import { blocksOf } from '../../../shared/plan.ts'
 import { Assembly } from '../../../worker/decode/assembly.ts'
 import { createEngine } from '../../../worker/engine/create-engine.ts'
 import type { Engine } from '../../../worker/engine/engine.ts'
+import { Incoming } from '../../../worker/kv/incoming.ts'
 import { seededRandom, shuffled } from '../../support/random.ts'
 import { createTinyModel, type TinyModel } from '../../support/tiny-model.ts'
 
@@ -24,16 +25,17 @@ describe('an assembly', () => {
   after(() => model.remove())
 
   const PROMPT = 50
+  const incoming = () => new Incoming(() => undefined)
   const OTHERS = blocksOf([{ start: 0, end: 40 }], 8)
   const open = (budgetBytes = 2 ** 30) => {
     const controller = new AbortController()
     const { signal } = controller
-    const of = { engine, promptTokens: PROMPT, capacity: 60, blocks: OTHERS, budgetBytes, signal }
+    const of = { engine, promptTokens: PROMPT, capacity: 60, blocks: OTHERS, incoming: incoming(), budgetBytes, signal }
     return { controller, assembly: new Assembly(of) }
   }
   const block = (layer: number, { start, end }: { start: number; end: number }) => {
     const bytes = new Uint8Array((end - start) * kvBytesPerTokenLayer(engine.shape)).fill(start)
-    return { layer, start, count: end - start, dtype: 'f32' as const, crc32: crc32(bytes), bytes }
+    return { id: 0, layer, start, count: end - start, dtype: 'f32' as const, crc32: crc32(bytes), bytes }
   }
 
   it('gives what has come, in order and neighbours as one, each position once', async () => {
@@ -95,8 +97,8 @@ describe('an assembly', () => {
     Object.defineProperty(slow, 'shape', { value: engine.shape })
     const controller = new AbortController()
     const { signal } = controller
-    const of = { engine: slow, promptTokens: PROMPT, capacity: 60, blocks: OTHERS, budgetBytes: 2 ** 30, signal }
-    const assembly = new Assembly(of)
+    const prompt = { promptTokens: PROMPT, capacity: 60, blocks: OTHERS }
+    const assembly = new Assembly({ engine: slow, ...prompt, incoming: incoming(), budgetBytes: 2 ** 30, signal })
     assembly.complete().catch(() => undefined)
     const first = assembly.add(block(0, OTHERS[0]!))
     const second = assert.rejects(assembly.add(block(0, OTHERS[1]!)), { code: 'cancelled' })

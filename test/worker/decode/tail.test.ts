@@ -8,7 +8,8 @@ import { computeTail } from '../../../worker/decode/tail.ts'
 import { createEngine } from '../../../worker/engine/create-engine.ts'
 import type { Engine } from '../../../worker/engine/engine.ts'
 import { exportBlock } from '../../../worker/kv/block.ts'
-import type { KvBlock } from '../../../worker/prefill/exchange.ts'
+import { Incoming } from '../../../worker/kv/incoming.ts'
+import type { DeliveredBlock, KvBlock } from '../../../worker/prefill/exchange.ts'
 import { ManualClock } from '../../support/manual-clock.ts'
 import { maxAbsDifference } from '../../support/numbers.ts'
 import { PlainRun } from '../../support/plain-run.ts'
@@ -46,8 +47,9 @@ describe('the tail of a prefill', () => {
     const controller = new AbortController()
     const { signal } = controller
     const others = blocksOf([{ start: 0, end: prefillTokens }], BLOCK)
-    const of = { engine, promptTokens: PROMPT, capacity: PROMPT + 3, blocks: others, budgetBytes: 2 ** 30, signal }
-    const assembly = new Assembly(of)
+    const incoming = new Incoming(() => undefined)
+    const room = { promptTokens: PROMPT, capacity: PROMPT + 3, budgetBytes: 2 ** 30 }
+    const assembly = new Assembly({ engine, ...room, blocks: others, incoming, signal })
     const layers: number[] = []
     const result = computeTail({
       engine,
@@ -58,8 +60,10 @@ describe('the tail of a prefill', () => {
       turn: new Turns(clock, loop).open(signal),
       onLayer: (layer) => layers.push(layer),
     })
-    const due = (layer: number): KvBlock[] =>
-      blocks.filter((block) => block.layer === layer && block.start < prefillTokens)
+    const due = (layer: number): DeliveredBlock[] =>
+      blocks
+        .filter((block) => block.layer === layer && block.start < prefillTokens)
+        .map((block, id) => ({ ...block, id }))
     return { clock, controller, assembly, layers, result, due }
   }
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import type { HeadraceError } from '../../../shared/errors.ts'
+import type { Link } from '../../../shared/link/link.ts'
 import { realClock } from '../../../shared/link/real-clock.ts'
 import { type OutboundFrame, Outbox } from '../../../worker/prefill/outbox.ts'
 import { memoryLinkPair } from '../../support/memory-link.ts'
@@ -9,7 +10,6 @@ import { memoryLinkPair } from '../../support/memory-link.ts'
 const frame = (layer: number, start: number): OutboundFrame => ({
   layer,
   start,
-  relayed: false,
   frame: Uint8Array.of(layer, start),
 })
 
@@ -22,6 +22,17 @@ function outbox(expected: number) {
 
 const settle = async (): Promise<void> => {
   for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve))
+}
+
+/** A link on which a frame takes until `sent`. */
+function gatedLink() {
+  const sending: (() => void)[] = []
+  const link = { send: () => new Promise<void>((resolve) => sending.push(resolve)) } as Partial<Link> as Link
+  const sent = async (): Promise<void> => {
+    sending.shift()!()
+    await settle()
+  }
+  return { link, sent }
 }
 
 describe('an outbox', () => {
@@ -63,6 +74,67 @@ describe('an outbox', () => {
     await settle()
     assert.equal(sent.length, 3)
     assert.ok(!box.drained)
+  })
+
+  it('of the earlier run goes first on a link that two runs share', async () => {
+    const order: string[] = []
+    const [near] = memoryLinkPair()
+    const [first, second] = ['first', 'second'].map((run) => {
+      const onSent = ({ layer }: OutboundFrame) => order.push(`${run} ${layer}`)
+      const box = new Outbox({ expected: 3, clock: realClock, onSent, onError: assert.fail })
+      box.attach(near, 2)
+      return box
+    })
+    for (let layer = 0; layer < 3; layer++) second!.push(frame(layer, 0))
+    for (let layer = 0; layer < 3; layer++) first!.push(frame(layer, 0))
+    await settle()
+    assert.deepEqual(order, ['second 0', 'first 0', 'first 1', 'second 1'], 'only what is under way is not overtaken')
+    second!.grant(3)
+    first!.grant(3)
+    await settle()
+    assert.deepEqual(order.slice(4), ['second 2', 'first 2'])
+    assert.ok(first!.drained && second!.drained)
+  })
+
+  it('lets the other run go on when one is cleared', async () => {
+    const { box, sent } = outbox(2)
+    const gone = outbox(2)
+    const [near] = memoryLinkPair()
+    gone.box.attach(near, 9)
+    box.attach(near, 9)
+    for (let layer = 0; layer < 2; layer++) {
+      gone.box.push(frame(layer, 0))
+      box.push(frame(layer, 0))
+    }
+    gone.box.clear()
+    await settle()
+    assert.deepEqual(
+      sent.map(({ layer }) => layer),
+      [0, 1],
+    )
+  })
+
+  it('holds a frame back while one of its layer or a lower is ready in the outbox that it comes after', async () => {
+    const order: string[] = []
+    const noted = (name: string) => ({
+      expected: 4,
+      clock: realClock,
+      onSent: ({ layer }: OutboundFrame) => order.push(`${name} ${layer}`),
+      onError: assert.fail,
+    })
+    const prefix = new Outbox({ ...noted('prefix'), onTaken: () => handoff.wake() })
+    const handoff: Outbox = new Outbox({ ...noted('handoff'), after: prefix })
+    const slow = gatedLink()
+    const [fast] = memoryLinkPair()
+    for (const box of [prefix, handoff]) for (let layer = 0; layer < 3; layer++) box.push(frame(layer, 0))
+    prefix.attach(slow.link, 3)
+    handoff.attach(fast, 3)
+    await settle()
+    assert.deepEqual(order, ['handoff 0'], 'layer 1 waits for its link')
+    await slow.sent()
+    assert.deepEqual(order.slice(1), ['prefix 0', 'handoff 1'])
+    await slow.sent()
+    assert.deepEqual(order.slice(3), ['prefix 1', 'handoff 2'])
   })
 
   it('reports a link that closes', async () => {

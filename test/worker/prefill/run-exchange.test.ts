@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { BufferPool } from '../../../shared/link/buffer-pool.ts'
 import { realClock } from '../../../shared/link/real-clock.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { PrefillAssignment } from '../../../shared/protocol/control.ts'
 import { decodeMessage, encodeMessage } from '../../../shared/protocol/messages.ts'
 import { type KvHeader, peerDeliverySchema } from '../../../shared/protocol/peer.ts'
-import type { KvBlock } from '../../../worker/prefill/exchange.ts'
+import type { KvBlock, ReceivedBlock } from '../../../worker/prefill/exchange.ts'
 import { RunExchange } from '../../../worker/prefill/run-exchange.ts'
 import { TraceRecorder } from '../../../worker/trace/recorder.ts'
 import { memoryLinkPair } from '../../support/memory-link.ts'
@@ -33,13 +34,14 @@ const assignment: PrefillAssignment = {
 
 function exchange() {
   const encoded: KvHeader[] = []
-  const delivered: KvBlock[] = []
+  const delivered: ReceivedBlock[] = []
   const running = new RunExchange({
     assignment,
     shape,
     fingerprint,
     clock: realClock,
     trace: new TraceRecorder(realClock),
+    buffers: new BufferPool(),
     encode: (header, payload) => {
       encoded.push(header)
       return encodeMessage(peerDeliverySchema, header, payload)

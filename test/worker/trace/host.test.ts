@@ -79,7 +79,7 @@ describe('the trace of a layer loop', () => {
       host.handle({
         kind: 'deliver',
         run: 'r',
-        block: { layer, start: 0, count: 4, dtype: 'f32', crc32: crc32(bytes), bytes },
+        block: { id: 0, layer, start: 0, count: 4, dtype: 'f32', crc32: crc32(bytes), bytes },
       })
     }
     await turns()
