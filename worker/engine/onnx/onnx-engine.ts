@@ -9,6 +9,7 @@ import { GraphBuilder } from './graph-builder.ts'
 import { EMPTY_MAX, PLAIN_GRAPHS, type PlainKind } from './graphs.ts'
 import { type KeyRange, keyRanges } from './key-ranges.ts'
 import { MaskCache } from './mask-cache.ts'
+import { foldState } from './one-row.ts'
 import { SessionSet, type Slot, type Slots } from './session-set.ts'
 import { TensorPool } from './tensor-pool.ts'
 import type { WeightedGraphs } from './weighted-graphs.ts'
@@ -62,8 +63,8 @@ export class OnnxEngine implements Engine {
     const q_heads_seq_hdim = this.#pool.take(heads * tokens * headDim)
     const outputs: Record<string, Slot> = { q: [q_heads_seq_hdim, [heads, tokens, headDim]] }
     for (let head = 0; head < kvHeads; head++) {
-      outputs[`k${head}`] = [cache.keys(head, start, tokens), [tokens, headDim]]
-      outputs[`v${head}`] = [cache.values(head, start, tokens), [tokens, headDim]]
+      outputs[`k${head}`] = [cache.keys(head, start, tokens), [1, tokens, headDim]]
+      outputs[`v${head}`] = [cache.values(head, start, tokens), [1, tokens, headDim]]
     }
     const inputs: Slots = {
       x: [x_seq_dim, [1, tokens, hidden]],
@@ -118,22 +119,19 @@ export class OnnxEngine implements Engine {
   /** The same for a single query, which sees all of its range. */
   async #foldOne(query: HostQuery, kv: HostKv, range: KeyRange, acc: HostAccumulator): Promise<void> {
     const { heads, kvHeads, headDim } = this.shape
-    const nextM_heads_seq = this.#pool.take(acc.m_heads_seq.length)
-    const o: Slot = [acc.o_heads_seq_hdim, [heads, 1, headDim]]
-    const l: Slot = [acc.l_heads_seq, [heads, 1, 1]]
-    const inputs: Record<string, Slot> = {
-      q: [query.q_heads_seq_hdim, [heads, 1, headDim]],
-      o,
-      l,
-      m: [acc.m_heads_seq, [heads, 1, 1]],
-    }
+    const inputs: Record<string, Slot> = { q: [query.q_heads_seq_hdim, [heads, headDim, 1]] }
     for (let head = 0; head < kvHeads; head++) {
-      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, headDim]]
-      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [range.count, headDim]]
+      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [1, range.count, headDim]]
+      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [1, range.count, headDim]]
     }
-    await this.#plain.run('attendOne', inputs, { o_out: o, l_out: l, m_out: [nextM_heads_seq, [heads, 1, 1]] })
-    this.#pool.give(acc.m_heads_seq)
-    acc.m_heads_seq = nextM_heads_seq
+    const part = this.#state(1)
+    await this.#plain.run('attendOne', inputs, {
+      o: [part.o_heads_seq_hdim, [heads, 1, headDim]],
+      l: [part.l_heads_seq, [heads, 1, 1]],
+      m: [part.m_heads_seq, [heads, 1, 1]],
+    })
+    foldState(acc, part)
+    this.release(part)
   }
 
   async mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden> {
@@ -172,14 +170,18 @@ export class OnnxEngine implements Engine {
   }
 
   accumulator(q: Query): Accumulator {
-    const rows = this.shape.heads * q.tokens
-    const o_heads_seq_hdim = this.#pool.take(rows * this.shape.headDim).fill(0)
-    return new HostAccumulator(
-      q.tokens,
-      o_heads_seq_hdim,
-      this.#pool.take(rows).fill(0),
-      this.#pool.take(rows).fill(EMPTY_MAX),
-    )
+    const state = this.#state(q.tokens)
+    state.o_heads_seq_hdim.fill(0)
+    state.l_heads_seq.fill(0)
+    state.m_heads_seq.fill(EMPTY_MAX)
+    return state
+  }
+
+  /** With unspecified content. */
+  #state(tokens: number): HostAccumulator {
+    const rows = this.shape.heads * tokens
+    const { headDim } = this.shape
+    return new HostAccumulator(tokens, this.#pool.take(rows * headDim), this.#pool.take(rows), this.#pool.take(rows))
   }
 
   createKv(start: number, capacity: number): Kv {
