@@ -1,16 +1,20 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
-import type { GraphBuilder, Value } from './graph-builder.ts'
+import type { Dim, GraphBuilder, Value } from './graph-builder.ts'
 import { matmulTransposed } from './linear/f32.ts'
 import type { LinearFormat } from './linear/linear.ts'
 import { attendOneGraph } from './one-row.ts'
 import { WIRE_GRAPHS } from './wire-graphs.ts'
 
+export type WeightedKind = 'project' | 'mix' | 'logits'
+/** `headRows` is the number of rows of the head, or of a piece of it. */
+type WeightedGraph = (shape: ModelShape, linear: Linear, g: GraphBuilder, headRows: Dim) => Uint8Array
+
 /** The graphs that have weights. S is the number of tokens of a chunk. */
-export const GRAPHS = {
+export const GRAPHS: Readonly<Record<WeightedKind, WeightedGraph>> = {
   project: projectGraph,
   mix: mixGraph,
   logits: logitsGraph,
-} as const satisfies Record<string, (shape: ModelShape, linear: Linear, g: GraphBuilder) => Uint8Array>
+}
 
 /** Those that have none; T is the number of keys. */
 export const PLAIN_GRAPHS = {
@@ -119,12 +123,16 @@ function mixGraph(
   return g.build('mix')
 }
 
-/** V is the number of rows of the head, or of a piece of it. */
-function logitsGraph({ hidden, normEpsilon }: ModelShape, { multiplicand }: Linear, g: GraphBuilder): Uint8Array {
+function logitsGraph(
+  { hidden, normEpsilon }: ModelShape,
+  { multiplicand }: Linear,
+  g: GraphBuilder,
+  headRows: Dim,
+): Uint8Array {
   const x = g.input('x', [1, hidden])
   const gain = g.input('gain', [hidden])
   const times = multiplicand(g, rmsNorm(g, x, gain, normEpsilon), hidden, true)
-  g.output('logits', times('head_weight', 'V'), [1, 'V'])
+  g.output('logits', times('head_weight', headRows), [1, headRows])
   return g.build('logits')
 }
 

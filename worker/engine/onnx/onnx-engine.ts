@@ -71,7 +71,7 @@ export class OnnxEngine implements Engine {
       cos: [cos, [tokens, headDim / 2]],
       sin: [sin, [tokens, headDim / 2]],
     }
-    await this.#weighted.run('project', layer, inputs, outputs)
+    await this.#weighted.run('project', layer, tokens, inputs, outputs)
     return new HostQuery(start, tokens, q_heads_seq_hdim)
   }
 
@@ -144,7 +144,7 @@ export class OnnxEngine implements Engine {
       l: [l_heads_seq, [heads, tokens, 1]],
       x: [x_seq_dim, [1, tokens, hidden]],
     }
-    await this.#weighted.run('mix', layer, inputs, { y: inputs['x']! })
+    await this.#weighted.run('mix', layer, tokens, inputs, { y: inputs['x']! })
     this.release(acc)
     return new HostHidden(tokens, x_seq_dim)
   }
@@ -156,7 +156,7 @@ export class OnnxEngine implements Engine {
     let from = 0
     for (const [piece, rows] of this.#weighted.headRows.entries()) {
       const logits: Slot = [logits_vocab.subarray(from, from + rows), [1, rows]]
-      await this.#weighted.run('logits', piece, { x: [last_dim, [1, hidden]] }, { logits })
+      await this.#weighted.run('logits', piece, 1, { x: [last_dim, [1, hidden]] }, { logits })
       from += rows
     }
     return logits_vocab
