@@ -1,6 +1,6 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { HostAccumulator } from '../host-tensors.ts'
-import type { GraphBuilder } from './graph-builder.ts'
+import type { GraphBuilder, Value } from './graph-builder.ts'
 
 /**
  * Attention of a single query to one range of keys, as in decoding: o, l and m of that range alone. Reading keys and values
@@ -20,11 +20,23 @@ export function attendOneGraph({ heads, kvHeads, headDim }: ModelShape, g: Graph
   const m = g.op('ReduceMax', [scores_heads_1_keys, keys], { keepdims: 1 })
   const weights_heads_1_keys = g.op('Exp', [g.op('Sub', [scores_heads_1_keys, m])])
   const weights = g.ops(kvHeads, 'Split', [weights_heads_1_keys], ofGroups)
-  const sums = perKvHead((h) => g.op('MatMul', [weights[h]!, g.input(`v${h}`, [1, 'T', headDim])]))
+  const sums = perKvHead((h) => {
+    const v = g.input(`v${h}`, [1, 'T', headDim])
+    return g.op('MatMul', [g.op('Mul', [weights[h]!, oneAfterReading(g, v)]), v])
+  })
   g.output('o', g.op('Concat', sums, { axis: 0 }), [heads, 1, headDim])
   g.output('l', g.op('ReduceSum', [weights_heads_1_keys, keys], { keepdims: 1 }), [heads, 1, 1])
   g.output('m', m, [heads, 1, 1])
   return g.build('attend_one')
+}
+
+/**
+ * The number 1, once `value` has been read into the processor's cache: a reduction reads at the memory's rate, the product
+ * with a row of weights at half of it. Without it the values of 8192 tokens take 1.4 times as long.
+ */
+function oneAfterReading(g: GraphBuilder, value: Value): Value {
+  const one = g.float(1)
+  return g.op('Clip', [g.op('ReduceMax', [value], { keepdims: 0 }), one, one])
 }
 
 /** Adds the state of some keys to the state of others (online softmax, arXiv 1805.02867), for a single query. */
