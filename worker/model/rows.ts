@@ -27,3 +27,12 @@ export function halvedIfExact(values: Float32Array<ArrayBuffer>): Rows {
   narrowBf16(values, bits)
   return bits
 }
+
+/** One row at a time as float32, valid until the next. */
+export function rowReader(rows: Rows, dim: number): (row: number) => Float32Array {
+  const one = new Float32Array(dim)
+  return (row) => {
+    widenRows(rows.subarray(row * dim, (row + 1) * dim), one)
+    return one
+  }
+}

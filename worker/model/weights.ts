@@ -19,31 +19,31 @@ export interface LayerWeights<M> {
   readonly down: M
 }
 
-export interface ModelWeights<M, L = LayerWeights<M>> {
+export interface ModelWeights<M, L = LayerWeights<M>, H = M> {
   readonly embedding_vocab_dim: Rows
   readonly layers: readonly L[]
   readonly finalNorm_dim: Floats
   /** One below the other. Made from the embedding where the head is tied. */
-  readonly head: readonly M[]
+  readonly head: readonly H[]
 }
 
 /** How an engine wants to keep what is read: each matrix, each layer of them, and the tables. */
-export interface Keeping<M, L = LayerWeights<M>> {
+export interface Keeping<M, L = LayerWeights<M>, H = M> {
   keep(matrix: { values_out_in: Floats; out: number; in: number }): M
   keepLayer(layer: LayerWeights<M>): L | Promise<L>
   keepRows(values_vocab_dim: Floats): Rows
-  keepHead(rows_vocab_dim: Rows, dim: number): readonly M[]
+  keepHead(rows_vocab_dim: Rows, dim: number): readonly H[]
 }
 
 const EMBEDDING = 'model.embed_tokens.weight'
 const HEAD = 'lm_head.weight'
 
 /** Reads all weights of a Llama folder, a matrix at a time, so that only one is ever there as float32 and as what is kept. */
-export async function loadWeights<M, L>(
+export async function loadWeights<M, L, H = M>(
   folder: string,
   shape: ModelShape,
-  keeping: Keeping<M, L>,
-): Promise<ModelWeights<M, L>> {
+  keeping: Keeping<M, L, H>,
+): Promise<ModelWeights<M, L, H>> {
   const { weights } = await locateModel(folder)
   const reader = await WeightReader.open(weights)
   try {
@@ -53,19 +53,19 @@ export async function loadWeights<M, L>(
   }
 }
 
-class ModelReader<M, L> {
+class ModelReader<M, L, H> {
   readonly #reader: WeightReader
   readonly #shape: ModelShape
-  readonly #keeping: Keeping<M, L>
+  readonly #keeping: Keeping<M, L, H>
   readonly #seen = new Set<string>()
 
-  constructor(reader: WeightReader, shape: ModelShape, keeping: Keeping<M, L>) {
+  constructor(reader: WeightReader, shape: ModelShape, keeping: Keeping<M, L, H>) {
     this.#reader = reader
     this.#shape = shape
     this.#keeping = keeping
   }
 
-  async read(): Promise<ModelWeights<M, L>> {
+  async read(): Promise<ModelWeights<M, L, H>> {
     const { hidden, vocab, layers } = this.#shape
     const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]))
     const kept: L[] = []

@@ -6,9 +6,10 @@ import { GraphBuilder } from '../../../worker/engine/onnx/graph-builder.ts'
 import { bf16Linear } from '../../../worker/engine/onnx/linear/bf16.ts'
 import { f32Linear } from '../../../worker/engine/onnx/linear/f32.ts'
 import { int8Linear } from '../../../worker/engine/onnx/linear/int8.ts'
+import { int8BlocksLinear } from '../../../worker/engine/onnx/linear/int8-blocks.ts'
 import type { LinearFormat } from '../../../worker/engine/onnx/linear/linear.ts'
 import { largestExactWeight } from '../../../worker/engine/onnx/linear/self-test.ts'
-import { runOnce } from '../../../worker/engine/onnx/session-set.ts'
+import { runOnce, type Slots } from '../../../worker/engine/onnx/session-set.ts'
 import { logProbability, maxAbsDifference } from '../../support/numbers.ts'
 import { bundledModel } from '../../support/paths.ts'
 import { PlainRun } from '../../support/plain-run.ts'
@@ -22,14 +23,16 @@ const gaussian = (count: number): Float32Array<ArrayBuffer> =>
 const x_seq_in = gaussian(SEQ * IN)
 const w_out_in = gaussian(OUT * IN)
 
-/** x W^T by a format, through a graph of its own. */
-async function product<M>(format: LinearFormat<M>, x: Float32Array<ArrayBuffer>, outliers: boolean) {
-  const g = new GraphBuilder()
+/** x W^T by a format, through a graph of its own. `bound`: the weights are part of it. */
+async function product<M>(format: LinearFormat<M>, x: Float32Array<ArrayBuffer>, outliers: boolean, bound = false) {
+  const weights = format.slots('w', format.keep({ values_out_in: w_out_in.slice(), out: OUT, in: IN }))
+  const g = new GraphBuilder(bound ? weights : {})
   const input = g.input('x', [1, 'S', IN])
   g.output('y', format.multiplicand(g, input, IN, outliers)('w', OUT), [1, 'S', OUT])
-  const y = new Float32Array(SEQ * OUT)
-  const matrix = format.keep({ values_out_in: w_out_in.slice(), out: OUT, in: IN })
-  await runOnce(g.build('product'), { x: [x, [1, SEQ, IN]], ...format.slots('w', matrix) }, { y: [y, [1, SEQ, OUT]] })
+  const seq = x.length / IN
+  const y = new Float32Array(seq * OUT)
+  const inputs: Slots = { x: [x, [1, seq, IN]], ...(bound ? {} : weights) }
+  await runOnce(g.build('product'), inputs, { y: [y, [1, seq, OUT]] })
   return y
 }
 
@@ -73,6 +76,26 @@ describe('linear layers', () => {
     assert.ok(twice < 0.008 && once > 2 * twice, `${once} ${twice}`)
   })
 
+  test('in blocks of 8 bits are off by less than a step in each number, one row or many', async () => {
+    const spiked = x_seq_in.slice()
+    for (let s = 0; s < SEQ; s++) spiked[s * IN + 3] = 60 // spoils its own block only
+    for (const [x, most] of [
+      [x_seq_in, 0.009],
+      [spiked, 0.03],
+    ] as const) {
+      const rows = await product(int8BlocksLinear, x, false, true)
+      const error = relativeError(rows, exact(x))
+      assert.ok(error > 1e-4 && error < most, String(error))
+      const first = await product(int8BlocksLinear, x.slice(0, IN), false, true)
+      assert.ok(maxAbsDifference(first, rows.subarray(0, OUT)) < 1e-4 * 60)
+    }
+  })
+
+  test('in blocks of 8 bits take a block of zeros', async () => {
+    const y = await product(int8BlocksLinear, new Float32Array(IN), false, true)
+    assert.ok(y.every((value) => value === 0))
+  })
+
   test('in 8 bits take a row of zeros', async () => {
     const zeros = x_seq_in.slice().fill(0, IN, 2 * IN)
     const y = await product(int8Linear(127), zeros, true)
@@ -108,17 +131,16 @@ describe('the onnx engine', () => {
     }
   })
 
-  for (const weights of ['f32', 'int8'] as const)
-    test(`computes the same with packed ${weights} weights, as a decode node has them`, async (t) => {
-      const model = await createTinyModel({ dtype: 'BF16' })
-      t.after(() => model.remove())
-      const run = async (decodes: boolean) => {
-        const engine = await createEngine('onnx', model.folder, { threads: 1, weights, decodes })
-        t.after(() => engine.close())
-        return new PlainRun(engine, tokens.length, cutting).feed(tokens)
-      }
-      assert.ok(maxAbsDifference(await run(true), await run(false)) < 1e-5)
-    })
+  test('computes the same with packed weights, as a decode node has them', async (t) => {
+    const model = await createTinyModel({ dtype: 'BF16' })
+    t.after(() => model.remove())
+    const run = async (decodes: boolean) => {
+      const engine = await createEngine('onnx', model.folder, { threads: 1, decodes })
+      t.after(() => engine.close())
+      return new PlainRun(engine, tokens.length, cutting).feed(tokens)
+    }
+    assert.ok(maxAbsDifference(await run(true), await run(false)) < 1e-5)
+  })
 
   test('stays near float32 with int8 weights, wherever a prompt ends', async (t) => {
     const engine = await createEngine('onnx', bundledModel, { threads: 1, weights: 'int8' })
@@ -131,6 +153,18 @@ describe('the onnx engine', () => {
       divergences.push(divergence(await feed(exact), await feed(engine)))
     }
     assert.ok(Math.max(...divergences) < 2e-2, divergences.join(' '))
+  })
+
+  test('stays near float32 where a decode node has int8 weights, token by token', async (t) => {
+    const engine = await createEngine('onnx', bundledModel, { threads: 1, weights: 'int8', decodes: true })
+    const exact = await createEngine('onnx', bundledModel, { threads: 1, decodes: true })
+    t.after(() => Promise.all([engine.close(), exact.close()]))
+    const ids = Array.from({ length: 60 }, (_, i) => (i * 7919) % engine.shape.vocab)
+    const [run, exactRun] = [engine, exact].map((one) => new PlainRun(one, ids.length, cutting))
+    const divergences = [divergence(await exactRun!.feed(ids.slice(0, 40)), await run!.feed(ids.slice(0, 40)))]
+    for (const id of ids.slice(40)) divergences.push(divergence(await exactRun!.feed([id]), await run!.feed([id])))
+    assert.ok(Math.max(...divergences) < 0.1, divergences.join(' '))
+    assert.ok(Math.max(...divergences) > 0, 'weights of 8 bits are not float32')
   })
 
   test('has no other weights than float32 in the reference engine', async (t) => {

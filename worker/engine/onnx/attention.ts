@@ -4,6 +4,7 @@ import type { Floats, HostKv, HostQuery } from '../host-tensors.ts'
 import { EMPTY_MAX } from './graphs.ts'
 import { type KeyRange, keyRanges } from './key-ranges.ts'
 import { MaskCache } from './mask-cache.ts'
+import { foldState } from './one-row.ts'
 import type { SessionSet, Slot } from './session-set.ts'
 import type { TensorPool } from './tensor-pool.ts'
 
@@ -137,23 +138,23 @@ export class Attention {
   /** The same for a single query, which sees all of its range. */
   async #foldOne(query: HostQuery, kv: HostKv, range: KeyRange, state: SoftmaxState): Promise<void> {
     const { heads, kvHeads, headDim } = this.#shape
-    const m = this.#shift(state)
-    const nextM_heads_seq = this.#pool.take(m.length)
-    const o: Slot = [state.o_heads_seq_hdim, [heads, 1, headDim]]
-    const l: Slot = [state.l_heads_seq, [heads, 1, 1]]
-    const inputs: Record<string, Slot> = {
-      q: [query.q_heads_seq_hdim, [heads, 1, headDim]],
-      o,
-      l,
-      m: [m, [heads, 1, 1]],
-    }
+    const inputs: Record<string, Slot> = { q: [query.q_heads_seq_hdim, [heads, headDim, 1]] }
     for (let head = 0; head < kvHeads; head++) {
-      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, headDim]]
-      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [range.count, headDim]]
+      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [1, range.count, headDim]]
+      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [1, range.count, headDim]]
     }
-    await this.#graphs.run('attendOne', inputs, { o_out: o, l_out: l, m_out: [nextM_heads_seq, [heads, 1, 1]] })
-    this.#pool.give(m)
-    state.m_heads_seq = nextM_heads_seq
+    const [o, l, m] = [this.#pool.take(heads * headDim), this.#pool.take(heads), this.#pool.take(heads)]
+    await this.#graphs.run('attendOne', inputs, {
+      o: [o, [heads, 1, headDim]],
+      l: [l, [heads, 1, 1]],
+      m: [m, [heads, 1, 1]],
+    })
+    const { o_heads_seq_hdim, l_heads_seq } = state
+    foldState(
+      { o_heads_seq_hdim, l_heads_seq, m_heads_seq: this.#shift(state) },
+      { o_heads_seq_hdim: o, l_heads_seq: l, m_heads_seq: m },
+    )
+    for (const buffer of [o, l, m]) this.#pool.give(buffer)
   }
 
   /** From here on every row has a maximum: 0 is what it had so far, if it has seen a key at all. */

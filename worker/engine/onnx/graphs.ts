@@ -1,15 +1,20 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
-import type { GraphBuilder, Value } from './graph-builder.ts'
+import type { Dim, GraphBuilder, Value } from './graph-builder.ts'
 import { matmulTransposed } from './linear/f32.ts'
 import type { LinearFormat } from './linear/linear.ts'
+import { attendOneGraph } from './one-row.ts'
 import { WIRE_GRAPHS } from './wire-graphs.ts'
 
+export type WeightedKind = 'project' | 'mix' | 'logits'
+/** `headRows` is the number of rows of the head, or of a piece of it. */
+type WeightedGraph = (shape: ModelShape, linear: Linear, g: GraphBuilder, headRows: Dim) => Uint8Array
+
 /** The graphs that have weights. S is the number of tokens of a chunk. */
-export const GRAPHS = {
+export const GRAPHS: Readonly<Record<WeightedKind, WeightedGraph>> = {
   project: projectGraph,
   mix: mixGraph,
   logits: logitsGraph,
-} as const satisfies Record<string, (shape: ModelShape, linear: Linear, g: GraphBuilder) => Uint8Array>
+}
 
 /** Those that have none; T is the number of keys. */
 export const PLAIN_GRAPHS = {
@@ -54,9 +59,8 @@ function projectGraph(
   const q_heads_seq_hdim = g.op('Transpose', [q_seq_heads_hdim], { perm: { ints: [1, 0, 2] } })
   g.output('q', q_heads_seq_hdim, [heads, 'S', headDim])
   const perHead = (name: string, value: Value) => {
-    const flat = g.op('Reshape', [value, g.ints(-1, kvHeads * headDim)])
-    g.ops(kvHeads, 'Split', [flat], { axis: -1, num_outputs: kvHeads }).forEach((head, i) => {
-      g.output(`${name}${i}`, head, ['S', headDim])
+    g.ops(kvHeads, 'Split', [value], { axis: -1, num_outputs: kvHeads }).forEach((head, i) => {
+      g.output(`${name}${i}`, head, [1, 'S', headDim])
     })
   }
   perHead('k', rotate(times('k_weight', kvHeads * headDim), kvHeads))
@@ -121,38 +125,6 @@ function foldShifted(g: GraphBuilder, { scores, v, old, put, headDim }: HeadIo):
   put('m', mOut)
 }
 
-/**
- * The same for a single query, as in decoding, where reading keys and values is all the work. They stand first in their
- * products, so that the kernel reads them where they lie; what is left between the products is done for all heads at once.
- */
-function attendOneGraph({ heads, kvHeads, headDim }: ModelShape, g: GraphBuilder): Uint8Array {
-  const group = heads / kvHeads
-  const head = [...Array(kvHeads).keys()]
-  const q_heads_hdim = g.op('Reshape', [g.input('q', [heads, 1, headDim]), g.ints(heads, headDim)])
-  const o_heads_hdim = g.op('Reshape', [g.input('o', [heads, 1, headDim]), g.ints(heads, headDim)])
-  const l_heads = g.op('Reshape', [g.input('l', [heads, 1, 1]), g.ints(1, heads)])
-  const m_heads = g.op('Reshape', [g.input('m', [heads, 1, 1]), g.ints(1, heads)])
-  const q = g.ops(kvHeads, 'Split', [q_heads_hdim], { axis: 0, num_outputs: kvHeads })
-  const products = head.map((h) => matmulTransposed(g, g.input(`k${h}`, ['T', headDim]), q[h]!, 1 / Math.sqrt(headDim)))
-  const scores_keys_heads = g.op('Concat', products, { axis: 1 })
-  const keys = g.ints(0)
-  const mOut = g.op('Max', [m_heads, g.op('ReduceMax', [scores_keys_heads, keys], { keepdims: 1 })])
-  const weights_keys_heads = g.op('Exp', [g.op('Sub', [scores_keys_heads, mOut])])
-  const old = g.op('Exp', [g.op('Sub', [m_heads, mOut])])
-  const sum = g.op('ReduceSum', [weights_keys_heads, keys], { keepdims: 1 })
-  const weights = g.ops(kvHeads, 'Split', [weights_keys_heads], { axis: 1, num_outputs: kvHeads })
-  const folded = head.map((h) =>
-    g.op('FusedMatMul@com.microsoft', [weights[h]!, g.input(`v${h}`, ['T', headDim])], { transA: 1, transB: 0 }),
-  )
-  const kept = g.op('Mul', [o_heads_hdim, g.op('Reshape', [old, g.ints(heads, 1)])])
-  const put = (name: string, value: Value, dims: readonly number[]): void =>
-    g.output(name, g.op('Reshape', [value, g.ints(...dims)]), dims)
-  put('o_out', g.op('Add', [kept, g.op('Concat', folded, { axis: 0 })]), [heads, 1, headDim])
-  put('l_out', g.op('Add', [g.op('Mul', [l_heads, old]), sum]), [heads, 1, 1])
-  put('m_out', mOut, [heads, 1, 1])
-  return g.build(`attend_one_of_${group}`)
-}
-
 /** Normalised attention, output projection, residual, norm, SwiGLU MLP (arXiv 2002.05202), residual. */
 function mixGraph(
   { hidden, heads, headDim, ffn, normEpsilon }: ModelShape,
@@ -178,12 +150,16 @@ function mixGraph(
   return g.build('mix')
 }
 
-/** V is the number of rows of the head, or of a piece of it. */
-function logitsGraph({ hidden, normEpsilon }: ModelShape, { multiplicand }: Linear, g: GraphBuilder): Uint8Array {
+function logitsGraph(
+  { hidden, normEpsilon }: ModelShape,
+  { multiplicand }: Linear,
+  g: GraphBuilder,
+  headRows: Dim,
+): Uint8Array {
   const x = g.input('x', [1, 1, hidden])
   const gain = g.input('gain', [hidden])
   const times = multiplicand(g, rmsNorm(g, x, gain, normEpsilon), hidden, true)
-  g.output('logits', times('head_weight', 'V'), [1, 1, 'V'])
+  g.output('logits', times('head_weight', headRows), [1, 1, headRows])
   return g.build('logits')
 }
 

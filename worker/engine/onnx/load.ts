@@ -1,33 +1,38 @@
-import type { Weights } from '../../../shared/engine-name.ts'
 import { readModelShape } from '../../../shared/model-folder.ts'
+import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Engine, EngineOptions } from '../engine.ts'
 import { bf16Linear } from './linear/bf16.ts'
 import { f32Linear } from './linear/f32.ts'
 import { int8Linear } from './linear/int8.ts'
-import type { LinearFormat } from './linear/linear.ts'
+import { int8BlocksLinear } from './linear/int8-blocks.ts'
 import { largestExactWeight } from './linear/self-test.ts'
 import { OnnxEngine } from './onnx-engine.ts'
-import { packedWeights, streamedWeights } from './weighted-graphs.ts'
+import { packedAndStreamedWeights, packedWeights, streamedWeights, type WeightedGraphs } from './weighted-graphs.ts'
 
 /** The ONNX engine with the model of a folder. */
 export async function loadOnnxEngine(folder: string, options: EngineOptions): Promise<Engine> {
-  switch (options.weights satisfies Weights | undefined) {
-    case 'bf16':
-      // packed, they would be float32 again
-      return load(folder, bf16Linear(), { ...options, decodes: false })
-    case 'int8':
-      return load(folder, int8Linear(await largestExactWeight()), options)
-    default:
-      return load(folder, f32Linear, options)
-  }
+  const shape = await readModelShape(folder)
+  return OnnxEngine.create(shape, await weightsOf(folder, shape, options), options.threads)
 }
 
-async function load<M extends { readonly out: number }>(
+async function weightsOf(
   folder: string,
-  linear: LinearFormat<M>,
-  { threads, decodes }: EngineOptions,
-): Promise<Engine> {
-  const shape = await readModelShape(folder)
-  const weights = await (decodes ? packedWeights : streamedWeights)(folder, shape, linear, threads)
-  return OnnxEngine.create(shape, weights, threads)
+  shape: ModelShape,
+  { weights, threads, decodes }: EngineOptions,
+): Promise<WeightedGraphs> {
+  switch (weights) {
+    case 'bf16':
+      // packed, they would be float32 again
+      return streamedWeights(folder, shape, bf16Linear(), threads)
+    case 'int8': {
+      const largest = await largestExactWeight()
+      const many = int8Linear(largest)
+      if (!decodes) return streamedWeights(folder, shape, many, threads)
+      // what clips there may clip in the other kernel too, which has no self-test
+      if (largest < 127) return packedWeights(folder, shape, many, threads)
+      return packedAndStreamedWeights(folder, shape, { one: int8BlocksLinear, many }, threads)
+    }
+    default:
+      return (decodes ? packedWeights : streamedWeights)(folder, shape, f32Linear, threads)
+  }
 }

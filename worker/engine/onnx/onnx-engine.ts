@@ -58,15 +58,15 @@ export class OnnxEngine implements Engine {
     const q_heads_seq_hdim = this.#pool.take(heads * tokens * headDim)
     const outputs: Record<string, Slot> = { q: [q_heads_seq_hdim, [heads, tokens, headDim]] }
     for (let head = 0; head < kvHeads; head++) {
-      outputs[`k${head}`] = [cache.keys(head, start, tokens), [tokens, headDim]]
-      outputs[`v${head}`] = [cache.values(head, start, tokens), [tokens, headDim]]
+      outputs[`k${head}`] = [cache.keys(head, start, tokens), [1, tokens, headDim]]
+      outputs[`v${head}`] = [cache.values(head, start, tokens), [1, tokens, headDim]]
     }
     const inputs: Slots = {
       x: [x_seq_dim, [1, tokens, hidden]],
       cos: [cos, [tokens, headDim / 2]],
       sin: [sin, [tokens, headDim / 2]],
     }
-    await this.#weighted.run('project', layer, inputs, outputs)
+    await this.#weighted.run('project', layer, tokens, inputs, outputs)
     return new HostQuery(start, tokens, q_heads_seq_hdim)
   }
 
@@ -87,7 +87,7 @@ export class OnnxEngine implements Engine {
       l: [l_heads_seq, [heads, tokens, 1]],
       x: [x_seq_dim, [1, tokens, hidden]],
     }
-    await this.#weighted.run('mix', layer, inputs, { y: inputs['x']! })
+    await this.#weighted.run('mix', layer, tokens, inputs, { y: inputs['x']! })
     this.release(acc)
     return new HostHidden(tokens, x_seq_dim)
   }
@@ -99,7 +99,7 @@ export class OnnxEngine implements Engine {
     let from = 0
     for (const [piece, rows] of this.#weighted.headRows.entries()) {
       const logits: Slot = [logits_vocab.subarray(from, from + rows), [1, 1, rows]]
-      await this.#weighted.run('logits', piece, { x: [last_dim, [1, 1, hidden]] }, { logits })
+      await this.#weighted.run('logits', piece, 1, { x: [last_dim, [1, 1, hidden]] }, { logits })
       from += rows
     }
     return logits_vocab

@@ -1,4 +1,4 @@
-import { halvedIfExact, type Rows, widenRows } from '../../../model/rows.ts'
+import { halvedIfExact, rowReader } from '../../../model/rows.ts'
 import type { Floats } from '../../host-tensors.ts'
 import type { GraphBuilder, Value } from '../graph-builder.ts'
 import type { LinearFormat, Multiplicand } from './linear.ts'
@@ -86,13 +86,4 @@ function quantised(out: number, width: number, largest: number, rowOf: (row: num
       for (let r = 0, to = i * out + first; r < rows; r++, to++) values_in_out[to] = tile[r * width + i]!
   }
   return { values_in_out, scale_out, in: width, out }
-}
-
-/** One row at a time as float32, valid until the next. */
-function rowReader(rows: Rows, dim: number): (row: number) => Float32Array {
-  const one = new Float32Array(dim)
-  return (row) => {
-    widenRows(rows.subarray(row * dim, (row + 1) * dim), one)
-    return one
-  }
 }
