@@ -1,7 +1,6 @@
 import type { Strategy, Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
-import { spanSeconds } from './cost.ts'
-import { type Layout, mayShare, pipelineOf, prefillTokens } from './layout.ts'
+import { type Layout, mayShare, pipelineOf } from './layout.ts'
 import { type Pipeline, type Simulated, scaled, simulate } from './simulate.ts'
 import { type SplitAsk, split } from './split.ts'
 
@@ -82,9 +81,9 @@ function bestSplit(context: Context, members: readonly number[], ask: Omit<Split
   return best
 }
 
-/** What no precision can be better than: links that carry everything at once. */
+/** What no precision can be better than: links that carry everything at once, and the least to move. */
 function idealSeconds(context: Context, strategy: Strategy, members: readonly number[], all: boolean): number {
-  const best = bestSplit(context, members, { strategy, wire: 'f32', all, freeLinks: true })
+  const best = bestSplit(context, members, { strategy, wire: context.wires.at(-1)!, all, freeLinks: true })
   return best === undefined ? 0 : simulate(scaled(best.timed.pipeline, 0, 1)).ttftSeconds
 }
 
@@ -105,10 +104,9 @@ function refine(context: Context, { timed, ask }: Found): Timed {
   return best
 }
 
-function idleSeconds({ shape, promptTokens, tailCost }: Context, { layout, pipeline, simulated }: Timed): number[] {
+function idleSeconds({ shape }: Context, { pipeline, simulated }: Timed): number[] {
   const own = [...simulated.finished].map((end, i) => end / shape.layers - pipeline.work.layer[i]!)
-  const tail = spanSeconds(tailCost, { start: prefillTokens(layout), end: promptTokens })
-  return [...own, simulated.ttftSeconds / shape.layers - tail]
+  return [...own, simulated.ttftSeconds / shape.layers - pipeline.tail.layer]
 }
 
 /**

@@ -10,6 +10,7 @@ import {
   spanSeconds,
   takeInSeconds,
 } from './cost.ts'
+import { type Moved, movedBytes, type Sending } from './moving.ts'
 import { rateOf } from './network.ts'
 import type { Pipeline, Tail, Transfers, Work } from './simulate.ts'
 
@@ -22,6 +23,11 @@ export interface Layout {
   readonly prefixWires: readonly Wire[]
   readonly handoffWires: readonly Wire[]
 }
+
+const sendingOf = ({ strategy, spans, prefixWires, handoffWires }: Layout): Sending => ({
+  strategy,
+  workers: spans.map((own, at) => ({ spans: own, prefixWire: prefixWires[at]!, handoffWire: handoffWires[at]! })),
+})
 
 export const prefillTokens = ({ spans }: Layout): number => spans.reduce((sum, own) => sum + spanTokens(own), 0)
 
@@ -78,27 +84,25 @@ export function pipelineOf(context: Context, layout: Layout): Pipeline {
   const [prefix, handoff] = [emptyTransfers(count), emptyTransfers(count)]
   const tokens = spans.map(spanTokens)
   const total = tokens.reduce((sum, own) => sum + own, 0)
-  const made = tokens.map((own, at) => own * context.wireBytes[layout.prefixWires[at]!])
-  const allMade = made.reduce((sum, own) => sum + own, 0)
+  const moved = movedBytes(sendingOf(layout), context.wireBytes)
   const company = companyOf(layout, context)
-  let before = 0
   members.forEach((member, at) => {
     const cost = costOf(context, member, company)
-    putWork(work, at, context, cost, spans[at]!, ring ? total - tokens[at]! : spans[at]![0]!.start)
+    const others = ring ? total - tokens[at]! : spans[at]![0]!.start
+    putWork(work, at, context, cost, { spans: spans[at]!, others, moved: moved[at]! })
     const from = (at + count - 1) % count
-    const carried = ring ? allMade - made[at]! : before
+    const own = moved[from]!.prefix
     if (at > 0 || (ring && count > 1))
       putTransfer(prefix, at, context, members[from]!, member, {
-        own: made[from]!,
-        relayed: carried - made[from]!,
-        block: blockBytes(context, tokens[from]!, made[from]!),
+        own,
+        relayed: moved[from]!.relayed,
+        block: blockBytes(context, tokens[from]!, own),
       })
-    before += made[at]!
-    const own = tokens[at]! * context.wireBytes[layout.handoffWires[at]!]
-    const block = blockBytes(context, tokens[at]!, own)
-    putTransfer(handoff, at, context, member, network.size - 1, { own, relayed: 0, block })
+    const { handoff: last } = moved[at]!
+    const block = blockBytes(context, tokens[at]!, last)
+    putTransfer(handoff, at, context, member, network.size - 1, { own: last, relayed: 0, block })
   })
-  const tail = tailSeconds(context, total)
+  const tail = tailSeconds(context, total, moved.reduce((sum, { handoff: bytes }) => sum + bytes, 0))
   return { layers: shape.layers, ring, work, prefix, handoff, tail, cards: 2 * network.out.length }
 }
 
@@ -113,25 +117,33 @@ const emptyWork = (count: number): Work => ({
   afterLast: new Float64Array(count),
 })
 
-/** `others`: tokens of other workers that these meet. */
-function putWork(work: Work, at: number, context: Context, cost: Cost, spans: readonly Span[], others: number): void {
+interface Part {
+  readonly spans: readonly Span[]
+  /** Tokens of other workers that these meet. */
+  readonly others: number
+  readonly moved: Moved
+}
+
+function putWork(work: Work, at: number, context: Context, cost: Cost, { spans, others, moved }: Part): void {
   const { shape, blockTokens } = context
+  const { s = 0 } = cost
   const tokens = spanTokens(spans)
   const projected = projectSeconds(cost, spans, shape)
   const mixed = mixSeconds(cost, tokens, shape)
   const first = spans[0]!
   const last = spans.at(-1)!
   const block = Math.min(blockTokens, others)
-  const taken = takeInSeconds(cost, others)
-  work.layer[at] = layerSeconds(cost, spans) + taken
+  const taken = takeInSeconds(cost, others) + s * (moved.received + moved.relayed)
+  work.layer[at] = layerSeconds(cost, spans) + taken + s * (moved.handoff + moved.prefix)
   work.projected[at] = projected
   work.firstBlock[at] = (projected * Math.min(blockTokens, first.end - first.start)) / tokens
   work.afterFirst[at] = prefixAttentionSeconds(cost, spans) + taken + mixed
-  work.afterLast[at] = cost.b * (last.end - last.start) * block + takeInSeconds(cost, block) + mixed
+  const blockTaken = others === 0 ? 0 : (taken * block) / others
+  work.afterLast[at] = cost.b * (last.end - last.start) * block + blockTaken + mixed
 }
 
 /** The decode node's own tokens, from `start` on. Of the last layer it computes the last token alone, then the logits. */
-function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, start: number): Tail {
+function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, start: number, received: number): Tail {
   const span = { start, end: promptTokens }
   const last = { start: promptTokens - 1, end: promptTokens }
   const mixed = mixSeconds(tailCost, promptTokens - start, shape)
@@ -139,8 +151,8 @@ function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, st
   const lastMixed = mixSeconds(tailCost, 1, shape)
   const block = Math.min(blockTokens, start)
   const lastBlock = tailCost.b * block
-  const taken = takeInSeconds(tailCost, start)
-  const blockTaken = takeInSeconds(tailCost, block)
+  const taken = takeInSeconds(tailCost, start) + (tailCost.s ?? 0) * received
+  const blockTaken = start === 0 ? 0 : (taken * block) / start
   return {
     layer: spanSeconds(tailCost, span) + taken,
     afterFirst: prefixAttentionSeconds(tailCost, [span]) + taken + mixed,

@@ -1,6 +1,7 @@
 import type { Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
 import { costOf, mayShare } from './layout.ts'
+import { costWithMoving, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
 import type { Rated } from './orders.ts'
 
@@ -53,15 +54,16 @@ export class RingOrders {
     return found === undefined ? [given] : [{ order: found, seconds: limit }, given]
   }
 
-  /** Of a layer's arithmetic, widths in proportion to speed: sum of (tau - 2 o) / (a + b L / 2) = L, solved for tau. */
+  /** Widths in proportion to speed: sum of (tau - 2 o - c L) / (a - c + b L / 2) = L, solved for tau. */
   #period(members: readonly number[]): number {
     const { promptTokens } = this.#context
     let overhead = 0
     let speed = 0
     for (const member of members) {
-      const { o, a, b } = costOf(this.#context, member, { members, tail: mayShare(this.#context, members) })
-      const perToken = a + (b * promptTokens) / 2
-      overhead += (2 * o) / perToken
+      const cost = costOf(this.#context, member, { members, tail: mayShare(this.#context, members) })
+      const { o, a, b, c = 0 } = costWithMoving(cost, this.#bytes, ringPasses(members.length))
+      const perToken = Math.max(0, a - c) + (b * promptTokens) / 2
+      overhead += (2 * o + c * promptTokens) / perToken
       speed += 1 / perToken
     }
     return speed === Number.POSITIVE_INFINITY ? 0 : (promptTokens + overhead) / speed

@@ -2,7 +2,7 @@ import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
 import { blocksOf, spanTokens } from '../../shared/plan.ts'
-import type { DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
+import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import { Assembly } from '../decode/assembly.ts'
 import { decode } from '../decode/decode-loop.ts'
 import { computeTail } from '../decode/tail.ts'
@@ -17,6 +17,7 @@ import { routesOf } from '../prefill/routes.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
 import { tracedEngine } from '../trace/traced-engine.ts'
 import type { ComputeCommand, ComputeEvent, ComputeReply } from './messages.ts'
+import { movingSeconds, type ReadCpu, type Spent } from './moving.ts'
 import { type Turn, Turns } from './turns.ts'
 
 /** A run as the compute thread sees it: something to deliver blocks to and to cancel. */
@@ -35,6 +36,8 @@ export class ComputeHost {
   readonly #runs = new Map<string, Running>()
   readonly #idle: Idle
   readonly #turns: Turns
+  /** Runs that have ever come. */
+  #opened = 0
   /** KV caches of the runs that are being decoded. */
   #kvBytes = 0
 
@@ -73,14 +76,20 @@ export class ComputeHost {
   }
 
   #calibrate(): void {
-    const { engine, clock, post } = this.#of
-    calibrate(engine, clock).then(
+    const { post } = this.#of
+    this.#cost().then(
       (cost) => post({ kind: 'calibrated', cost }),
       (thrown: unknown) => post({ kind: 'error', ...plainError(thrown) }),
     )
   }
 
+  async #cost(): Promise<Cost> {
+    const { engine, clock, movingCost } = this.#of
+    return { ...(await calibrate(engine, clock)), s: await movingCost() }
+  }
+
   #prefill(assignment: PrefillAssignment, tokens: Int32Array): void {
+    this.#opened++
     const { run, blockTokens, rank } = assignment
     const { clock } = this.#of
     const trace = new TraceRecorder(clock)
@@ -103,15 +112,17 @@ export class ComputeHost {
     const spans = assignment.workers[rank]?.spans ?? []
     const encodings = (layer: number) => encodingsOf(assignment, layer, engine.shape.layers)
     const turn = this.#turns.open(controller.signal)
+    const moved = this.#watchMoving(run)
     const layers = runLayers({ engine, spans, blockTokens, tokens, exchange, encodings, clock, turn })
     this.#settle(
       run,
       turn,
-      layers.then((times) => ({ ...times, ...traced(trace) })),
+      layers.then((times) => ({ ...times, ...traced(trace), ...moved(times) })),
     )
   }
 
   #decode(assignment: DecodeAssignment, tokens: Int32Array): void {
+    this.#opened++
     const controller = new AbortController()
     const turn = this.#turns.open(controller.signal)
     this.#settle(assignment.run, turn, this.#prefillAndDecode(assignment, tokens, controller, turn))
@@ -149,8 +160,11 @@ export class ComputeHost {
         take: (layer: number) => trace.timed('wait', layer, () => assembly.take(layer)),
       }
       const tail = { engine: seen, tokens, start: prefillTokens, assembly: awaited, clock, turn, onLayer }
+      const moved = this.#watchMoving(run)
       const { logits, waitSeconds } = await computeTail(tail)
-      const prompt = { computeSeconds: turn.seconds, attendSeconds: trace.seconds('attend') }
+      const computeSeconds = turn.seconds
+      const moving = moved({ computeSeconds, waitSeconds })
+      const prompt = { computeSeconds, attendSeconds: trace.seconds('attend'), ...moving }
       turn.decode()
       const reason = await decode({
         engine: seen,
@@ -169,6 +183,23 @@ export class ComputeHost {
     } finally {
       await assembly.release()
       this.#kvBytes -= bytes
+    }
+  }
+
+  /**
+   * Called at the end, the returned function says how much of the run's time sockets took from it; nothing if other runs
+   * were here too, since nobody can tell whose bytes were moved.
+   */
+  #watchMoving(run: string): (times: Pick<Spent, 'computeSeconds' | 'waitSeconds'>) => { movingSeconds?: number } {
+    const { readCpu, threads } = this.#of
+    const opened = this.#opened
+    const alone = (): boolean => this.#opened === opened && this.#runs.size === 1 && this.#runs.has(run)
+    const before = alone() ? readCpu() : undefined
+    return (times) => {
+      const after = before && readCpu()
+      if (after === undefined || !alone()) return {}
+      const cpu = { thread: after.thread - before!.thread, process: after.process - before!.process }
+      return { movingSeconds: movingSeconds({ ...times, cpu, threads }) }
     }
   }
 
@@ -195,6 +226,11 @@ export class ComputeHost {
 export interface ComputeHostOptions {
   readonly engine: Engine
   readonly clock: Clock
+  /** Of the engine. */
+  readonly threads: number
+  readonly readCpu: ReadCpu
+  /** Seconds that moving a byte of KV takes from arithmetic. */
+  readonly movingCost: () => Promise<number>
   readonly kvBudgetBytes: number
   readonly post: (reply: ComputeReply, transfer?: ArrayBuffer[]) => void
   /** Lets messages of other threads in. */

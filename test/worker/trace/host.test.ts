@@ -64,6 +64,9 @@ describe('the trace of a layer loop', () => {
     const host = new ComputeHost({
       engine: timedEngine(clock),
       clock,
+      threads: 1,
+      readCpu: () => undefined,
+      movingCost: async () => 0,
       kvBudgetBytes: 0,
       post: (reply) => {
         if (reply.kind === 'run' && reply.event.kind === 'finished') finished = reply.event
