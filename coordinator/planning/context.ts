@@ -6,7 +6,7 @@ import type { Cost } from '../../shared/protocol/control.ts'
 import { spanSeconds } from './cost.ts'
 import type { DecodeFacts, PlanFacts, PrefillFacts } from './facts.ts'
 import { type Network, networkOf } from './network.ts'
-import { wireBytesOf, wiresDownTo } from './wire.ts'
+import { wireBytesPerTokenLayer, wiresDownTo } from './wire.ts'
 
 /** Facts as the planner works with them, the same for all candidates. */
 export interface Context {
@@ -50,7 +50,11 @@ export function contextOf(facts: PlanFacts): Context {
     tailRoom: 1 + Math.floor(free / stateBytes),
     network: networkOf(workers, decode, facts.links),
     wires: wiresDownTo(facts.narrowestWire),
-    wireBytes: wireBytesOf(shape),
+    wireBytes: {
+      f32: wireBytesPerTokenLayer(shape, 'f32'),
+      f16: wireBytesPerTokenLayer(shape, 'f16'),
+      int8: wireBytesPerTokenLayer(shape, 'int8'),
+    },
     stateBytes,
     kvBytes,
   }

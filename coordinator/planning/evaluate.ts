@@ -81,9 +81,9 @@ function bestSplit(context: Context, members: readonly number[], ask: Omit<Split
   return best
 }
 
-/** What no precision can be better than: links that carry everything at once, and the least to move. */
+/** What no precision can be better than: links that carry everything at once. */
 function idealSeconds(context: Context, strategy: Strategy, members: readonly number[], all: boolean): number {
-  const best = bestSplit(context, members, { strategy, wire: context.wires.at(-1)!, all, freeLinks: true })
+  const best = bestSplit(context, members, { strategy, wire: 'f32', all, freeLinks: true })
   return best === undefined ? 0 : simulate(scaled(best.timed.pipeline, 0, 1)).ttftSeconds
 }
 

@@ -10,7 +10,7 @@ import {
   spanSeconds,
   takeInSeconds,
 } from './cost.ts'
-import { type Moved, movedBytes, type Sending } from './moving.ts'
+import { movedTokens } from './moving.ts'
 import { rateOf } from './network.ts'
 import type { Pipeline, Tail, Transfers, Work } from './simulate.ts'
 
@@ -23,11 +23,6 @@ export interface Layout {
   readonly prefixWires: readonly Wire[]
   readonly handoffWires: readonly Wire[]
 }
-
-const sendingOf = ({ strategy, spans, prefixWires, handoffWires }: Layout): Sending => ({
-  strategy,
-  workers: spans.map((own, at) => ({ spans: own, prefixWire: prefixWires[at]!, handoffWire: handoffWires[at]! })),
-})
 
 export const prefillTokens = ({ spans }: Layout): number => spans.reduce((sum, own) => sum + spanTokens(own), 0)
 
@@ -84,25 +79,29 @@ export function pipelineOf(context: Context, layout: Layout): Pipeline {
   const [prefix, handoff] = [emptyTransfers(count), emptyTransfers(count)]
   const tokens = spans.map(spanTokens)
   const total = tokens.reduce((sum, own) => sum + own, 0)
-  const moved = movedBytes(sendingOf(layout), context.wireBytes)
+  const moved = movedTokens(layout.strategy, spans)
+  const made = tokens.map((own, at) => own * context.wireBytes[layout.prefixWires[at]!])
+  const allMade = made.reduce((sum, own) => sum + own, 0)
   const company = companyOf(layout, context)
+  let before = 0
   members.forEach((member, at) => {
     const cost = costOf(context, member, company)
-    const others = ring ? total - tokens[at]! : spans[at]![0]!.start
-    putWork(work, at, context, cost, { spans: spans[at]!, others, moved: moved[at]! })
+    const { prefix: passed, received, relayed } = moved[at]!
+    putWork(work, at, context, cost, { spans: spans[at]!, others: received, own: passed + tokens[at]!, relayed })
     const from = (at + count - 1) % count
-    const own = moved[from]!.prefix
+    const carried = ring ? allMade - made[at]! : before
     if (at > 0 || (ring && count > 1))
       putTransfer(prefix, at, context, members[from]!, member, {
-        own,
-        relayed: moved[from]!.relayed,
-        block: blockBytes(context, tokens[from]!, own),
+        own: made[from]!,
+        relayed: carried - made[from]!,
+        block: blockBytes(context, tokens[from]!, made[from]!),
       })
-    const { handoff: last } = moved[at]!
-    const block = blockBytes(context, tokens[at]!, last)
-    putTransfer(handoff, at, context, member, network.size - 1, { own: last, relayed: 0, block })
+    before += made[at]!
+    const own = tokens[at]! * context.wireBytes[layout.handoffWires[at]!]
+    const block = blockBytes(context, tokens[at]!, own)
+    putTransfer(handoff, at, context, member, network.size - 1, { own, relayed: 0, block })
   })
-  const tail = tailSeconds(context, total, moved.reduce((sum, { handoff: bytes }) => sum + bytes, 0))
+  const tail = tailSeconds(context, total)
   return { layers: shape.layers, ring, work, prefix, handoff, tail, cards: 2 * network.out.length }
 }
 
@@ -119,13 +118,16 @@ const emptyWork = (count: number): Work => ({
 
 interface Part {
   readonly spans: readonly Span[]
-  /** Tokens of other workers that these meet. */
+  /** Tokens of other workers that these meet, and those of them that go on to the next worker. */
   readonly others: number
-  readonly moved: Moved
+  readonly relayed: number
+  /** Own tokens, as often as they leave. */
+  readonly own: number
 }
 
-function putWork(work: Work, at: number, context: Context, cost: Cost, { spans, others, moved }: Part): void {
+function putWork(work: Work, at: number, context: Context, cost: Cost, part: Part): void {
   const { shape, blockTokens } = context
+  const { spans, others } = part
   const { s = 0 } = cost
   const tokens = spanTokens(spans)
   const projected = projectSeconds(cost, spans, shape)
@@ -133,8 +135,8 @@ function putWork(work: Work, at: number, context: Context, cost: Cost, { spans, 
   const first = spans[0]!
   const last = spans.at(-1)!
   const block = Math.min(blockTokens, others)
-  const taken = takeInSeconds(cost, others) + s * (moved.received + moved.relayed)
-  work.layer[at] = layerSeconds(cost, spans) + taken + s * (moved.handoff + moved.prefix)
+  const taken = takeInSeconds(cost, others) + s * (others + part.relayed)
+  work.layer[at] = layerSeconds(cost, spans) + taken + s * part.own
   work.projected[at] = projected
   work.firstBlock[at] = (projected * Math.min(blockTokens, first.end - first.start)) / tokens
   work.afterFirst[at] = prefixAttentionSeconds(cost, spans) + taken + mixed
@@ -143,7 +145,7 @@ function putWork(work: Work, at: number, context: Context, cost: Cost, { spans, 
 }
 
 /** The decode node's own tokens, from `start` on. Of the last layer it computes the last token alone, then the logits. */
-function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, start: number, received: number): Tail {
+function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, start: number): Tail {
   const span = { start, end: promptTokens }
   const last = { start: promptTokens - 1, end: promptTokens }
   const mixed = mixSeconds(tailCost, promptTokens - start, shape)
@@ -151,7 +153,7 @@ function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, st
   const lastMixed = mixSeconds(tailCost, 1, shape)
   const block = Math.min(blockTokens, start)
   const lastBlock = tailCost.b * block
-  const taken = takeInSeconds(tailCost, start) + (tailCost.s ?? 0) * received
+  const taken = takeInSeconds(tailCost, start) + (tailCost.s ?? 0) * start
   const blockTaken = start === 0 ? 0 : (taken * block) / start
   return {
     layer: spanSeconds(tailCost, span) + taken,

@@ -61,7 +61,7 @@ export class RingOrders {
     let speed = 0
     for (const member of members) {
       const cost = costOf(this.#context, member, { members, tail: mayShare(this.#context, members) })
-      const { o, a, b, c = 0 } = costWithMoving(cost, this.#bytes, ringPasses(members.length))
+      const { o, a, b, c = 0 } = costWithMoving(cost, ringPasses(members.length))
       const perToken = Math.max(0, a - c) + (b * promptTokens) / 2
       overhead += (2 * o + c * promptTokens) / perToken
       speed += 1 / perToken

@@ -3,7 +3,7 @@ import { type Span, type Strategy, spanTokens, type Wire } from '../../shared/pl
 import type { Cost } from '../../shared/protocol/control.ts'
 import type { Context } from './context.ts'
 import { costOf, fits, type Layout, mayShare, PREFIX_LAYERS } from './layout.ts'
-import { CHAIN_LINK, CHAIN_TAIL, costWithMoving, type Passes, ringPasses } from './moving.ts'
+import { CHAIN_END, CHAIN_LINK, costWithMoving, DECODE_NODE, type Passes, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
 import { chainSpans, type Lane, ringSpans } from './partition.ts'
 
@@ -66,9 +66,9 @@ interface Place {
 /** What limits a worker at its place in a chain. */
 export function laneOf(context: Context, ask: Bytes & { all: boolean }, place: Place): Lane {
   const { network, workers } = context
-  const { member, next, idleSeconds, passes = next === undefined ? CHAIN_TAIL : CHAIN_LINK } = place
+  const { member, next, idleSeconds, passes = next === undefined ? CHAIN_END : CHAIN_LINK } = place
   const bytes = bytesOf(context, ask)
-  const cost = costWithMoving(place.cost, context.wireBytes[ask.wire], passes)
+  const cost = costWithMoving(place.cost, passes)
   const decode = network.size - 1
   const leaves = (to: number) => network.host[member] !== network.host[to]
   const out = bytes / network.out[network.host[member]!]!
@@ -93,7 +93,7 @@ export function tailLane(context: Context, members: readonly number[], ask: Tail
   const host = network.host[network.size - 1]!
   const allEnter = members.every((member) => network.host[member] !== host)
   return {
-    cost: costWithMoving(tailCost, context.wireBytes[ask.wire], CHAIN_TAIL),
+    cost: costWithMoving(tailCost, DECODE_NODE),
     idleSeconds: ask.idle?.[members.length] ?? 0,
     prefixSeconds: 0,
     handoffSeconds: 0,

@@ -14,11 +14,5 @@ export function wireBytesPerTokenLayer(shape: ModelShape, wire: Wire): number {
   }
 }
 
-export const wireBytesOf = (shape: ModelShape): Readonly<Record<Wire, number>> => ({
-  f32: wireBytesPerTokenLayer(shape, 'f32'),
-  f16: wireBytesPerTokenLayer(shape, 'f16'),
-  int8: wireBytesPerTokenLayer(shape, 'int8'),
-})
-
 /** From the widest to `narrowest`. */
 export const wiresDownTo = (narrowest: Wire): readonly Wire[] => WIRES.slice(0, WIRES.indexOf(narrowest) + 1)

@@ -6,8 +6,7 @@ import type { Cost } from '../../shared/protocol/control.ts'
 import type { WorkerReport } from '../../shared/protocol/run-types.ts'
 import type { ClusterEvent } from '../cluster/state.ts'
 import { prefillSeconds } from '../planning/cost.ts'
-import { type Moved, movedBytes } from '../planning/moving.ts'
-import { wireBytesOf } from '../planning/wire.ts'
+import { type Moved, movedTokens } from '../planning/moving.ts'
 
 export interface Ended {
   readonly plan: Plan
@@ -25,30 +24,31 @@ type WorkerMeasured = Extract<ClusterEvent, { kind: 'worker_measured' }>
 
 export function measurementsOf(ended: Ended): WorkerMeasured[] {
   const { plan, shape, besideOthers, hostOf } = ended
-  const moved = movedBytes(plan, wireBytesOf(shape))
+  const moved = movedTokens(
+    plan.strategy,
+    plan.workers.map(({ spans }) => spans),
+  )
   const tail = decodeTokens(plan) > 1 ? [plan.decode] : []
   const hosts = [...plan.workers.map(({ worker }) => worker), ...tail].map(hostOf)
   const ofWorkers = plan.workers.flatMap(({ worker, spans }, i) => {
-    const own = spanTokens(spans)
-    const taken = plan.strategy === 'ring' ? plan.prefillTokens - own : (spans[0]?.start ?? 0)
     // Whoever else computed on the host meanwhile makes this no measurement of the worker alone.
     const shared = besideOthers || hosts.some((host, other) => other !== i && host === hosts[i])
-    const work = { ...workOf(spans, taken, shape), s: allBytes(moved[i]!, shape) }
+    const { received } = moved[i]!
+    const work = { ...workOf(spans, received, shape), s: allMoved(spanTokens(spans), moved[i]!, shape) }
     return measured(ended.workers, worker, shared, work)
   })
-  return [...ofWorkers, ...ofDecode(ended, moved)]
+  return [...ofWorkers, ...ofDecode(ended)]
 }
 
 /**
  * The decode node's own tokens follow the workers' through every layer, so whoever shares its host always computes beside
  * it. The last token alone says nothing: it waits most of the time.
  */
-function ofDecode({ plan, workers, shape }: Ended, moved: readonly Moved[]): WorkerMeasured[] {
+function ofDecode({ plan, workers, shape }: Ended): WorkerMeasured[] {
   const { decode, prefillTokens, promptTokens } = plan
   if (decodeTokens(plan) < 2) return []
-  const received = moved.reduce((sum, { handoff }) => sum + handoff, 0)
   const spans = [{ start: prefillTokens, end: promptTokens }]
-  return measured(workers, decode, false, { ...workOf(spans, prefillTokens, shape), s: shape.layers * received })
+  return measured(workers, decode, false, { ...workOf(spans, prefillTokens, shape), s: shape.layers * prefillTokens })
 }
 
 function measured(reports: readonly WorkerReport[], worker: WorkerId, shared: boolean, work: Cost): WorkerMeasured[] {
@@ -62,8 +62,8 @@ function measured(reports: readonly WorkerReport[], worker: WorkerId, shared: bo
 const decodeTokens = ({ promptTokens, prefillTokens }: Plan): number => promptTokens - prefillTokens
 
 /** Of the last layer nothing but the hand-off is needed. */
-const allBytes = ({ handoff, prefix, received, relayed }: Moved, { layers }: ModelShape): number =>
-  layers * handoff + (layers - 1) * (prefix + received + relayed)
+const allMoved = (own: number, { prefix, received, relayed }: Moved, { layers }: ModelShape): number =>
+  layers * own + (layers - 1) * (prefix + received + relayed)
 
 /** A prefill's seconds are linear in the coefficients: what one second of each would add up to. */
 const workOf = (spans: readonly Span[], taken: number, shape: ModelShape): Cost => ({

@@ -15,8 +15,8 @@ const fingerprint = z.string().length(64)
 
 /**
  * Coefficients of a worker's cost per layer, in seconds: o + a n + b n (P + n/2) for n tokens after P (DESIGN 6), c for
- * every token whose K and V others made: to check them and put them in place, and s for every byte of KV that enters or
- * leaves, where sockets take that from the arithmetic.
+ * every token whose K and V others made: to check them and put them in place, and s for every token whose K and V enter
+ * or leave, where sockets take that from arithmetic.
  */
 const seconds = z.number().min(0)
 const costSchema = z.strictObject({

@@ -18,7 +18,6 @@ export function inlineCompute(
   const host = new ComputeHost({
     engine,
     clock: realClock,
-    threads: 1,
     readCpu: () => undefined,
     movingCost: async () => 0,
     kvBudgetBytes: 2 ** 30,

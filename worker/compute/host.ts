@@ -17,8 +17,10 @@ import { routesOf } from '../prefill/routes.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
 import { tracedEngine } from '../trace/traced-engine.ts'
 import type { ComputeCommand, ComputeEvent, ComputeReply } from './messages.ts'
-import { movingSeconds, type ReadCpu, type Spent } from './moving.ts'
+import { type CpuTimes, movingSeconds, type ReadCpu, spentBetween } from './moving.ts'
 import { type Turn, Turns } from './turns.ts'
+
+type RunTimes = Parameters<typeof movingSeconds>[1]
 
 /** A run as the compute thread sees it: something to deliver blocks to and to cancel. */
 interface Running {
@@ -190,16 +192,15 @@ export class ComputeHost {
    * Called at the end, the returned function says how much of the run's time sockets took from it; nothing if other runs
    * were here too, since nobody can tell whose bytes were moved.
    */
-  #watchMoving(run: string): (times: Pick<Spent, 'computeSeconds' | 'waitSeconds'>) => { movingSeconds?: number } {
-    const { readCpu, threads } = this.#of
+  #watchMoving(run: string): (times: RunTimes) => { movingSeconds?: number } {
+    const { readCpu } = this.#of
     const opened = this.#opened
-    const alone = (): boolean => this.#opened === opened && this.#runs.size === 1 && this.#runs.has(run)
-    const before = alone() ? readCpu() : undefined
+    const lookAlone = (): CpuTimes | undefined =>
+      this.#opened === opened && this.#runs.size === 1 && this.#runs.has(run) ? readCpu() : undefined
+    const before = lookAlone()
     return (times) => {
-      const after = before && readCpu()
-      if (after === undefined || !alone()) return {}
-      const cpu = { thread: after.thread - before!.thread, process: after.process - before!.process }
-      return { movingSeconds: movingSeconds({ ...times, cpu, threads }) }
+      const after = before && lookAlone()
+      return after === undefined ? {} : { movingSeconds: movingSeconds(spentBetween(before!, after), times) }
     }
   }
 
@@ -226,10 +227,8 @@ export class ComputeHost {
 export interface ComputeHostOptions {
   readonly engine: Engine
   readonly clock: Clock
-  /** Of the engine. */
-  readonly threads: number
   readonly readCpu: ReadCpu
-  /** Seconds that moving a byte of KV takes from arithmetic. */
+  /** Seconds that moving a token's K and V of a layer takes from arithmetic. */
   readonly movingCost: () => Promise<number>
   readonly kvBudgetBytes: number
   readonly post: (reply: ComputeReply, transfer?: ArrayBuffer[]) => void

@@ -19,9 +19,8 @@ try {
   const host = new ComputeHost({
     engine,
     clock: realClock,
-    threads,
     readCpu,
-    movingCost: () => movingCost(realClock, threads),
+    movingCost: () => movingCost(realClock, { threads, shape: engine.shape }),
     kvBudgetBytes,
     post,
     yieldTurn,

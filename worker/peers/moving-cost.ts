@@ -1,23 +1,25 @@
 import { availableParallelism } from 'node:os'
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
-import { DATA_LIMITS, type Link } from '../../shared/link/link.ts'
+import { DATA_LIMITS, type Link, MAX_BLOCK_BYTES } from '../../shared/link/link.ts'
 import { wsDialer } from '../../shared/link/ws-link.ts'
 import { listenLinks } from '../../shared/link/ws-server.ts'
+import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import { peerDeliverySchema } from '../../shared/protocol/peer.ts'
 
-const BLOCK_BYTES = 2 ** 18
-const BLOCKS = 16
+/** As the planner cuts them, mostly. */
+const BLOCK_TOKENS = 512
+const BLOCKS = 8
 const ROUNDS = 5
 const PATH = '/loopback'
 
 /**
- * Seconds that sockets will take from arithmetic for each byte of KV that enters or leaves, as far as that can be known
- * before any run: nothing where they have a core of their own, else what a byte takes at each end of a loopback.
+ * Seconds that sockets will take from arithmetic for each token whose K and V of a layer enter or leave, as far as that can
+ * be known before any run: nothing where they have a core of their own, else what it takes at each end of a loopback.
  */
-export async function movingCost(clock: Clock, threads: number): Promise<number> {
-  if (availableParallelism() > threads) return 0
+export async function movingCost(clock: Clock, of: { threads: number; shape: ModelShape }): Promise<number> {
+  if (availableParallelism() > of.threads) return 0
   let arrived: (link: Link) => void = () => undefined
   const receiving = new Promise<Link>((resolve) => {
     arrived = resolve
@@ -25,22 +27,24 @@ export async function movingCost(clock: Clock, threads: number): Promise<number>
   const server = await listenLinks({ host: '127.0.0.1', port: 0, path: PATH, limits: DATA_LIMITS, onLink: arrived })
   try {
     const receiver = await wsDialer.dial(server.url, DATA_LIMITS, new AbortController().signal)
-    return await leastSeconds(await receiving, receiver, clock)
+    const bytes = Math.min(BLOCK_TOKENS * kvBytesPerTokenLayer(of.shape), MAX_BLOCK_BYTES)
+    const seconds = await leastSeconds(await receiving, receiver, { clock, block: new Uint8Array(bytes) })
+    return (seconds * kvBytesPerTokenLayer(of.shape)) / bytes
   } finally {
     await server.close()
   }
 }
 
-/** Of a byte, at one end. Another program only ever adds time: the least counts. The first round warms up. */
-async function leastSeconds(sender: Link, receiver: Link, clock: Clock): Promise<number> {
-  const block = new Uint8Array(BLOCK_BYTES)
+/** Of a block, at one end. Another program only ever adds time: the least counts. The first round warms up. */
+async function leastSeconds(sender: Link, receiver: Link, of: { clock: Clock; block: Uint8Array }): Promise<number> {
+  const { clock, block } = of
   let least = Number.POSITIVE_INFINITY
   for (let round = 0; round < ROUNDS; round++) {
     const started = clock.now()
     await Promise.all([send(sender, block), receive(receiver)])
     least = Math.min(least, clock.now() - started)
   }
-  return least / (BLOCKS * BLOCK_BYTES) / 2
+  return least / BLOCKS / 2
 }
 
 async function send(link: Link, block: Uint8Array): Promise<void> {

@@ -64,7 +64,6 @@ describe('the trace of a layer loop', () => {
     const host = new ComputeHost({
       engine: timedEngine(clock),
       clock,
-      threads: 1,
       readCpu: () => undefined,
       movingCost: async () => 0,
       kvBudgetBytes: 0,
