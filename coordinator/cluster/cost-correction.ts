@@ -18,11 +18,11 @@ export interface Measured {
   readonly waitSeconds?: number
 }
 
-/** The first run of a process touches memory and compiles code that later ones find ready: it tells little. */
-const COLD_GAIN = 0.35
-/** How far the second run moves a cost at most, and how far any later one: predictions shall settle. */
+/** How far the first run moves a cost at most, and how far any later one: predictions shall settle. */
 const FIRST_GAIN = 0.7
 const LEAST_GAIN = 0.3
+/** The first run of a process touches memory and compiles code that later ones find ready: it tells half as much. */
+const COLD = 0.5
 /** The most that a single run is believed to be off by. */
 const MOST_OFF = 4
 /** A part this long moves its coefficients half as far as an endless one would: short times are mostly chance. */
@@ -30,14 +30,14 @@ const HALF_TELLING_SECONDS = 0.05
 /** Of moving, which is told by the processor's accounts and not by the clock. */
 const HALF_TELLING_MOVING_SECONDS = 0.02
 
-/** The cost after one more run, when `seen` runs have corrected it before. */
-export function correctedCost(cost: Cost, measured: Measured, seen: number): Cost {
+/** The cost after one more run, when `seen` runs have corrected it before. `cold`: it was the worker's very first. */
+export function correctedCost(cost: Cost, measured: Measured, seen: number, cold = false): Cost {
   const { o, a, b, c, s } = cost
   const { work } = measured
   const linear = o * work.o + a * work.a + (c ?? 0) * (work.c ?? 0)
   const attention = b * work.b
   if (!(measured.computeSeconds > 0) || !(linear + attention > 0)) return cost
-  const gain = seen === 0 ? COLD_GAIN : Math.max(LEAST_GAIN, FIRST_GAIN / Math.sqrt(seen))
+  const gain = Math.max(LEAST_GAIN, FIRST_GAIN / Math.sqrt(1 + seen)) * (cold ? COLD : 1)
   // What sockets took is not arithmetic's fault. Where nobody has told, they took what was predicted.
   const predicted = (s ?? 0) * (work.s ?? 0)
   const moving = measured.movingSeconds ?? (measured.computeSeconds * predicted) / (predicted + linear + attention)
