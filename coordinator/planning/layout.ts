@@ -75,8 +75,8 @@ export function pipelineOf(context: Context, layout: Layout): Pipeline {
   const { members, spans } = layout
   const ring = layout.strategy === 'ring'
   const count = members.length
-  const work = emptyWork(count)
-  const [prefix, handoff] = [emptyTransfers(count), emptyTransfers(count)]
+  const work = emptyWork()
+  const [prefix, handoff] = [emptyTransfers(), emptyTransfers()]
   const tokens = spans.map(spanTokens)
   const total = tokens.reduce((sum, own) => sum + own, 0)
   const moved = movedTokens(layout.strategy, spans)
@@ -87,34 +87,45 @@ export function pipelineOf(context: Context, layout: Layout): Pipeline {
   members.forEach((member, at) => {
     const cost = costOf(context, member, company)
     const { prefix: passed, received, relayed } = moved[at]!
-    putWork(work, at, context, cost, { spans: spans[at]!, others: received, own: passed + tokens[at]!, relayed })
+    putWork(work, context, cost, { spans: spans[at]!, others: received, own: passed + tokens[at]!, relayed })
     const from = (at + count - 1) % count
     const carried = ring ? allMade - made[at]! : before
     if (at > 0 || (ring && count > 1))
-      putTransfer(prefix, at, context, members[from]!, member, {
+      putTransfer(prefix, context, members[from]!, member, {
         own: made[from]!,
         relayed: carried - made[from]!,
         block: blockBytes(context, tokens[from]!, made[from]!),
       })
+    else putTransfer(prefix, context, member, member, NOTHING)
     before += made[at]!
     const own = tokens[at]! * context.wireBytes[layout.handoffWires[at]!]
     const block = blockBytes(context, tokens[at]!, own)
-    putTransfer(handoff, at, context, member, network.size - 1, { own, relayed: 0, block })
+    putTransfer(handoff, context, member, network.size - 1, { own, relayed: 0, block })
   })
   const tail = tailSeconds(context, total)
   return { layers: shape.layers, ring, work, prefix, handoff, tail, cards: 2 * network.out.length }
 }
 
+/** No simulation comes to less: every layer's blocks have to come to the decode node, over their links and into its host. */
+export function carriedSeconds(
+  { shape, network, wireBytes }: Context,
+  { members, spans, handoffWires }: Layout,
+): number {
+  const decode = network.size - 1
+  const host = network.host[decode]!
+  let [slowest, entering] = [0, 0]
+  for (const [at, member] of members.entries()) {
+    const bytes = spanTokens(spans[at]!) * wireBytes[handoffWires[at]!]
+    slowest = Math.max(slowest, bytes / rateOf(network, member, decode))
+    if (network.host[member] !== host) entering += bytes
+  }
+  return shape.layers * Math.max(slowest, entering / network.in[host]!)
+}
+
 const blockBytes = ({ blockTokens }: Context, tokens: number, bytes: number): number =>
   tokens <= blockTokens ? bytes : (bytes * blockTokens) / tokens
 
-const emptyWork = (count: number): Work => ({
-  layer: new Float64Array(count),
-  projected: new Float64Array(count),
-  firstBlock: new Float64Array(count),
-  afterFirst: new Float64Array(count),
-  afterLast: new Float64Array(count),
-})
+const emptyWork = (): Work => ({ layer: [], projected: [], firstBlock: [], afterFirst: [], afterLast: [] })
 
 interface Part {
   readonly spans: readonly Span[]
@@ -125,7 +136,7 @@ interface Part {
   readonly own: number
 }
 
-function putWork(work: Work, at: number, context: Context, cost: Cost, part: Part): void {
+function putWork(work: Work, context: Context, cost: Cost, part: Part): void {
   const { shape, blockTokens } = context
   const { spans, others } = part
   const { s = 0 } = cost
@@ -136,12 +147,12 @@ function putWork(work: Work, at: number, context: Context, cost: Cost, part: Par
   const last = spans.at(-1)!
   const block = Math.min(blockTokens, others)
   const taken = takeInSeconds(cost, others) + s * (others + part.relayed)
-  work.layer[at] = layerSeconds(cost, spans) + taken + s * part.own
-  work.projected[at] = projected
-  work.firstBlock[at] = (projected * Math.min(blockTokens, first.end - first.start)) / tokens
-  work.afterFirst[at] = prefixAttentionSeconds(cost, spans) + taken + mixed
+  work.layer.push(layerSeconds(cost, spans) + taken + s * part.own)
+  work.projected.push(projected)
+  work.firstBlock.push((projected * Math.min(blockTokens, first.end - first.start)) / tokens)
+  work.afterFirst.push(prefixAttentionSeconds(cost, spans) + taken + mixed)
   const blockTaken = others === 0 ? 0 : (taken * block) / others
-  work.afterLast[at] = cost.b * (last.end - last.start) * block + blockTaken + mixed
+  work.afterLast.push(cost.b * (last.end - last.start) * block + blockTaken + mixed)
 }
 
 /** The decode node's own tokens, from `start` on. Of the last layer it computes the last token alone, then the logits. */
@@ -170,28 +181,30 @@ interface Bytes {
   readonly block: number
 }
 
-const emptyTransfers = (count: number): Transfers => ({
-  latency: new Float64Array(count),
-  own: new Float64Array(count),
-  relayed: new Float64Array(count),
-  block: new Float64Array(count),
-  out: new Int32Array(count).fill(-1),
-  outSeconds: new Float64Array(count),
-  in: new Int32Array(count).fill(-1),
-  inSeconds: new Float64Array(count),
+const emptyTransfers = (): Transfers => ({
+  latency: [],
+  own: [],
+  relayed: [],
+  block: [],
+  out: [],
+  outSeconds: [],
+  in: [],
+  inSeconds: [],
 })
 
-function putTransfer(t: Transfers, at: number, { network }: Context, from: number, to: number, bytes: Bytes): void {
+const NOTHING: Bytes = { own: 0, relayed: 0, block: 0 }
+
+function putTransfer(t: Transfers, { network }: Context, from: number, to: number, bytes: Bytes): void {
   const { size, host } = network
   const [sender, receiver] = [host[from]!, host[to]!]
   const rate = rateOf(network, from, to)
-  t.latency[at] = network.latency[from * size + to]!
-  t.own[at] = bytes.own / rate
-  t.relayed[at] = bytes.relayed / rate
-  t.block[at] = bytes.block / rate
-  if (sender === receiver) return
-  t.out[at] = 2 * sender
-  t.outSeconds[at] = (bytes.own + bytes.relayed) / network.out[sender]!
-  t.in[at] = 2 * receiver + 1
-  t.inSeconds[at] = (bytes.own + bytes.relayed) / network.in[receiver]!
+  const inside = sender === receiver
+  t.latency.push(network.latency[from * size + to]!)
+  t.own.push(bytes.own / rate)
+  t.relayed.push(bytes.relayed / rate)
+  t.block.push(bytes.block / rate)
+  t.out.push(inside ? -1 : 2 * sender)
+  t.outSeconds.push(inside ? 0 : (bytes.own + bytes.relayed) / network.out[sender]!)
+  t.in.push(inside ? -1 : 2 * receiver + 1)
+  t.inSeconds.push(inside ? 0 : (bytes.own + bytes.relayed) / network.in[receiver]!)
 }

@@ -3,7 +3,7 @@ import type { Context } from './context.ts'
 import { costOf, mayShare } from './layout.ts'
 import { costWithMoving, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
-import type { Rated } from './orders.ts'
+import type { Limits, Rated } from './orders.ts'
 
 /**
  * Orders of a ring. Every link carries about the same, so the slowest sets the pace, and the latency of all of them is
@@ -19,7 +19,7 @@ export class RingOrders {
   }
 
   /** The order given, and the best if links differ and it beats `best`. */
-  rate(members: number[], best: number): Rated[] {
+  rate(members: number[], { best }: Limits): Rated[] {
     const { network, shape, promptTokens } = this.#context
     const computed = this.#period(members)
     const carried = (promptTokens * this.#bytes * (members.length - 1)) / members.length
