@@ -70,7 +70,7 @@ export interface Limits {
 }
 
 /** In the same order otherwise; cards that are about as fast count as equal. */
-function slowCardsFirst({ network }: Context, members: readonly number[]): number[] {
+export function slowCardsFirst({ network }: Context, members: readonly number[]): number[] {
   const grade = (member: number) => Math.round(Math.log2(cardRate(network, member)) * 8)
   return network.alike ? [...members] : members.toSorted((x, y) => grade(x) - grade(y))
 }
@@ -84,7 +84,7 @@ const MOST_LOOKS = 4
  * finds the earliest position that any order reaches from the prompt's end, so whether one can do all in that period: the
  * best of thousands of orders for a few hundred steps.
  */
-class ChainOrders {
+export class ChainOrders {
   readonly #context: Context
   readonly #ask: OrderAsk & { share: boolean }
   readonly #orderMatters: boolean
