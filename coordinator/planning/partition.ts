@@ -156,13 +156,13 @@ function mirroredSpans(widths: readonly number[], tokens: number): Span[][] {
 }
 
 /** Tokens, front and back together, that a worker's `launches` spans hold if it is to finish within the period. */
-function ringWidth({ cost, room }: Lane, launches: number, tokens: number, seconds: number): number {
+function ringWidth({ cost, room, least = 0 }: Lane, launches: number, tokens: number, seconds: number): number {
   if (tokens === Number.POSITIVE_INFINITY) return 0
   const { o, a, b, c = 0 } = cost
   const left = seconds - launches * o - c * tokens
-  if (left < 0) return 0
   const perToken = Math.max(0, a - c) + (b * tokens) / 2
-  const computed = perToken === 0 ? tokens : Math.min(tokens, left / perToken)
+  const inTime = left < 0 ? 0 : perToken === 0 ? tokens : left / perToken
+  const computed = Math.min(tokens, Math.max(least, inTime))
   return room === undefined ? computed : tokensInRoom(room, computed, tokens)
 }
 

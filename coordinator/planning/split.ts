@@ -57,11 +57,14 @@ interface Place {
   readonly member: number
   /** Whom its prefix goes to. */
   readonly next: number | undefined
-  /** Absent: those of a chain. */
+  /** Of a ring; absent: those of a chain. */
   readonly passes?: Passes
   readonly cost: Cost
   readonly idleSeconds: number
 }
+
+/** One at the front and one at the back. */
+const RING_LEAST = 2
 
 /** What limits a worker at its place in a chain. */
 export function laneOf(context: Context, ask: Bytes & { all: boolean }, place: Place): Lane {
@@ -82,7 +85,8 @@ export function laneOf(context: Context, ask: Bytes & { all: boolean }, place: P
     card:
       next !== undefined && leaves(next) && leaves(decode) ? { prefixSeconds: out, handoffSeconds: out } : undefined,
     room: budgetBytes === undefined ? undefined : roomOf(context, budgetBytes),
-    least: 0,
+    // a chain evens out afterwards
+    least: ask.all && place.passes !== undefined ? RING_LEAST : 0,
     most: Number.POSITIVE_INFINITY,
   }
 }

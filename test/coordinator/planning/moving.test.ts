@@ -68,6 +68,18 @@ test('who has no core for sockets takes longer, by what it moves, and gets fewer
   assert.ok(tokens['w2']! < 0.95 * tokens['w1']!, JSON.stringify(tokens))
 })
 
+test('as many workers as are asked for take part, though moving takes longer than computing', () => {
+  const cost = { ...flopCost(LLAMA_31_8B, 1e12), o: 0.1 }
+  const slow = { ...cost, s: 100 * cost.a }
+  const workers = [cost, slow, cost, slow, { ...cost, s: cost.a }].map((each, i) => named(`w${i}`, each))
+  for (const strategy of ['chain', 'ring'] as const)
+    for (const promptTokens of [101, 5000]) {
+      const facts = { shape: LLAMA_31_8B, promptTokens, workers, decode: [decodeNode({ cost })], links: new Map() }
+      const { chosen } = planPrefill({ ...facts, narrowestWire: 'f32' }, { strategy, workers: 5 })
+      assert.equal(chosen.workers.length, 5, `${strategy} of ${promptTokens}`)
+    }
+})
+
 test('all of a chain whose workers move as much as they compute still finish a layer together', () => {
   const cost = { ...flopCost(LLAMA_31_8B, 1e12), s: 0 }
   const workers = equalWorkers(3, { ...cost, s: cost.a / 5 })
