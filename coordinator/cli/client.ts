@@ -25,6 +25,8 @@ export interface PrefillInfo {
     spans: [number, number][]
     tokens: number
     compute_seconds?: number
+    /** Of compute_seconds: sockets had the core. */
+    moving_seconds?: number
     wait_seconds?: number
     send_seconds?: number
   }[]

@@ -1,40 +1,70 @@
 /**
  * Moves a fitted cost towards what real runs take: the machine may be busier, hotter or quieter than it was while
- * calibrating. The linear part (o and a) and attention (b) are corrected apart, because they age apart: attention is bound
- * by memory, the rest by arithmetic.
+ * calibrating. Three parts are corrected apart, because they age apart: attention (b) is bound by memory, the linear part
+ * (o, a and c) by arithmetic, and moving blocks (s) by sockets, which only hold arithmetic up where they share its core.
  */
 import type { Cost } from '../../shared/protocol/control.ts'
 
 /** What a run of one worker took, and how much of each coefficient was in it. */
 export interface Measured {
-  /** Factors of o, a and b in the predicted seconds of this work: their products' sum is the prediction. */
+  /** Factors of o, a, b, c and s in the predicted seconds of this work: their products' sum is the prediction. */
   readonly work: Cost
   readonly computeSeconds: number
   /** Of computeSeconds. 0: not known. */
   readonly attendSeconds: number
+  /** Of computeSeconds. Absent: not known. */
+  readonly movingSeconds?: number | undefined
+  /** In which sockets held nothing up. */
+  readonly waitSeconds?: number
 }
 
 /** How far the first run moves a cost at most, and how far any later one: predictions shall settle. */
 const FIRST_GAIN = 0.7
 const LEAST_GAIN = 0.3
+/** The first run of a process touches memory and compiles code that later ones find ready: it tells half as much. */
+const COLD = 0.5
 /** The most that a single run is believed to be off by. */
 const MOST_OFF = 4
 /** A part this long moves its coefficients half as far as an endless one would: short times are mostly chance. */
-const HALF_TELLING_SECONDS = 0.25
+const HALF_TELLING_SECONDS = 0.05
+/** Of moving, which is told by the processor's accounts and not by the clock. */
+const HALF_TELLING_MOVING_SECONDS = 0.02
 
-/** The cost after one more run, when `seen` runs have corrected it before. */
-export function correctedCost({ o, a, b, c }: Cost, measured: Measured, seen: number): Cost {
-  const { work, computeSeconds, attendSeconds } = measured
+/** The cost after one more run, when `seen` runs have corrected it before. `cold`: it was the worker's very first. */
+export function correctedCost(cost: Cost, measured: Measured, seen: number, cold = false): Cost {
+  const { o, a, b, c, s } = cost
+  const { work } = measured
   const linear = o * work.o + a * work.a + (c ?? 0) * (work.c ?? 0)
   const attention = b * work.b
-  if (!(computeSeconds > 0) || !(linear + attention > 0)) return { o, a, b, ...(c !== undefined && { c }) }
+  if (!(measured.computeSeconds > 0) || !(linear + attention > 0)) return cost
+  const gain = Math.max(LEAST_GAIN, FIRST_GAIN / Math.sqrt(1 + seen)) * (cold ? COLD : 1)
+  // What sockets took is not arithmetic's fault. Where nobody has told, they took what was predicted.
+  const predicted = (s ?? 0) * (work.s ?? 0)
+  const moving = measured.movingSeconds ?? (measured.computeSeconds * predicted) / (predicted + linear + attention)
+  const arithmetic = 1 - Math.min(1, moving / measured.computeSeconds)
+  const computeSeconds = measured.computeSeconds * arithmetic
+  const attendSeconds = measured.attendSeconds * arithmetic
   // Not told apart, both parts are off alike.
   const attended =
     attendSeconds > 0 ? Math.min(attendSeconds, computeSeconds) : (computeSeconds * attention) / (linear + attention)
-  const gain = Math.max(LEAST_GAIN, FIRST_GAIN / Math.sqrt(1 + seen))
   const scale = linear > 0 ? scaleTowards(linear, computeSeconds - attended, gain) : 1
-  const corrected = { o: o * scale, a: a * scale, b: attentionTowards(b, attention, attended, work.b, gain) }
-  return c === undefined ? corrected : { ...corrected, c: c * scale }
+  return {
+    o: o * scale,
+    a: a * scale,
+    b: attentionTowards(b, attention, attended, work.b, gain),
+    ...(c !== undefined && { c: c * scale }),
+    ...movingTowards(s, measured, gain),
+  }
+}
+
+/** What is moved while the run waits costs as much, though it holds nothing up: the next run may not wait. */
+function movingTowards(s: number | undefined, measured: Measured, gain: number): { s?: number } {
+  const { computeSeconds, movingSeconds, waitSeconds = 0, work } = measured
+  if (movingSeconds === undefined || !((work.s ?? 0) > 0)) return s === undefined ? {} : { s }
+  const whole = (movingSeconds * (computeSeconds + waitSeconds)) / computeSeconds
+  const old = s ?? 0
+  const told = Math.max(whole, old * work.s!)
+  return { s: old + gain * (told / (told + HALF_TELLING_MOVING_SECONDS)) * (whole / work.s! - old) }
 }
 
 function attentionTowards(b: number, predicted: number, measured: number, work: number, gain: number): number {

@@ -30,9 +30,10 @@ const prefillFacts = (worker: PrefillWorker): PrefillFacts => ({
 })
 
 /** A worker computes one run after the other: the next one has to wait for those that it has. */
-function beside({ runs }: Worker, { o, a, b, c }: Cost): Cost {
+function beside({ runs }: Worker, { o, a, b, c, s }: Cost): Cost {
   const share = 1 + runs.length
-  return { o: o * share, a: a * share, b: b * share, ...(c !== undefined && { c: c * share }) }
+  const given = { ...(c !== undefined && { c: c * share }), ...(s !== undefined && { s: s * share }) }
+  return { o: o * share, a: a * share, b: b * share, ...given }
 }
 
 const decodeFacts = (worker: Worker): DecodeFacts => ({

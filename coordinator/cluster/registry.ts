@@ -15,6 +15,7 @@ import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import type { CoordinatorMetrics, DISCONNECT_REASONS } from '../metrics.ts'
 import type { RunFollower, Workers } from '../runs/dispatch.ts'
 import { LinkWatch } from './link-watch.ts'
+import { mayCalibrate } from './next-calibration.ts'
 import { applyEvent, type ClusterEvent, type ClusterState, EMPTY_CLUSTER, findWorker, silentWorkers } from './state.ts'
 
 const PING_SECONDS = 1
@@ -37,6 +38,8 @@ export class Registry implements Workers {
   readonly #connections = new Map<WorkerId, Connection>()
   readonly #followers = new Map<string, RunFollower>()
   readonly #links: LinkWatch
+  /** When each connected worker was told that it has joined. */
+  readonly #begunCalibration = new Map<WorkerId, number>()
   #state: ClusterState = EMPTY_CLUSTER
 
   constructor(of: { fingerprint: string; clock: Clock; metrics: CoordinatorMetrics; log: Log }) {
@@ -85,6 +88,7 @@ export class Registry implements Workers {
         connection.pingAt = clock.now()
         this.send(worker, { kind: 'ping', seq: connection.pingSeq })
       }
+      this.#letCalibrate()
       this.#links.tick()
       await clock.sleep(PING_SECONDS, signal).catch(() => undefined) // the loop's condition ends it
     }
@@ -137,7 +141,8 @@ export class Registry implements Workers {
       throw error
     }
     this.#connections.set(worker, { link, pingSeq: 0, pingAt: clock.now() })
-    this.send(worker, { kind: 'joined', worker })
+    this.#begunCalibration.delete(worker)
+    this.#letCalibrate()
     log.info({ worker, role: join.role, url: join.url, engine: join.engine }, 'worker joined')
     return worker
   }
@@ -174,6 +179,7 @@ export class Registry implements Workers {
         throw new HeadraceError('unexpected_message', `${worker} joined twice`)
       case 'ready':
         this.apply({ kind: 'worker_calibrated', at, worker, ...(event.cost && { cost: event.cost }) })
+        this.#letCalibrate()
         this.#of.log.info({ worker, cost: event.cost }, 'worker ready')
         return
       case 'pong': {
@@ -197,15 +203,26 @@ export class Registry implements Workers {
     }
   }
 
+  /** A worker that is told that it has joined calibrates. */
+  #letCalibrate(): void {
+    const now = this.#of.clock.now()
+    for (const worker of mayCalibrate(this.#state, this.#begunCalibration, now)) {
+      this.#begunCalibration.set(worker, now)
+      this.send(worker, { kind: 'joined', worker })
+    }
+  }
+
   #gone(worker: WorkerId, reason: HeadraceError): void {
     this.#connections.delete(worker)
     this.#links.gone(worker)
+    this.#begunCalibration.delete(worker)
     const leaving = findWorker(this.#state, worker)?.state === 'leaving'
     this.apply(leaving ? { kind: 'forgotten', worker } : { kind: 'worker_lost', worker, reason: reason.message })
     const cause = leaving ? 'leaving' : disconnectReason(reason)
     this.#of.metrics.disconnects.inc({ reason: cause })
     this.#of.log.info({ worker, reason: cause }, 'worker gone')
     for (const follower of this.#followers.values()) follower.onLost(worker, reason)
+    this.#letCalibrate()
   }
 }
 

@@ -33,8 +33,8 @@ export interface Worker extends WorkerIdentity {
   readonly cost?: Cost
   /** While other workers of its host take part in the run; absent until such a run was measured. */
   readonly sharedCost?: Cost
-  /** Runs that have corrected either cost. */
-  readonly seen: { readonly alone: number; readonly shared: number }
+  /** Runs that have corrected any cost, and those after the first that have corrected either. */
+  readonly seen: { readonly all: number; readonly alone: number; readonly shared: number }
   /** Smoothed. */
   readonly rttSeconds?: number
   readonly residentBytes?: number
@@ -158,7 +158,7 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
 function joined(state: ClusterState, identity: WorkerIdentity, at: number): ClusterState {
   if (findWorker(state, identity.id) !== undefined)
     throw new HeadraceError('name_taken', `a worker named ${identity.id} is connected already`)
-  const nothing = { runs: [], reserved: new Map(), seen: { alone: 0, shared: 0 } }
+  const nothing = { runs: [], reserved: new Map(), seen: { all: 0, alone: 0, shared: 0 } }
   const worker: Worker = { ...identity, state: 'joining', lastSeen: at, ...nothing }
   return { ...state, workers: [...state.workers, worker], lost: without(state.lost, identity.id) }
 }
@@ -199,12 +199,12 @@ const released = (worker: Worker, run: RunId): Worker => ({
 function corrected(worker: Worker, shared: boolean, measured: Measured): Worker {
   const { cost, sharedCost, seen } = worker
   if (cost === undefined) return worker
-  if (!shared) {
-    return { ...worker, cost: correctedCost(cost, measured, seen.alone), seen: { ...seen, alone: seen.alone + 1 } }
-  }
-  const corrected = correctedCost(sharedCost ?? cost, measured, seen.shared)
-  const both = seen.alone === 0 && seen.shared === 0 ? { cost: corrected } : {}
-  return { ...worker, ...both, sharedCost: corrected, seen: { ...seen, shared: seen.shared + 1 } }
+  const kind = shared ? 'shared' : 'alone'
+  const cold = seen.all === 0
+  const now = { ...seen, all: seen.all + 1, [kind]: seen[kind] + (cold ? 0 : 1) }
+  const corrected = correctedCost(shared ? (sharedCost ?? cost) : cost, measured, seen[kind], cold)
+  if (!shared) return { ...worker, cost: corrected, seen: now }
+  return { ...worker, ...(cold && { cost: corrected }), sharedCost: corrected, seen: now }
 }
 
 /** Of workers that are both connected. */

@@ -66,6 +66,7 @@ export function prefillOf({ run, plan, workers, queueSeconds, ttftSeconds, bottl
           ? {}
           : {
               compute_seconds: report.computeSeconds,
+              ...(report.movingSeconds === undefined ? {} : { moving_seconds: report.movingSeconds }),
               wait_seconds: report.waitSeconds,
               send_seconds: report.sendSeconds,
             }),

@@ -1,7 +1,6 @@
-import type { Strategy, Wire } from '../../shared/plan.ts'
+import { type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
-import { spanSeconds } from './cost.ts'
-import { type Layout, mayShare, pipelineOf, prefillTokens } from './layout.ts'
+import { carriedSeconds, type Layout, mayShare, pipelineOf } from './layout.ts'
 import { type Pipeline, type Simulated, scaled, simulate } from './simulate.ts'
 import { type SplitAsk, split } from './split.ts'
 
@@ -105,10 +104,9 @@ function refine(context: Context, { timed, ask }: Found): Timed {
   return best
 }
 
-function idleSeconds({ shape, promptTokens, tailCost }: Context, { layout, pipeline, simulated }: Timed): number[] {
+function idleSeconds({ shape }: Context, { pipeline, simulated }: Timed): number[] {
   const own = [...simulated.finished].map((end, i) => end / shape.layers - pipeline.work.layer[i]!)
-  const tail = spanSeconds(tailCost, { start: prefillTokens(layout), end: promptTokens })
-  return [...own, simulated.ttftSeconds / shape.layers - tail]
+  return [...own, simulated.ttftSeconds / shape.layers - pipeline.tail.layer]
 }
 
 /**
@@ -119,7 +117,9 @@ export function widen(context: Context, timed: Timed): Timed {
   const count = timed.layout.members.length
   let best = onlyNeeded(timed, context)
   const keepIfGood = (change: Partial<Layout>): boolean => {
-    const next = time(context, { ...best.layout, ...change }, timed.limitSeconds)
+    const layout = { ...best.layout, ...change }
+    if (carriedSeconds(context, layout) > timed.limitSeconds) return false
+    const next = time(context, layout, timed.limitSeconds)
     if (next.seconds > timed.limitSeconds) return false
     best = next
     return true
@@ -128,8 +128,17 @@ export function widen(context: Context, timed: Timed): Timed {
   const wider = context.wires.slice(0, narrow)
   const uniform = (wire: Wire): Wire[] => Array.from({ length: count }, () => wire)
   const together = wider.some((wire) => keepIfGood({ handoffWires: uniform(wire) }))
+  // Where all links are alike, what has been too much for one worker is too much for any that has as much to send.
+  let tooMuch = Number.POSITIVE_INFINITY
   for (let at = count - 1; at >= 0 && !together; at--)
-    wider.some((wire) => keepIfGood({ handoffWires: best.layout.handoffWires.with(at, wire) }))
+    wider.some((wire) => {
+      const more =
+        spanTokens(best.layout.spans[at]!) * (context.wireBytes[wire] - context.wireBytes[context.wires[narrow]!])
+      if (more >= tooMuch) return false
+      const good = keepIfGood({ handoffWires: best.layout.handoffWires.with(at, wire) })
+      if (!good && context.network.alike) tooMuch = more
+      return good
+    })
   if (timed.layout.strategy === 'ring') wider.some((wire) => keepIfGood({ prefixWires: uniform(wire) }))
   else
     for (let at = count - 2; at >= 0; at--)

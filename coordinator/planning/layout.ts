@@ -10,6 +10,7 @@ import {
   spanSeconds,
   takeInSeconds,
 } from './cost.ts'
+import { movedTokens } from './moving.ts'
 import { rateOf } from './network.ts'
 import type { Pipeline, Tail, Transfers, Work } from './simulate.ts'
 
@@ -74,60 +75,84 @@ export function pipelineOf(context: Context, layout: Layout): Pipeline {
   const { members, spans } = layout
   const ring = layout.strategy === 'ring'
   const count = members.length
-  const work = emptyWork(count)
-  const [prefix, handoff] = [emptyTransfers(count), emptyTransfers(count)]
+  const work = emptyWork()
+  const [prefix, handoff] = [emptyTransfers(), emptyTransfers()]
   const tokens = spans.map(spanTokens)
   const total = tokens.reduce((sum, own) => sum + own, 0)
+  const moved = movedTokens(layout.strategy, spans)
   const made = tokens.map((own, at) => own * context.wireBytes[layout.prefixWires[at]!])
   const allMade = made.reduce((sum, own) => sum + own, 0)
   const company = companyOf(layout, context)
   let before = 0
   members.forEach((member, at) => {
     const cost = costOf(context, member, company)
-    putWork(work, at, context, cost, spans[at]!, ring ? total - tokens[at]! : spans[at]![0]!.start)
+    const { prefix: passed, received, relayed } = moved[at]!
+    putWork(work, context, cost, { spans: spans[at]!, others: received, own: passed + tokens[at]!, relayed })
     const from = (at + count - 1) % count
     const carried = ring ? allMade - made[at]! : before
     if (at > 0 || (ring && count > 1))
-      putTransfer(prefix, at, context, members[from]!, member, {
+      putTransfer(prefix, context, members[from]!, member, {
         own: made[from]!,
         relayed: carried - made[from]!,
         block: blockBytes(context, tokens[from]!, made[from]!),
       })
+    else putTransfer(prefix, context, member, member, NOTHING)
     before += made[at]!
     const own = tokens[at]! * context.wireBytes[layout.handoffWires[at]!]
     const block = blockBytes(context, tokens[at]!, own)
-    putTransfer(handoff, at, context, member, network.size - 1, { own, relayed: 0, block })
+    putTransfer(handoff, context, member, network.size - 1, { own, relayed: 0, block })
   })
   const tail = tailSeconds(context, total)
   return { layers: shape.layers, ring, work, prefix, handoff, tail, cards: 2 * network.out.length }
 }
 
+/** No simulation comes to less: every layer's blocks have to come to the decode node, over their links and into its host. */
+export function carriedSeconds(
+  { shape, network, wireBytes }: Context,
+  { members, spans, handoffWires }: Layout,
+): number {
+  const decode = network.size - 1
+  const host = network.host[decode]!
+  let [slowest, entering] = [0, 0]
+  for (const [at, member] of members.entries()) {
+    const bytes = spanTokens(spans[at]!) * wireBytes[handoffWires[at]!]
+    slowest = Math.max(slowest, bytes / rateOf(network, member, decode))
+    if (network.host[member] !== host) entering += bytes
+  }
+  return shape.layers * Math.max(slowest, entering / network.in[host]!)
+}
+
 const blockBytes = ({ blockTokens }: Context, tokens: number, bytes: number): number =>
   tokens <= blockTokens ? bytes : (bytes * blockTokens) / tokens
 
-const emptyWork = (count: number): Work => ({
-  layer: new Float64Array(count),
-  projected: new Float64Array(count),
-  firstBlock: new Float64Array(count),
-  afterFirst: new Float64Array(count),
-  afterLast: new Float64Array(count),
-})
+const emptyWork = (): Work => ({ layer: [], projected: [], firstBlock: [], afterFirst: [], afterLast: [] })
 
-/** `others`: tokens of other workers that these meet. */
-function putWork(work: Work, at: number, context: Context, cost: Cost, spans: readonly Span[], others: number): void {
+interface Part {
+  readonly spans: readonly Span[]
+  /** Tokens of other workers that these meet, and those of them that go on to the next worker. */
+  readonly others: number
+  readonly relayed: number
+  /** Own tokens, as often as they leave. */
+  readonly own: number
+}
+
+function putWork(work: Work, context: Context, cost: Cost, part: Part): void {
   const { shape, blockTokens } = context
+  const { spans, others } = part
+  const { s = 0 } = cost
   const tokens = spanTokens(spans)
   const projected = projectSeconds(cost, spans, shape)
   const mixed = mixSeconds(cost, tokens, shape)
   const first = spans[0]!
   const last = spans.at(-1)!
   const block = Math.min(blockTokens, others)
-  const taken = takeInSeconds(cost, others)
-  work.layer[at] = layerSeconds(cost, spans) + taken
-  work.projected[at] = projected
-  work.firstBlock[at] = (projected * Math.min(blockTokens, first.end - first.start)) / tokens
-  work.afterFirst[at] = prefixAttentionSeconds(cost, spans) + taken + mixed
-  work.afterLast[at] = cost.b * (last.end - last.start) * block + takeInSeconds(cost, block) + mixed
+  const taken = takeInSeconds(cost, others) + s * (others + part.relayed)
+  work.layer.push(layerSeconds(cost, spans) + taken + s * part.own)
+  work.projected.push(projected)
+  work.firstBlock.push((projected * Math.min(blockTokens, first.end - first.start)) / tokens)
+  work.afterFirst.push(prefixAttentionSeconds(cost, spans) + taken + mixed)
+  const blockTaken = others === 0 ? 0 : (taken * block) / others
+  work.afterLast.push(cost.b * (last.end - last.start) * block + blockTaken + mixed)
 }
 
 /** The decode node's own tokens, from `start` on. Of the last layer it computes the last token alone, then the logits. */
@@ -139,8 +164,8 @@ function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, st
   const lastMixed = mixSeconds(tailCost, 1, shape)
   const block = Math.min(blockTokens, start)
   const lastBlock = tailCost.b * block
-  const taken = takeInSeconds(tailCost, start)
-  const blockTaken = takeInSeconds(tailCost, block)
+  const taken = takeInSeconds(tailCost, start) + (tailCost.s ?? 0) * start
+  const blockTaken = start === 0 ? 0 : (taken * block) / start
   return {
     layer: spanSeconds(tailCost, span) + taken,
     afterFirst: prefixAttentionSeconds(tailCost, [span]) + taken + mixed,
@@ -156,28 +181,30 @@ interface Bytes {
   readonly block: number
 }
 
-const emptyTransfers = (count: number): Transfers => ({
-  latency: new Float64Array(count),
-  own: new Float64Array(count),
-  relayed: new Float64Array(count),
-  block: new Float64Array(count),
-  out: new Int32Array(count).fill(-1),
-  outSeconds: new Float64Array(count),
-  in: new Int32Array(count).fill(-1),
-  inSeconds: new Float64Array(count),
+const emptyTransfers = (): Transfers => ({
+  latency: [],
+  own: [],
+  relayed: [],
+  block: [],
+  out: [],
+  outSeconds: [],
+  in: [],
+  inSeconds: [],
 })
 
-function putTransfer(t: Transfers, at: number, { network }: Context, from: number, to: number, bytes: Bytes): void {
+const NOTHING: Bytes = { own: 0, relayed: 0, block: 0 }
+
+function putTransfer(t: Transfers, { network }: Context, from: number, to: number, bytes: Bytes): void {
   const { size, host } = network
   const [sender, receiver] = [host[from]!, host[to]!]
   const rate = rateOf(network, from, to)
-  t.latency[at] = network.latency[from * size + to]!
-  t.own[at] = bytes.own / rate
-  t.relayed[at] = bytes.relayed / rate
-  t.block[at] = bytes.block / rate
-  if (sender === receiver) return
-  t.out[at] = 2 * sender
-  t.outSeconds[at] = (bytes.own + bytes.relayed) / network.out[sender]!
-  t.in[at] = 2 * receiver + 1
-  t.inSeconds[at] = (bytes.own + bytes.relayed) / network.in[receiver]!
+  const inside = sender === receiver
+  t.latency.push(network.latency[from * size + to]!)
+  t.own.push(bytes.own / rate)
+  t.relayed.push(bytes.relayed / rate)
+  t.block.push(bytes.block / rate)
+  t.out.push(inside ? -1 : 2 * sender)
+  t.outSeconds.push(inside ? 0 : (bytes.own + bytes.relayed) / network.out[sender]!)
+  t.in.push(inside ? -1 : 2 * receiver + 1)
+  t.inSeconds.push(inside ? 0 : (bytes.own + bytes.relayed) / network.in[receiver]!)
 }

@@ -6,7 +6,7 @@
 import type { Context } from './context.ts'
 import { costOf, mayShare } from './layout.ts'
 import { cardRate } from './network.ts'
-import { chainPeriod, type Lane, spanStart } from './partition.ts'
+import { chainPeriod, isEnoughForChain, type Lane, spanStart } from './partition.ts'
 import { RingOrders } from './ring-orders.ts'
 import { laneOf, type SplitAsk, tailLane } from './split.ts'
 
@@ -39,11 +39,14 @@ export function ordersToTry(context: Context, { least, most }: Sizes, ask: Order
     const members = context.workers.map((_, i) => i).filter((i) => (subset >> i) & 1)
     if (members.length < from || members.length > most) continue
     const rivals = best.get(members.length) ?? []
-    const found = search.rate(slowCardsFirst(context, members), rivals[0]?.seconds ?? Number.POSITIVE_INFINITY)
+    const limits = { best: secondsOf(rivals[0]), worst: secondsOf(rivals[kept - 1]) }
+    const found = search.rate(slowCardsFirst(context, members), limits)
     best.set(members.length, [...rivals, ...found].toSorted((x, y) => x.seconds - y.seconds).slice(0, kept))
   }
   return [...best.values()].flat().map(({ order }) => order)
 }
+
+const secondsOf = (rated: Rated | undefined): number => rated?.seconds ?? Number.POSITIVE_INFINITY
 
 /** Every size up to sixteen, then in steps of an eighth, and the largest. */
 function sizesBetween(least: number, most: number): number[] {
@@ -60,8 +63,14 @@ export interface Rated {
   readonly seconds: number
 }
 
+/** Of the orders that are worth a simulation so far: what is not better than the worst of them is not. */
+export interface Limits {
+  readonly best: number
+  readonly worst: number
+}
+
 /** In the same order otherwise; cards that are about as fast count as equal. */
-function slowCardsFirst({ network }: Context, members: readonly number[]): number[] {
+export function slowCardsFirst({ network }: Context, members: readonly number[]): number[] {
   const grade = (member: number) => Math.round(Math.log2(cardRate(network, member)) * 8)
   return network.alike ? [...members] : members.toSorted((x, y) => grade(x) - grade(y))
 }
@@ -75,7 +84,7 @@ const MOST_LOOKS = 4
  * finds the earliest position that any order reaches from the prompt's end, so whether one can do all in that period: the
  * best of thousands of orders for a few hundred steps.
  */
-class ChainOrders {
+export class ChainOrders {
   readonly #context: Context
   readonly #ask: OrderAsk & { share: boolean }
   readonly #orderMatters: boolean
@@ -87,32 +96,35 @@ class ChainOrders {
     this.#orderMatters = !context.network.alike || context.workers.some(({ budgetBytes }) => budgetBytes !== undefined)
   }
 
-  /** The order given, if it may come near `best`, and every better one that is found. */
-  rate(members: number[], best: number): Rated[] {
-    const rated: Rated[] = [{ order: members, seconds: this.#seconds(members) }]
+  /** The order given, if it comes under the limits, and every better one that is found. */
+  rate(members: number[], { best, worst }: Limits): Rated[] {
+    const given = this.#seconds(members, worst)
+    const rated: Rated[] = given === Number.POSITIVE_INFINITY ? [] : [{ order: members, seconds: given }]
     if (!this.#orderMatters) return rated
     const { shape } = this.#context
     for (let look = 0; look < MOST_LOOKS; look++) {
-      const target = WORTHWHILE * Math.min(best, rated[0]!.seconds) - this.#leastLatency(members)
+      const target = WORTHWHILE * Math.min(best, secondsOf(rated[0])) - this.#leastLatency(members)
       const order = Number.isFinite(target) ? this.#orderWithin(members, target / shape.layers) : undefined
       if (order === undefined) break
-      const seconds = this.#seconds(order)
-      if (seconds >= rated[0]!.seconds) break
+      const seconds = this.#seconds(order, secondsOf(rated[0]))
+      if (seconds >= secondsOf(rated[0])) break
       rated.unshift({ order, seconds })
     }
     return rated
   }
 
-  #seconds(order: readonly number[]): number {
+  /** Infinity for what cannot do with less than `limit`: one pass tells, where finding out how much takes thirty. */
+  #seconds(order: readonly number[], limit: number): number {
     const { network, shape, promptTokens } = this.#context
     const shared = this.#shared(order)
     const lanes = order.map((member, at) => this.#lane(member, order[at + 1], shared[at]!))
-    const period = chainPeriod([...lanes, tailLane(this.#context, order, this.#ask)], promptTokens)
-    if (period === undefined) return Number.POSITIVE_INFINITY
-    const hops = order.map(
-      (member, at) => network.latency[member * network.size + (order[at + 1] ?? network.size - 1)]!,
-    )
-    return shape.layers * period + hops.reduce((sum, seconds) => sum + seconds, 0)
+    lanes.push(tailLane(this.#context, order, this.#ask))
+    let latency = 0
+    for (const [at, member] of order.entries())
+      latency += network.latency[member * network.size + (order[at + 1] ?? network.size - 1)]!
+    if (limit < Number.POSITIVE_INFINITY && !isEnoughForChain(lanes, promptTokens, (limit - latency) / shape.layers))
+      return Number.POSITIVE_INFINITY
+    return shape.layers * (chainPeriod(lanes, promptTokens) ?? Number.POSITIVE_INFINITY) + latency
   }
 
   /** Everyone's blocks have to come to the decode node. */

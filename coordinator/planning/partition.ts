@@ -66,13 +66,18 @@ export function chainBoundaries(lanes: readonly Lane[], tokens: number): number[
 }
 
 /** Seconds of a layer in steady state, of the best split. */
-export function chainPeriod(lanes: readonly Lane[], tokens: number): number | undefined {
-  const start = (period: number): number => {
-    let end = tokens
-    for (let i = lanes.length - 1; i >= 0 && end > 0; i--) end = spanStart(lanes[i]!, end, period)
-    return end
-  }
-  return leastPeriod((period) => start(period) <= 0, spanSeconds(lanes[0]!.cost, { start: 0, end: tokens }))
+export const chainPeriod = (lanes: readonly Lane[], tokens: number): number | undefined =>
+  leastPeriod(
+    (period) => isEnoughForChain(lanes, tokens, period),
+    spanSeconds(lanes[0]!.cost, { start: 0, end: tokens }),
+    lanes.length,
+  )
+
+/** Whether there is a split whose steady state takes no longer than this. */
+export function isEnoughForChain(lanes: readonly Lane[], tokens: number, period: number): boolean {
+  let end = tokens
+  for (let i = lanes.length - 1; i >= 0 && end > 0; i--) end = spanStart(lanes[i]!, end, period)
+  return end <= 0
 }
 
 /**
@@ -82,7 +87,9 @@ export function chainPeriod(lanes: readonly Lane[], tokens: number): number | un
 export function spanStart(lane: Lane, end: number, period: number): number {
   const { cost, card, room, idleSeconds = 0, prefixSeconds = 0, handoffSeconds = 0, ingressSeconds = 0 } = lane
   if (end * prefixSeconds > period) return Number.POSITIVE_INFINITY
-  let tokens = tokensBefore(withOthers(cost, end), end, period - idleSeconds)
+  const { o, a, b, c = 0 } = cost
+  // Of `end` tokens those that are not the lane's own are taken in: c (end - n) is c end and c less for each of n.
+  let tokens = tokensBefore(Math.max(0, a - c), b, end, period - idleSeconds - o - c * end)
   if (handoffSeconds > 0) tokens = Math.min(tokens, period / handoffSeconds)
   if (card !== undefined) {
     const left = period - end * card.prefixSeconds
@@ -96,11 +103,10 @@ export function spanStart(lane: Lane, end: number, period: number): number {
 }
 
 /**
- * How many tokens that end at `end` take `seconds`: o + n (a + b (end - n/2)) = seconds, solved for n. Written as
+ * How many tokens that end at `end` take `left` seconds: n (a + b (end - n/2)) = left, solved for n. Written as
  * 2t / (x + sqrt(x^2 - 2bt)), which is the usual root without its cancellation for small b and holds for b = 0 too.
  */
-function tokensBefore({ o, a, b }: Cost, end: number, seconds: number): number {
-  const left = seconds - o
+function tokensBefore(a: number, b: number, end: number, left: number): number {
   if (left < 0) return 0
   if (a === 0 && b === 0) return Number.POSITIVE_INFINITY
   if (left === 0) return 0
@@ -108,9 +114,6 @@ function tokensBefore({ o, a, b }: Cost, end: number, seconds: number): number {
   const square = slope * slope - 2 * b * left
   return square < 0 ? Number.POSITIVE_INFINITY : (2 * left) / (slope + Math.sqrt(square))
 }
-
-/** Of `end` tokens those that are not the worker's own are taken in: c (end - n) is c end and c less for each of n. */
-const withOthers = ({ o, a, b, c = 0 }: Cost, end: number): Cost => ({ o: o + c * end, a: Math.max(0, a - c), b })
 
 /** Most of these tokens that memory has room for, with those before them. */
 function tokensInRoom({ budget, own, before }: Room, tokens: number, end: number): number {
@@ -130,7 +133,7 @@ export function ringSpans(lanes: readonly Lane[], tokens: number, tail?: Lane): 
     ringWidth(lane, i < lanes.length - 1 ? 2 : 1, shared(seconds), seconds)
   const total = (seconds: number) => lanes.reduce((sum, lane, i) => sum + width(lane, i, seconds), 0)
   const guess = spanSeconds(lanes[0]!.cost, { start: 0, end: tokens })
-  const period = leastPeriod((seconds) => total(seconds) >= shared(seconds), guess)
+  const period = leastPeriod((seconds) => total(seconds) >= shared(seconds), guess, lanes.length + 1)
   if (period === undefined) return undefined
   const own = Math.round(shared(period))
   return mirroredSpans(
@@ -153,13 +156,13 @@ function mirroredSpans(widths: readonly number[], tokens: number): Span[][] {
 }
 
 /** Tokens, front and back together, that a worker's `launches` spans hold if it is to finish within the period. */
-function ringWidth({ cost, room }: Lane, launches: number, tokens: number, seconds: number): number {
+function ringWidth({ cost, room, least = 0 }: Lane, launches: number, tokens: number, seconds: number): number {
   if (tokens === Number.POSITIVE_INFINITY) return 0
-  const { o, a, b } = withOthers({ ...cost, o: launches * cost.o }, tokens)
-  const left = seconds - o
-  if (left < 0) return 0
-  const perToken = a + (b * tokens) / 2
-  const computed = perToken === 0 ? tokens : Math.min(tokens, left / perToken)
+  const { o, a, b, c = 0 } = cost
+  const left = seconds - launches * o - c * tokens
+  const perToken = Math.max(0, a - c) + (b * tokens) / 2
+  const inTime = left < 0 ? 0 : perToken === 0 ? tokens : left / perToken
+  const computed = Math.min(tokens, Math.max(least, inTime))
   return room === undefined ? computed : tokensInRoom(room, computed, tokens)
 }
 
@@ -173,17 +176,20 @@ function mirrored(start: number, end: number, tokens: number): Span[] {
   ]
 }
 
-/** The least period that is enough, to far less than a token's time; undefined if none is. */
-function leastPeriod(isEnough: (seconds: number) => boolean, guess: number): number | undefined {
+/**
+ * The least period that is enough, to far less than a token's time; undefined if none is.
+ * @param alone about what the first lane takes alone, so that `lanes` of them take about a part of it
+ */
+function leastPeriod(isEnough: (seconds: number) => boolean, alone: number, lanes: number): number | undefined {
   if (isEnough(0)) return 0
   let tooShort = 0
-  let enough = Math.max(guess, 1e-12)
+  let enough = Math.max(alone, 1e-12) / lanes
   for (let step = 0; !isEnough(enough); step++) {
     if (step === MOST_DOUBLINGS) return undefined
     tooShort = enough
     enough *= 2
   }
-  for (let step = 0; step < 60 && enough - tooShort > 1e-11 * enough; step++) {
+  for (let step = 0; step < 60 && enough - tooShort > PRECISION * enough; step++) {
     const middle = (tooShort + enough) / 2
     if (isEnough(middle)) enough = middle
     else tooShort = middle
@@ -191,4 +197,6 @@ function leastPeriod(isEnough: (seconds: number) => boolean, guess: number): num
   return enough
 }
 
-const MOST_DOUBLINGS = 60
+const MOST_DOUBLINGS = 70
+/** Lanes may differ in speed by a thousand, and what the others miss falls to the first of them. */
+const PRECISION = 1e-11

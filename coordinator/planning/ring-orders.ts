@@ -1,8 +1,9 @@
 import type { Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
 import { costOf, mayShare } from './layout.ts'
+import { costWithMoving, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
-import type { Rated } from './orders.ts'
+import type { Limits, Rated } from './orders.ts'
 
 /**
  * Orders of a ring. Every link carries about the same, so the slowest sets the pace, and the latency of all of them is
@@ -18,7 +19,7 @@ export class RingOrders {
   }
 
   /** The order given, and the best if links differ and it beats `best`. */
-  rate(members: number[], best: number): Rated[] {
+  rate(members: number[], { best }: Limits): Rated[] {
     const { network, shape, promptTokens } = this.#context
     const computed = this.#period(members)
     const carried = (promptTokens * this.#bytes * (members.length - 1)) / members.length
@@ -53,15 +54,16 @@ export class RingOrders {
     return found === undefined ? [given] : [{ order: found, seconds: limit }, given]
   }
 
-  /** Of a layer's arithmetic, widths in proportion to speed: sum of (tau - 2 o) / (a + b L / 2) = L, solved for tau. */
+  /** Widths in proportion to speed: sum of (tau - 2 o - c L) / (a - c + b L / 2) = L, solved for tau. */
   #period(members: readonly number[]): number {
     const { promptTokens } = this.#context
     let overhead = 0
     let speed = 0
     for (const member of members) {
-      const { o, a, b } = costOf(this.#context, member, { members, tail: mayShare(this.#context, members) })
-      const perToken = a + (b * promptTokens) / 2
-      overhead += (2 * o) / perToken
+      const cost = costOf(this.#context, member, { members, tail: mayShare(this.#context, members) })
+      const { o, a, b, c = 0 } = costWithMoving(cost, ringPasses(members.length))
+      const perToken = Math.max(0, a - c) + (b * promptTokens) / 2
+      overhead += (2 * o + c * promptTokens) / perToken
       speed += 1 / perToken
     }
     return speed === Number.POSITIVE_INFINITY ? 0 : (promptTokens + overhead) / speed

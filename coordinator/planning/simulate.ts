@@ -8,8 +8,8 @@
  * is there and one block's time. A network card serves its transfers in the order of their layers.
  */
 
-/** One kind of number of each worker, in their order. */
-type Each = Float64Array
+/** One kind of number of each worker, in their order. Plain arrays: a search makes thousands, and typed ones cost more. */
+type Each = number[]
 
 export interface Pipeline {
   readonly layers: number
@@ -42,9 +42,9 @@ export interface Transfers {
   readonly relayed: Each
   readonly block: Each
   /** Index and seconds of the network cards that it leaves and enters through; -1: it stays on its host. */
-  readonly out: Int32Array
+  readonly out: Each
   readonly outSeconds: Each
-  readonly in: Int32Array
+  readonly in: Each
   readonly inSeconds: Each
 }
 
@@ -84,29 +84,40 @@ export function simulate(pipeline: Pipeline): Simulated {
   }
   projectOnly(pipeline, state)
   const ttftSeconds = Math.max(tailDone + tail.lastLayer, state.lastAtTail + tail.lastAfterLast)
-  return { ttftSeconds, finished: state.handedOff.map((end, i) => end + handoff.latency[i]!) }
+  return { ttftSeconds, finished: handoff.latency.map((seconds, i) => state.handedOff[i]! + seconds) }
 }
 
 interface State {
   /** When each worker has finished its layer, and its own blocks of this one have begun and ended to be there. */
-  readonly done: Each
-  readonly first: Each
-  readonly projected: Each
+  readonly done: Float64Array
+  readonly first: Float64Array
+  readonly projected: Float64Array
   /** When each worker's prefix link is free, and the way to the decode node. */
-  readonly carried: Each
-  readonly handedOff: Each
+  readonly carried: Float64Array
+  readonly handedOff: Float64Array
   /** `done` and `carried` of the layers before, which credits go by: `[layer % KEPT][worker]`. */
-  readonly pastDone: Each
-  readonly pastCarried: Each
-  readonly cardFree: Each
+  readonly pastDone: Float64Array
+  readonly pastCarried: Float64Array
+  readonly cardFree: Float64Array
   /** When what comes to each worker in this layer begins and ends to be there. */
-  readonly firstIn: Each
-  readonly lastIn: Each
+  readonly firstIn: Float64Array
+  readonly lastIn: Float64Array
   firstAtTail: number
   lastAtTail: number
 }
 
+/** Nothing has begun. The same memory each time: whoever simulates is done with it when the next one does. */
 function startOf(count: number, cards: number): State {
+  if (scratch.done.length < count || scratch.cardFree.length < cards)
+    scratch = emptyState(Math.max(count, scratch.done.length), Math.max(cards, scratch.cardFree.length))
+  const { done, carried, handedOff, pastDone, pastCarried, cardFree } = scratch
+  for (const each of [done, carried, handedOff]) each.fill(0, 0, count)
+  for (const each of [pastDone, pastCarried]) each.fill(0, 0, KEPT * count)
+  cardFree.fill(0, 0, cards)
+  return scratch
+}
+
+function emptyState(count: number, cards: number): State {
   const zeros = (length: number) => new Float64Array(length)
   return {
     done: zeros(count),
@@ -124,11 +135,13 @@ function startOf(count: number, cards: number): State {
   }
 }
 
+let scratch = emptyState(16, 64)
+
 /** The last layer is projected, and its blocks go to the decode node only. */
 function projectOnly({ work, handoff }: Pipeline, state: State): void {
   const { done } = state
   state.lastAtTail = 0
-  for (let i = 0; i < done.length; i++) {
+  for (let i = 0; i < work.layer.length; i++) {
     handOff(handoff, i, done[i]! + work.firstBlock[i]!, done[i]! + work.projected[i]!, state)
     done[i]! += work.projected[i]!
   }
@@ -137,7 +150,7 @@ function projectOnly({ work, handoff }: Pipeline, state: State): void {
 /** One layer of a chain: everything flows one way, so each worker is settled before the next. */
 function passDown({ work, prefix, handoff }: Pipeline, layer: number, state: State): void {
   const { done, carried } = state
-  const count = done.length
+  const count = work.layer.length
   let firstCome = Number.NEGATIVE_INFINITY
   let lastCome = Number.NEGATIVE_INFINITY
   for (let i = 0; i < count; i++) {
@@ -168,7 +181,7 @@ function passDown({ work, prefix, handoff }: Pipeline, layer: number, state: Sta
 /** One layer of a ring: all that a worker makes goes round, so each waits for all others. */
 function turnRing({ work, prefix, handoff }: Pipeline, layer: number, state: State): void {
   const { done, first, projected, carried, firstIn, lastIn } = state
-  const count = done.length
+  const count = work.layer.length
   for (let i = 0; i < count; i++) {
     first[i] = done[i]! + work.firstBlock[i]!
     projected[i] = done[i]! + work.projected[i]!
@@ -199,7 +212,7 @@ function turnRing({ work, prefix, handoff }: Pipeline, layer: number, state: Sta
  * maker, so the maximum over the others is one over those before and one over those behind on the circle.
  */
 function arriveRound({ latency, block }: Transfers, { projected, lastIn }: State): void {
-  const count = projected.length
+  const count = latency.length
   let way = 0
   let before = Number.NEGATIVE_INFINITY
   for (let i = 0; i < count; i++) {

@@ -3,6 +3,7 @@ import { type Span, type Strategy, spanTokens, type Wire } from '../../shared/pl
 import type { Cost } from '../../shared/protocol/control.ts'
 import type { Context } from './context.ts'
 import { costOf, fits, type Layout, mayShare, PREFIX_LAYERS } from './layout.ts'
+import { CHAIN_END, CHAIN_LINK, costWithMoving, DECODE_NODE, type Passes, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
 import { chainSpans, type Lane, ringSpans } from './partition.ts'
 
@@ -37,10 +38,12 @@ export function split(context: Context, members: readonly number[], ask: SplitAs
 
 function spansOf(context: Context, members: readonly number[], ask: SplitAsk): Span[][] | undefined {
   const tail = tailLane(context, members, ask)
+  const ring = ask.strategy === 'ring' ? ringPasses(members.length) : undefined
   const lanes = members.map((member, at) =>
     laneOf(context, ask, {
       member,
-      next: ask.strategy === 'ring' ? undefined : members[at + 1],
+      next: ring === undefined ? members[at + 1] : undefined,
+      ...(ring && { passes: ring }),
       cost: costOf(context, member, { members, tail: (tail.most ?? 1) > 1 }),
       idleSeconds: ask.idle?.[at] ?? 0,
     }),
@@ -54,15 +57,21 @@ interface Place {
   readonly member: number
   /** Whom its prefix goes to. */
   readonly next: number | undefined
+  /** Of a ring; absent: those of a chain. */
+  readonly passes?: Passes
   readonly cost: Cost
   readonly idleSeconds: number
 }
 
+/** One at the front and one at the back. */
+const RING_LEAST = 2
+
 /** What limits a worker at its place in a chain. */
 export function laneOf(context: Context, ask: Bytes & { all: boolean }, place: Place): Lane {
   const { network, workers } = context
-  const { member, next, cost, idleSeconds } = place
+  const { member, next, idleSeconds, passes = next === undefined ? CHAIN_END : CHAIN_LINK } = place
   const bytes = bytesOf(context, ask)
+  const cost = costWithMoving(place.cost, passes)
   const decode = network.size - 1
   const leaves = (to: number) => network.host[member] !== network.host[to]
   const out = bytes / network.out[network.host[member]!]!
@@ -76,7 +85,8 @@ export function laneOf(context: Context, ask: Bytes & { all: boolean }, place: P
     card:
       next !== undefined && leaves(next) && leaves(decode) ? { prefixSeconds: out, handoffSeconds: out } : undefined,
     room: budgetBytes === undefined ? undefined : roomOf(context, budgetBytes),
-    least: 0,
+    // a chain evens out afterwards
+    least: ask.all && place.passes !== undefined ? RING_LEAST : 0,
     most: Number.POSITIVE_INFINITY,
   }
 }
@@ -87,7 +97,7 @@ export function tailLane(context: Context, members: readonly number[], ask: Tail
   const host = network.host[network.size - 1]!
   const allEnter = members.every((member) => network.host[member] !== host)
   return {
-    cost: tailCost,
+    cost: costWithMoving(tailCost, DECODE_NODE),
     idleSeconds: ask.idle?.[members.length] ?? 0,
     prefixSeconds: 0,
     handoffSeconds: 0,

@@ -3,18 +3,17 @@ import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
-import { type Plan, type Span, type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
-import type { Cost } from '../../shared/protocol/control.ts'
+import type { Plan, Strategy, Wire } from '../../shared/plan.ts'
 import { planFacts } from '../cluster/facts.ts'
 import type { Registry } from '../cluster/registry.ts'
 import { findWorker, readyDecode, readyPrefill } from '../cluster/state.ts'
 import { toClusterView } from '../cluster/view.ts'
-import { prefillSeconds } from '../planning/cost.ts'
 import { type PlanAsk, type Planned, planPrefill } from '../planning/plan-prefill.ts'
 import { bestOffset } from '../trace/alignment.ts'
 import type { RunStore } from '../trace/store.ts'
 import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
+import { measurementsOf } from './measurements.ts'
 import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
 import { runRequest } from './run.ts'
@@ -34,8 +33,6 @@ export interface ClusterRunsOptions {
 
 /** The weight of a new run in the rate that waiting times are estimated by. */
 const RATE_GAIN = 0.3
-/** A shorter run is overhead and chance. */
-const LEAST_TELLING_SECONDS = 0.05
 
 /** `Runs` over a real cluster: admission, the registry's facts, and a plan per request. */
 export class ClusterRuns implements Runs {
@@ -122,42 +119,6 @@ export class ClusterRuns implements Runs {
     return toClusterView(this.#of.registry.state, this.#of.clock.now(), { running, waiting })
   }
 
-  #correctCosts({ plan, workers }: RunReport): void {
-    const { registry, shape } = this.#of
-    // Whoever else computed on the host meanwhile makes this no measurement of the worker alone.
-    const others = this.#admission.running > 1
-    const tail = plan.promptTokens - plan.prefillTokens > 1 ? [plan.decode] : []
-    const hostOf = (worker: WorkerId): string | undefined => findWorker(registry.state, worker)?.host
-    const hosts = [...plan.workers.map(({ worker }) => worker), ...tail].map(hostOf)
-    for (const [i, { worker, spans }] of plan.workers.entries()) {
-      const report = workers.find((own) => own.worker === worker)
-      if (report === undefined || report.computeSeconds < LEAST_TELLING_SECONDS) continue
-      const { computeSeconds, attendSeconds } = report
-      const shared = others || hosts.some((host, other) => other !== i && host === hosts[i])
-      const own = spanTokens(spans)
-      const taken = plan.strategy === 'ring' ? plan.prefillTokens - own : (spans[0]?.start ?? 0)
-      const measured = { work: workOf(spans, taken, shape), computeSeconds, attendSeconds }
-      registry.apply({ kind: 'worker_measured', worker, shared, measured })
-    }
-    this.#correctDecodeCost(plan, workers)
-  }
-
-  /** Its own tokens follow the workers' through every layer, so whoever shares its host always computes beside it. */
-  #correctDecodeCost({ decode, prefillTokens, promptTokens }: Plan, workers: RunReport['workers']): void {
-    const { registry, shape } = this.#of
-    const report = workers.find((own) => own.worker === decode)
-    if (report === undefined || promptTokens - prefillTokens < 2 || report.computeSeconds < LEAST_TELLING_SECONDS)
-      return
-    const { computeSeconds, attendSeconds } = report
-    const work = workOf([{ start: prefillTokens, end: promptTokens }], prefillTokens, shape)
-    registry.apply({
-      kind: 'worker_measured',
-      worker: decode,
-      shared: false,
-      measured: { work, computeSeconds, attendSeconds },
-    })
-  }
-
   #occupy(run: RunId, plan: Plan, maxTokens: number): (worker?: string) => void {
     const { registry, shape } = this.#of
     const { decode, promptTokens } = plan
@@ -172,18 +133,13 @@ export class ClusterRuns implements Runs {
   }
 
   #measured(report: RunReport): void {
-    const { promptTokens, ttftSeconds, queueSeconds } = report
-    this.#correctCosts(report)
+    const { plan, workers, promptTokens, ttftSeconds, queueSeconds } = report
+    const { registry, shape } = this.#of
+    const besideOthers = this.#admission.running > 1
+    const hostOf = (worker: WorkerId): string | undefined => findWorker(registry.state, worker)?.host
+    for (const event of measurementsOf({ plan, workers, shape, besideOthers, hostOf })) registry.apply(event)
     const tokensPerSecond = promptTokens / Math.max(ttftSeconds - queueSeconds, 1e-6)
     const old = this.#tokensPerSecond
     this.#tokensPerSecond = old === 0 ? tokensPerSecond : old + RATE_GAIN * (tokensPerSecond - old)
   }
 }
-
-/** A prefill's seconds are linear in the coefficients: what one second of each would add up to. */
-const workOf = (spans: readonly Span[], taken: number, shape: ModelShape): Cost => ({
-  o: prefillSeconds({ o: 1, a: 0, b: 0 }, spans, shape),
-  a: prefillSeconds({ o: 0, a: 1, b: 0 }, spans, shape),
-  b: prefillSeconds({ o: 0, a: 0, b: 1 }, spans, shape),
-  c: (shape.layers - 1) * taken,
-})

@@ -14,11 +14,18 @@ const count = z.number().int().min(0)
 const fingerprint = z.string().length(64)
 
 /**
- * Coefficients of a worker's cost per layer, in seconds: o + a n + b n (P + n/2) for n tokens after P (DESIGN 6), and c
- * for every token whose K and V others made: to check them and put them in place.
+ * Coefficients of a worker's cost per layer, in seconds: o + a n + b n (P + n/2) for n tokens after P (DESIGN 6), c for
+ * every token whose K and V others made: to check them and put them in place, and s for every token whose K and V enter
+ * or leave, where sockets take that from arithmetic.
  */
 const seconds = z.number().min(0)
-const costSchema = z.strictObject({ o: seconds, a: seconds, b: seconds, c: seconds.optional() })
+const costSchema = z.strictObject({
+  o: seconds,
+  a: seconds,
+  b: seconds,
+  c: seconds.optional(),
+  s: seconds.optional(),
+})
 export type Cost = Readonly<z.infer<typeof costSchema>>
 
 const roleSchema = z.enum(['prefill', 'decode'])

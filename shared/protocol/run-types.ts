@@ -37,6 +37,8 @@ export const workerReport = z.strictObject({
   computeSeconds: seconds,
   /** Of computeSeconds: spent in attention. */
   attendSeconds: seconds,
+  /** Of computeSeconds: sockets had the core. Absent: not known. */
+  movingSeconds: seconds.optional(),
   /** Compute stood still because a KV block had not arrived. */
   waitSeconds: seconds,
   /** A frame was being handed to the operating system; runs beside compute. */

@@ -18,6 +18,8 @@ export function inlineCompute(
   const host = new ComputeHost({
     engine,
     clock: realClock,
+    readCpu: () => undefined,
+    movingCost: async () => 0,
     kvBudgetBytes: 2 ** 30,
     post: (reply: ComputeReply, transfer: ArrayBuffer[] = []) => {
       if (reply.kind !== 'run') return

@@ -78,11 +78,12 @@ export class PrefillSession extends Session {
 
   #finishIfDone(): void {
     if (this.#done === undefined || !this.#exchange.drained || this.over) return
-    const { computeSeconds, attendSeconds, waitSeconds, trace } = this.#done
+    const { computeSeconds, attendSeconds, movingSeconds, waitSeconds, trace } = this.#done
     const { sent, sendSeconds } = this.#exchange
     const tokens = spanTokens(this.#assignment.workers[this.#assignment.rank]?.spans ?? [])
     const { worker } = this.deps
-    const times = { computeSeconds, attendSeconds, waitSeconds, sendSeconds }
+    const moving = movingSeconds === undefined ? {} : { movingSeconds }
+    const times = { computeSeconds, attendSeconds, ...moving, waitSeconds, sendSeconds }
     this.finish({ kind: 'finished', run: this.run, report: { worker, role: 'prefill', tokens, ...times, sent } }, trace)
   }
 

@@ -2,7 +2,7 @@ import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
 import { blocksOf, spanTokens } from '../../shared/plan.ts'
-import type { DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
+import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import { Assembly } from '../decode/assembly.ts'
 import { decode } from '../decode/decode-loop.ts'
 import { computeTail } from '../decode/tail.ts'
@@ -18,7 +18,10 @@ import { routesOf } from '../prefill/routes.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
 import { tracedEngine } from '../trace/traced-engine.ts'
 import type { ComputeCommand, ComputeEvent, ComputeReply } from './messages.ts'
+import { type CpuTimes, movingSeconds, type ReadCpu, spentBetween } from './moving.ts'
 import { type Turn, Turns } from './turns.ts'
+
+type RunTimes = Parameters<typeof movingSeconds>[1]
 
 /** A run as the compute thread sees it: something to deliver blocks to and to cancel. */
 interface Running {
@@ -36,6 +39,8 @@ export class ComputeHost {
   readonly #runs = new Map<string, Running>()
   readonly #idle: Idle
   readonly #turns: Turns
+  /** Runs that have ever come. */
+  #opened = 0
   /** KV caches of the runs that are being decoded. */
   #kvBytes = 0
 
@@ -74,14 +79,20 @@ export class ComputeHost {
   }
 
   #calibrate(): void {
-    const { engine, clock, post } = this.#of
-    calibrate(engine, clock).then(
+    const { post } = this.#of
+    this.#cost().then(
       (cost) => post({ kind: 'calibrated', cost }),
       (thrown: unknown) => post({ kind: 'error', ...plainError(thrown) }),
     )
   }
 
+  async #cost(): Promise<Cost> {
+    const { engine, clock, movingCost } = this.#of
+    return { ...(await calibrate(engine, clock)), s: await movingCost() }
+  }
+
   #prefill(assignment: PrefillAssignment, tokens: Int32Array): void {
+    this.#opened++
     const { run, blockTokens, rank } = assignment
     const { clock } = this.#of
     const trace = new TraceRecorder(clock)
@@ -108,15 +119,17 @@ export class ComputeHost {
     const spans = assignment.workers[rank]?.spans ?? []
     const encodings = (layer: number) => encodingsOf(assignment, layer, engine.shape.layers)
     const turn = this.#turns.open(controller.signal)
+    const moved = this.#watchMoving(run)
     const layers = runLayers({ engine, spans, blockTokens, tokens, exchange, encodings, clock, turn })
     this.#settle(
       run,
       turn,
-      layers.then((times) => ({ ...times, ...traced(trace) })),
+      layers.then((times) => ({ ...times, ...traced(trace), ...moved(times) })),
     )
   }
 
   #decode(assignment: DecodeAssignment, tokens: Int32Array): void {
+    this.#opened++
     const controller = new AbortController()
     const turn = this.#turns.open(controller.signal)
     this.#settle(assignment.run, turn, this.#prefillAndDecode(assignment, tokens, controller, turn))
@@ -156,8 +169,11 @@ export class ComputeHost {
         take: (layer: number) => trace.timed('wait', layer, () => assembly.take(layer)),
       }
       const tail = { engine: seen, tokens, start: prefillTokens, assembly: awaited, clock, turn, onLayer }
+      const moved = this.#watchMoving(run)
       const { logits, waitSeconds } = await computeTail(tail)
-      const prompt = { computeSeconds: turn.seconds, attendSeconds: trace.seconds('attend') }
+      const computeSeconds = turn.seconds
+      const moving = moved({ computeSeconds, waitSeconds })
+      const prompt = { computeSeconds, attendSeconds: trace.seconds('attend'), ...moving }
       turn.decode()
       const reason = await decode({
         engine: seen,
@@ -176,6 +192,22 @@ export class ComputeHost {
     } finally {
       await assembly.release()
       this.#kvBytes -= bytes
+    }
+  }
+
+  /**
+   * Called at the end, the returned function says how much of the run's time sockets took from it; nothing if other runs
+   * were here too, since nobody can tell whose bytes were moved.
+   */
+  #watchMoving(run: string): (times: RunTimes) => { movingSeconds?: number } {
+    const { readCpu } = this.#of
+    const opened = this.#opened
+    const lookAlone = (): CpuTimes | undefined =>
+      this.#opened === opened && this.#runs.size === 1 && this.#runs.has(run) ? readCpu() : undefined
+    const before = lookAlone()
+    return (times) => {
+      const after = before && lookAlone()
+      return after === undefined ? {} : { movingSeconds: movingSeconds(spentBetween(before!, after), times) }
     }
   }
 
@@ -206,6 +238,9 @@ export class ComputeHost {
 export interface ComputeHostOptions {
   readonly engine: Engine
   readonly clock: Clock
+  readonly readCpu: ReadCpu
+  /** Seconds that moving a token's K and V of a layer takes from arithmetic. */
+  readonly movingCost: () => Promise<number>
   readonly kvBudgetBytes: number
   readonly post: (reply: ComputeReply, transfer?: ArrayBuffer[]) => void
   /** Lets messages of other threads in. */

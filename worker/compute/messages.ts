@@ -45,6 +45,7 @@ export type ComputeEvent =
       readonly kind: 'finished'
       readonly computeSeconds: number
       readonly attendSeconds: number
+      readonly movingSeconds?: number
       readonly waitSeconds: number
       readonly reason?: FinishReason
       /** Of the arithmetic, encoded. */

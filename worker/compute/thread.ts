@@ -2,8 +2,10 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { createEngine } from '../engine/create-engine.ts'
 import { collectGarbage } from '../idle.ts'
+import { movingCost } from '../peers/moving-cost.ts'
 import { ComputeHost, plainError } from './host.ts'
 import type { ComputeCommand, ComputeConfig, ComputeReply } from './messages.ts'
+import { readCpu } from './moving.ts'
 
 /** The compute thread of a worker process: loads the model, then serves commands until the process ends. */
 const port = parentPort
@@ -14,7 +16,16 @@ const { modelFolder, engine: name, threads, weights, decodes, kvBudgetBytes } = 
 try {
   const engine = await createEngine(name, modelFolder, { threads, weights, decodes })
   const yieldTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
-  const host = new ComputeHost({ engine, clock: realClock, kvBudgetBytes, post, yieldTurn, collectGarbage })
+  const host = new ComputeHost({
+    engine,
+    clock: realClock,
+    readCpu,
+    movingCost: () => movingCost(realClock, { threads, shape: engine.shape }),
+    kvBudgetBytes,
+    post,
+    yieldTurn,
+    collectGarbage,
+  })
   port.on('message', (command: ComputeCommand) => host.handle(command))
   post({ kind: 'loaded', shape: engine.shape })
 } catch (thrown) {

@@ -295,18 +295,24 @@ describe('a cost that a run has measured', () => {
 
   it('is kept apart from that of a host which computes with several workers', () => {
     const alone = ran(start, false, 4000)
-    assert.deepEqual(costs(alone), [1.7, undefined])
+    assert.deepEqual(costs(alone), [1.35, undefined])
     const both = ran(alone, true, 4000)
-    assert.equal(costs(both)[0], 1.7)
+    assert.equal(costs(both)[0], 1.35)
     assert.ok(costs(both)[1]! > 1.7)
   })
 
   it('tells of the other kind while no run has told better', () => {
     const shared = ran(start, true, 4000)
-    assert.deepEqual(costs(shared), [1.7, 1.7])
-    assert.equal(costs(ran(shared, true, 4000))[0], 1.7)
-    assert.deepEqual(costs(ran(shared, false, 2000))[1], 1.7)
+    assert.deepEqual(costs(shared), [1.35, 1.35])
+    assert.equal(costs(ran(shared, true, 4000))[0], 1.35)
+    assert.deepEqual(costs(ran(shared, false, 2000))[1], 1.35)
     assert.equal(costs(ran(ran(start, false, 2000), true, 4000))[0], 1)
+  })
+
+  it('is moved half as far by the very first run, which finds nothing ready', () => {
+    const [first] = costs(ran(start, false, 4000))
+    const [second] = costs(ran(ran(start, false, 2000), false, 4000))
+    assert.deepEqual([first, second], [1.35, 1.7])
   })
 
   it('is nothing to a worker that was never calibrated', () => {

@@ -4,8 +4,10 @@ import fc from 'fast-check'
 import { contextOf } from '../../../coordinator/planning/context.ts'
 import { time } from '../../../coordinator/planning/evaluate.ts'
 import type { PlanFacts } from '../../../coordinator/planning/facts.ts'
-import { fits, type Layout } from '../../../coordinator/planning/layout.ts'
+import { carriedSeconds, fits, type Layout } from '../../../coordinator/planning/layout.ts'
+import { ChainOrders, ordersToTry, slowCardsFirst } from '../../../coordinator/planning/orders.ts'
 import { planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
+import { RingOrders } from '../../../coordinator/planning/ring-orders.ts'
 import type { HeadraceError } from '../../../shared/errors.ts'
 import { asWorkerId } from '../../../shared/ids.ts'
 import { kvBytesPerTokenLayer } from '../../../shared/model-shape.ts'
@@ -184,16 +186,27 @@ const anyCluster = fc
     budgets: fc.array(fc.option(fc.double({ min: 1e7, max: 1e10, noNaN: true })), { minLength: 5, maxLength: 5 }),
     narrowestWire: fc.constantFrom(...WIRES),
     calibrated: fc.boolean(),
+    moving: fc.constantFrom(0, 0.02, 0.2),
   })
-  .map(({ promptTokens, speeds, seeds, budgets, narrowestWire, calibrated }) => {
-    const workers = speeds.map((flops, i) =>
-      named(`w${i}`, flopCost(LLAMA_32_1B, flops, 1e-4), budgets[i] == null ? {} : { budgetBytes: budgets[i] }),
-    )
+  .map(({ promptTokens, speeds, seeds, budgets, narrowestWire, calibrated, moving }) => {
+    const workers = speeds.map((flops, i) => {
+      const cost = flopCost(LLAMA_32_1B, flops, 1e-4)
+      const budget = budgets[i] == null ? {} : { budgetBytes: budgets[i] }
+      return named(`w${i}`, { ...cost, c: (moving * cost.a) / 4, s: moving * cost.a }, budget)
+    })
     let next = 0
     const links = rates(workers, () => seeds[next++ % seeds.length]!)
     const decode = [decodeNode(calibrated ? { cost: flopCost(LLAMA_32_1B, 2e12, 1e-4) } : {})]
     return facts(workers, { shape: LLAMA_32_1B, promptTokens, links, decode, narrowestWire })
   })
+
+/** A search that knows of a good order looks on only for one that is better by this. */
+const WORTH = 1 / 0.995 + 1e-9
+
+const subsets = (count: number, size: number): number[][] =>
+  Array.from({ length: 2 ** count }, (_, set) =>
+    Array.from({ length: count }, (_, i) => i).filter((i) => (set >> i) & 1),
+  ).filter((members) => members.length === size)
 
 const unless = <T>(code: string, run: () => T): T | undefined => {
   try {
@@ -231,6 +244,42 @@ describe('for any cluster', () => {
         }
       }),
       { ...SEEDED, numRuns: 100 },
+    )
+  })
+
+  test('no plan comes to less than its hand-off has to carry, which is what the search leaves plans out by', () => {
+    fc.assert(
+      fc.property(anyCluster, (cluster) => {
+        const context = contextOf(cluster)
+        for (const plan of unless('plan_impossible', () => planPrefill(cluster))?.candidates ?? []) {
+          const least = carriedSeconds(context, layoutOf(plan, context.workers))
+          assert.ok(least <= plan.predictedTtftSeconds * (1 + 1e-9), `${least} of ${plan.predictedTtftSeconds}`)
+        }
+      }),
+      { ...SEEDED, numRuns: 100 },
+    )
+  })
+
+  test('the search keeps what it would keep if it rated every set of workers in full', () => {
+    fc.assert(
+      fc.property(anyCluster, fc.constantFrom('chain', 'ring'), (cluster, strategy) => {
+        const context = contextOf(cluster)
+        const count = context.workers.length
+        const ask = { strategy, wire: 'f32', all: false } as const
+        const search = strategy === 'chain' ? new ChainOrders(context, ask) : new RingOrders(context, 'f32')
+        const none = { best: Number.POSITIVE_INFINITY, worst: Number.POSITIVE_INFINITY }
+        for (let size = 2; size <= count; size++) {
+          const inFull = subsets(count, size).flatMap((members) => search.rate(slowCardsFirst(context, members), none))
+          const kept = ordersToTry(context, { least: size, most: size }, ask)
+          const least = Math.min(...inFull.map(({ seconds }) => seconds))
+          if (least === Number.POSITIVE_INFINITY) continue
+          const found = Math.min(
+            ...kept.map((order) => inFull.find((rated) => String(rated.order) === String(order))?.seconds ?? Infinity),
+          )
+          assert.ok(found <= least * WORTH, `${found}, not ${least}, of ${size}`)
+        }
+      }),
+      { ...SEEDED, numRuns: 150 },
     )
   })
 

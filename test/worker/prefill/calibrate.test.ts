@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { fitCost, spreadOverhead } from '../../../worker/prefill/calibrate.ts'
+import { fitCost, spreadOverhead, typicalPoints } from '../../../worker/prefill/calibrate.ts'
 
 const POINTS = [
   [32, 0],
@@ -51,5 +51,29 @@ describe("the fit of a worker's cost", () => {
       }),
       { seed: 6 },
     )
+  })
+
+  describe('what is typical of several rounds', () => {
+    const round = (...seconds: number[]) =>
+      seconds.map((each, i) => ({ n: POINTS[i]![0], p: POINTS[i]![1], seconds: each }))
+    const seconds = (...rounds: ReturnType<typeof round>[]) => typicalPoints(rounds).map((point) => point.seconds)
+
+    it('is a single round as it is, and of several not the first', () => {
+      assert.deepEqual(seconds(round(1, 2)), [1, 2])
+      assert.deepEqual(seconds(round(100, 100), round(1, 2), round(1, 2)), [1, 2])
+    })
+
+    it('has the proportions of the least, and all the time that the rounds took', () => {
+      // Whatever piece it hits, a pause is a part of the time that all of them take.
+      const expected = [1.5, 3]
+      for (const pauses of [
+        [3, 0, 0, 0],
+        [0, 0, 0, 3],
+        [0, 3, 0, 0],
+      ]) {
+        const [w, x, y, z] = pauses as [number, number, number, number]
+        assert.deepEqual(seconds(round(9, 9), round(1 + w, 2 + x), round(1 + y, 2 + z)), expected)
+      }
+    })
   })
 })

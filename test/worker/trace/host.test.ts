@@ -64,6 +64,8 @@ describe('the trace of a layer loop', () => {
     const host = new ComputeHost({
       engine: timedEngine(clock),
       clock,
+      readCpu: () => undefined,
+      movingCost: async () => 0,
       kvBudgetBytes: 0,
       post: (reply) => {
         if (reply.kind === 'run' && reply.event.kind === 'finished') finished = reply.event
