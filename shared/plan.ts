@@ -60,3 +60,11 @@ export function blocksOf(spans: readonly Span[], blockTokens: number): Span[] {
       blocks.push({ start, end: Math.min(start + blockTokens, span.end) })
   return blocks
 }
+
+/** Spans cut into as few pieces as `mostTokens` allows, each span into pieces of about the same length. */
+export function evenPieces(spans: readonly Span[], mostTokens: number): Span[] {
+  return spans.flatMap(({ start, end }) => {
+    const pieces = Math.ceil((end - start) / mostTokens)
+    return blocksOf([{ start, end }], Math.ceil((end - start) / pieces))
+  })
+}

@@ -30,6 +30,14 @@ const HALF_TELLING_SECONDS = 0.05
 /** Of moving, which is told by the processor's accounts and not by the clock. */
 const HALF_TELLING_MOVING_SECONDS = 0.02
 
+/** The lesser of each coefficient of arithmetic. */
+export const leastOf = (cost: Cost, other: Cost): Cost => ({
+  ...cost,
+  o: Math.min(cost.o, other.o),
+  a: Math.min(cost.a, other.a),
+  b: Math.min(cost.b, other.b),
+})
+
 /** The cost after one more run, when `seen` runs have corrected it before. `cold`: it was the worker's very first. */
 export function correctedCost(cost: Cost, measured: Measured, seen: number, cold = false): Cost {
   const { o, a, b, c, s } = cost

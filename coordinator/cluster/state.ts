@@ -7,7 +7,7 @@ import { HeadraceError } from '../../shared/errors.ts'
 import type { RunId, WorkerId } from '../../shared/ids.ts'
 import type { Cost, Role } from '../../shared/protocol/control.ts'
 import { type ClockSample, withSample } from '../trace/alignment.ts'
-import { correctedCost, type Measured } from './cost-correction.ts'
+import { correctedCost, leastOf, type Measured } from './cost-correction.ts'
 import { dropLinks, type LinkName, type Links, linkAsked, linkMeasured, NO_LINKS } from './links.ts'
 
 /** What a worker says of itself when it joins. */
@@ -194,7 +194,7 @@ const released = (worker: Worker, run: RunId): Worker => ({
 
 /**
  * A run beside others of the host corrects one cost, a run alone the other. The first of either kind tells something of
- * the other kind too, as long as no run has told it better.
+ * the other kind too, as long as no run has told it better; and nobody is slower alone than beside others.
  */
 function corrected(worker: Worker, shared: boolean, measured: Measured): Worker {
   const { cost, sharedCost, seen } = worker
@@ -204,7 +204,7 @@ function corrected(worker: Worker, shared: boolean, measured: Measured): Worker 
   const now = { ...seen, all: seen.all + 1, [kind]: seen[kind] + (cold ? 0 : 1) }
   const corrected = correctedCost(shared ? (sharedCost ?? cost) : cost, measured, seen[kind], cold)
   if (!shared) return { ...worker, cost: corrected, seen: now }
-  return { ...worker, ...(cold && { cost: corrected }), sharedCost: corrected, seen: now }
+  return { ...worker, cost: cold ? corrected : leastOf(cost, corrected), sharedCost: corrected, seen: now }
 }
 
 /** Of workers that are both connected. */

@@ -6,7 +6,7 @@ import { finishReason, sampling, tokenLogprob, workerReport } from './run-types.
 /** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
 
 /** Raised whenever a message changes its meaning; both sides must have the same. */
-export const PROTOCOL_VERSION = 2
+export const PROTOCOL_VERSION = 3
 
 const text = z.string().max(512)
 const name = z.string().min(1).max(64)

@@ -1,5 +1,5 @@
 import type { Clock } from '../../shared/clock.ts'
-import { blocksOf, type Span } from '../../shared/plan.ts'
+import { blocksOf, evenPieces, type Span } from '../../shared/plan.ts'
 import type { Turn } from '../compute/turns.ts'
 import type { Accumulator, Engine, Hidden, Kv, Positions, Query } from '../engine/engine.ts'
 import { exportBlock, importBlock } from '../kv/block.ts'
@@ -80,7 +80,7 @@ export async function runLayers(task: PrefillTask): Promise<PrefillTimes> {
 export async function embedChunks(task: ChunkTask, blocks: readonly Span[]): Promise<Chunk[]> {
   const chunks: Chunk[] = []
   let taken = 0
-  for (const { start, end } of blocksOf(blocks, task.engine.chunkTokens)) {
+  for (const { start, end } of evenPieces(blocks, task.engine.chunkTokens)) {
     await task.turn.take()
     const x = await task.engine.embed(task.tokens.subarray(taken, taken + end - start))
     chunks.push({ start, x })

@@ -1,4 +1,4 @@
-import { blocksOf } from '../../../shared/plan.ts'
+import { blocksOf, evenPieces } from '../../../shared/plan.ts'
 import type { Accumulator, Engine, Hidden, Kv, Query } from '../../../worker/engine/engine.ts'
 
 /** What a solo worker and its decode node do with an engine, in one loop and without what lies between the two. */
@@ -20,7 +20,7 @@ interface Chunk {
 export async function prefill(engine: Engine, tokens: Int32Array): Promise<{ logits: Float32Array; lastRows: number }> {
   const blocks = blocksOf([{ start: 0, end: tokens.length }], BLOCK_TOKENS)
   const chunks: Chunk[] = []
-  for (const { start, end } of blocksOf(blocks, engine.chunkTokens))
+  for (const { start, end } of evenPieces(blocks, engine.chunkTokens))
     chunks.push({ start, x: await engine.embed(tokens.subarray(start, end)) })
   const last = chunks.at(-1)!
   const lastLayer = engine.shape.layers - 1

@@ -42,7 +42,7 @@ export const splitSuite = defineSuite({
     weights: { choices: WEIGHTS, default: 'f32', describe: 'How weights are kept and computed with' },
     workers: { type: 'array', number: true, default: [2], describe: 'Workers of chain and ring, one core each' },
     rounds: { type: 'number', default: 5, describe: 'Runs of each plan, in turn' },
-    warmup: { type: 'number', default: 1, describe: 'Rounds of the splits before that, not counted' },
+    warmup: { type: 'number', default: 1, describe: 'Rounds before that, not counted' },
     patience: { type: 'number', default: 0, describe: 'Seconds to wait before each run for others to be quiet' },
     tokens: { type: 'array', number: true, describe: 'Lengths of the prompt [default: the log-book, about 12,000]' },
     strategies: { type: 'array', choices: STRATEGIES, default: STRATEGIES, describe: 'What to compare with solo' },
@@ -108,14 +108,14 @@ interface Way {
   readonly label: string
   /** Whose time, divided by the workers, is the ideal of a split over as many. */
   readonly besideOf?: number
-  /** Its plan depends on what the cluster has learnt of its workers from runs before, so that it is worth warming up. */
+  /** Its prediction depends on what the cluster has learnt from runs before, so that it is worth warming up. */
   readonly learns: boolean
   readonly measure: (prompt: Prompt) => Promise<Trial>
 }
 
 const way = (cluster: BenchCluster, candidate: Candidate): Way => ({
   label: candidate.label,
-  learns: candidate !== SOLO,
+  learns: true,
   measure: async (prompt) => checked(prompt, await tryOnce(cluster, prompt, candidate)),
 })
 

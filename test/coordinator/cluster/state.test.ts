@@ -305,6 +305,8 @@ describe('a cost that a run has measured', () => {
     const shared = ran(start, true, 4000)
     assert.deepEqual(costs(shared), [1.35, 1.35])
     assert.equal(costs(ran(shared, true, 4000))[0], 1.35)
+    const [alone, beside] = costs(ran(shared, true, 500))
+    assert.equal(alone, beside, 'nobody is slower alone')
     assert.deepEqual(costs(ran(shared, false, 2000))[1], 1.35)
     assert.equal(costs(ran(ran(start, false, 2000), true, 4000))[0], 1)
   })

@@ -17,7 +17,8 @@ import { decodeKv, encodeKv } from './wire-transport.ts'
 export class OnnxEngine implements Engine {
   readonly name = 'onnx'
   readonly shape: ModelShape
-  readonly chunkTokens = 256
+  /** Whole KV blocks of 512 tokens are two chunks, and the odd rest of a span is seldom more than one. */
+  readonly chunkTokens = 384
   readonly #weighted: WeightedGraphs
   readonly #plain: SessionSet
   readonly #rope: RopeTable
