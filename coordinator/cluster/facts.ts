@@ -9,6 +9,7 @@ export interface Wanted {
   readonly promptTokens: number
   readonly maxTokens?: number
   readonly narrowestWire: Wire
+  readonly edgeSeconds?: number
 }
 
 /** The state of this moment as the planner wants it. */

@@ -12,6 +12,8 @@ import { wireBytesPerTokenLayer, wiresDownTo } from './wire.ts'
 export interface Context {
   readonly shape: ModelShape
   readonly promptTokens: number
+  /** The same for every plan. */
+  readonly edgeSeconds: number
   readonly blockTokens: number
   /** Numbered from here on: best first for the whole prompt, by name among equals. */
   readonly workers: readonly PrefillFacts[]
@@ -43,6 +45,7 @@ export function contextOf(facts: PlanFacts): Context {
   return {
     shape,
     promptTokens,
+    edgeSeconds: facts.edgeSeconds ?? 0,
     blockTokens: blockTokens(shape, facts.blockTokens),
     workers,
     decode,

@@ -15,6 +15,8 @@ export interface PlanFacts {
   readonly links: ReadonlyMap<string, LinkFacts>
   /** Narrowest precision that a KV block may have on a link. */
   readonly narrowestWire: Wire
+  /** What runs have taken before their first and after their last piece of arithmetic, seconds. Default: 0. */
+  readonly edgeSeconds?: number
   /** Most tokens wanted in one KV block. Default: 512. */
   readonly blockTokens?: number
 }

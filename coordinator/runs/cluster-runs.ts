@@ -13,7 +13,7 @@ import { bestOffset } from '../trace/alignment.ts'
 import type { RunStore } from '../trace/store.ts'
 import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
-import { measurementsOf } from './measurements.ts'
+import { edgeSecondsOf, measurementsOf } from './measurements.ts'
 import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
 import { runRequest } from './run.ts'
@@ -31,8 +31,11 @@ export interface ClusterRunsOptions {
   readonly store: RunStore
 }
 
-/** The weight of a new run in the rate that waiting times are estimated by. */
-const RATE_GAIN = 0.3
+/** The weight of a new run in what is estimated from all of them. */
+const RUN_GAIN = 0.3
+
+const smoothed = (old: number | undefined, found: number): number =>
+  old === undefined ? found : old + RUN_GAIN * (found - old)
 
 /** `Runs` over a real cluster: admission, the registry's facts, and a plan per request. */
 export class ClusterRuns implements Runs {
@@ -41,7 +44,9 @@ export class ClusterRuns implements Runs {
   readonly #progress: Progress
   readonly #live = new Set<AbortController>()
   #closed: HeadraceError | undefined
-  #tokensPerSecond = 0
+  #tokensPerSecond: number | undefined
+  /** What a run takes besides its pipeline. */
+  #edgeSeconds: number | undefined
 
   constructor(of: ClusterRunsOptions) {
     this.#of = of
@@ -77,7 +82,7 @@ export class ClusterRuns implements Runs {
       progress: this.#progress,
       workers: registry,
       layers: shape.layers,
-      tokensPerSecond: () => this.#tokensPerSecond,
+      tokensPerSecond: () => this.#tokensPerSecond ?? 0,
       planNow: (of: RunRequest) => this.plan(of.promptTokens.length, of).chosen,
       occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan, request.maxTokens),
       offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
@@ -103,7 +108,8 @@ export class ClusterRuns implements Runs {
       ...(ask.shares !== undefined && { shares: ask.shares }),
     }
     const { maxTokens } = ask
-    const facts = { shape, promptTokens, narrowestWire, ...(maxTokens !== undefined && { maxTokens }) }
+    const edgeSeconds = this.#edgeSeconds ?? 0
+    const facts = { shape, promptTokens, narrowestWire, edgeSeconds, ...(maxTokens !== undefined && { maxTokens }) }
     return planPrefill(planFacts(registry.state, facts), wanted)
   }
 
@@ -133,13 +139,14 @@ export class ClusterRuns implements Runs {
   }
 
   #measured(report: RunReport): void {
-    const { plan, workers, promptTokens, ttftSeconds, queueSeconds } = report
+    const { plan, workers, promptTokens, ttftSeconds, queueSeconds, trace } = report
     const { registry, shape } = this.#of
     const besideOthers = this.#admission.running > 1
     const hostOf = (worker: WorkerId): string | undefined => findWorker(registry.state, worker)?.host
     for (const event of measurementsOf({ plan, workers, shape, besideOthers, hostOf })) registry.apply(event)
+    const edge = besideOthers ? undefined : edgeSecondsOf(trace)
+    if (edge !== undefined) this.#edgeSeconds = smoothed(this.#edgeSeconds, edge)
     const tokensPerSecond = promptTokens / Math.max(ttftSeconds - queueSeconds, 1e-6)
-    const old = this.#tokensPerSecond
-    this.#tokensPerSecond = old === 0 ? tokensPerSecond : old + RATE_GAIN * (tokensPerSecond - old)
+    this.#tokensPerSecond = smoothed(this.#tokensPerSecond, tokensPerSecond)
   }
 }

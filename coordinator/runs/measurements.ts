@@ -4,9 +4,11 @@ import type { ModelShape } from '../../shared/model-shape.ts'
 import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import type { WorkerReport } from '../../shared/protocol/run-types.ts'
+import type { SpanKind } from '../../shared/trace.ts'
 import type { ClusterEvent } from '../cluster/state.ts'
 import { prefillSeconds } from '../planning/cost.ts'
 import { type Moved, movedTokens } from '../planning/moving.ts'
+import { type RunTrace, spansOf } from '../trace/run-trace.ts'
 
 export interface Ended {
   readonly plan: Plan
@@ -64,6 +66,23 @@ const decodeTokens = ({ promptTokens, prefillTokens }: Plan): number => promptTo
 /** Of the last layer nothing but the hand-off is needed. */
 const allMoved = (own: number, { prefix, received, relayed }: Moved, { layers }: ModelShape): number =>
   layers * own + (layers - 1) * (prefix + received + relayed)
+
+/**
+ * Seconds of a run that are no part of its pipeline: from the plan to the first arithmetic anywhere, and from the last
+ * before the first token to that token. Undefined if its trace does not tell.
+ */
+export function edgeSecondsOf({ milestones, workers }: RunTrace): number | undefined {
+  const [planned, answered] = (['planned', 'first_token'] as const).map(
+    (wanted) => milestones.find(({ name }) => name === wanted)?.seconds,
+  )
+  const arithmetic = workers.flatMap(spansOf).filter(({ kind, end }) => ARITHMETIC.has(kind) && end <= (answered ?? 0))
+  if (planned === undefined || answered === undefined || arithmetic.length === 0) return undefined
+  const first = arithmetic.reduce((least, { start }) => Math.min(least, start), answered)
+  const last = arithmetic.reduce((most, { end }) => Math.max(most, end), planned)
+  return Math.max(0, first - planned) + (answered - last)
+}
+
+const ARITHMETIC: ReadonlySet<SpanKind> = new Set(['project', 'attend', 'mix'])
 
 /** A prefill's seconds are linear in the coefficients: what one second of each would add up to. */
 const workOf = (spans: readonly Span[], taken: number, shape: ModelShape): Cost => ({

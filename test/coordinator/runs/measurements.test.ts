@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { measurementsOf } from '../../../coordinator/runs/measurements.ts'
+import { edgeSecondsOf, measurementsOf } from '../../../coordinator/runs/measurements.ts'
+import { spansOf } from '../../../coordinator/trace/run-trace.ts'
 import { asWorkerId } from '../../../shared/ids.ts'
 import type { Plan } from '../../../shared/plan.ts'
 import type { WorkerReport } from '../../../shared/protocol/run-types.ts'
+import { tracedReport } from '../../support/sample-trace.ts'
 import { LLAMA_32_1B } from '../planning/support.ts'
 
 const WIRES = { prefixWire: 'f32', handoffWire: 'f32' } as const
@@ -79,4 +81,15 @@ test('a decode node that computes more than the last token is measured, and coun
 
 test('a short run is overhead and chance', () => {
   assert.deepEqual(measured(plan(90), {}, 0.04), [])
+})
+
+test('tells what a run takes before its first and after its last arithmetic', () => {
+  const { trace } = tracedReport()
+  const ends = trace.workers.flatMap(spansOf).flatMap(({ kind, end }) => (kind === 'mix' ? [end] : []))
+  const last = Math.max(...ends.filter((end) => end <= 2.5))
+  const found = edgeSecondsOf(trace) ?? Number.NaN
+  assert.ok(Math.abs(found - (2.5 - last)) < 1e-3, `${found}: arithmetic begins with the plan and ends at ${last}`)
+  const late = trace.milestones.map((one) => (one.name === 'planned' ? { ...one, seconds: 0.2 } : one))
+  assert.ok(Math.abs(edgeSecondsOf({ ...trace, milestones: late })! - found - 0.3) < 1e-3)
+  assert.equal(edgeSecondsOf({ ...trace, workers: [] }), undefined)
 })
