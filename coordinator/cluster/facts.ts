@@ -10,6 +10,7 @@ export interface Wanted {
   readonly maxTokens?: number
   readonly narrowestWire: Wire
   readonly edgeSeconds?: number
+  readonly pace?: number
 }
 
 /** The state of this moment as the planner wants it. */

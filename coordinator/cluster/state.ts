@@ -194,7 +194,7 @@ const released = (worker: Worker, run: RunId): Worker => ({
 
 /**
  * A run beside others of the host corrects one cost, a run alone the other. The first of either kind tells something of
- * the other kind too, as long as no run has told it better; and nobody is slower alone than beside others.
+ * the other kind too, as long as no run has told it better: so until then, nobody is slower alone than beside others.
  */
 function corrected(worker: Worker, shared: boolean, measured: Measured): Worker {
   const { cost, sharedCost, seen } = worker
@@ -204,7 +204,8 @@ function corrected(worker: Worker, shared: boolean, measured: Measured): Worker 
   const now = { ...seen, all: seen.all + 1, [kind]: seen[kind] + (cold ? 0 : 1) }
   const corrected = correctedCost(shared ? (sharedCost ?? cost) : cost, measured, seen[kind], cold)
   if (!shared) return { ...worker, cost: corrected, seen: now }
-  return { ...worker, cost: cold ? corrected : leastOf(cost, corrected), sharedCost: corrected, seen: now }
+  const alone = cold ? corrected : seen.alone === 0 ? leastOf(cost, corrected) : cost
+  return { ...worker, cost: alone, sharedCost: corrected, seen: now }
 }
 
 /** Of workers that are both connected. */

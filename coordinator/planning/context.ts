@@ -12,8 +12,9 @@ import { wireBytesPerTokenLayer, wiresDownTo } from './wire.ts'
 export interface Context {
   readonly shape: ModelShape
   readonly promptTokens: number
-  /** The same for every plan. */
+  /** The same for every plan, so that they decide nothing. */
   readonly edgeSeconds: number
+  readonly pace: number
   readonly blockTokens: number
   /** Numbered from here on: best first for the whole prompt, by name among equals. */
   readonly workers: readonly PrefillFacts[]
@@ -46,6 +47,7 @@ export function contextOf(facts: PlanFacts): Context {
     shape,
     promptTokens,
     edgeSeconds: facts.edgeSeconds ?? 0,
+    pace: facts.pace ?? 1,
     blockTokens: blockTokens(shape, facts.blockTokens),
     workers,
     decode,

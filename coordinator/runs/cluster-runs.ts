@@ -13,7 +13,8 @@ import { bestOffset } from '../trace/alignment.ts'
 import type { RunStore } from '../trace/store.ts'
 import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
-import { edgeSecondsOf, measurementsOf } from './measurements.ts'
+import { forecastAfter, NO_FORECAST } from './forecast.ts'
+import { measurementsOf } from './measurements.ts'
 import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
 import { runRequest } from './run.ts'
@@ -31,12 +32,6 @@ export interface ClusterRunsOptions {
   readonly store: RunStore
 }
 
-/** The weight of a new run in what is estimated from all of them. */
-const RUN_GAIN = 0.3
-
-const smoothed = (old: number | undefined, found: number): number =>
-  old === undefined ? found : old + RUN_GAIN * (found - old)
-
 /** `Runs` over a real cluster: admission, the registry's facts, and a plan per request. */
 export class ClusterRuns implements Runs {
   readonly #of: ClusterRunsOptions
@@ -44,9 +39,7 @@ export class ClusterRuns implements Runs {
   readonly #progress: Progress
   readonly #live = new Set<AbortController>()
   #closed: HeadraceError | undefined
-  #tokensPerSecond: number | undefined
-  /** What a run takes besides its pipeline. */
-  #edgeSeconds: number | undefined
+  #forecast = NO_FORECAST
 
   constructor(of: ClusterRunsOptions) {
     this.#of = of
@@ -82,7 +75,7 @@ export class ClusterRuns implements Runs {
       progress: this.#progress,
       workers: registry,
       layers: shape.layers,
-      tokensPerSecond: () => this.#tokensPerSecond ?? 0,
+      tokensPerSecond: () => this.#forecast.tokensPerSecond,
       planNow: (of: RunRequest) => this.plan(of.promptTokens.length, of).chosen,
       occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan, request.maxTokens),
       offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
@@ -108,9 +101,10 @@ export class ClusterRuns implements Runs {
       ...(ask.shares !== undefined && { shares: ask.shares }),
     }
     const { maxTokens } = ask
-    const edgeSeconds = this.#edgeSeconds ?? 0
-    const facts = { shape, promptTokens, narrowestWire, edgeSeconds, ...(maxTokens !== undefined && { maxTokens }) }
-    return planPrefill(planFacts(registry.state, facts), wanted)
+    const { edgeSeconds, pace } = this.#forecast
+    const most = maxTokens !== undefined && { maxTokens }
+    const facts = planFacts(registry.state, { shape, promptTokens, narrowestWire, edgeSeconds, pace, ...most })
+    return planPrefill(facts, wanted)
   }
 
   unready(): HeadraceError | undefined {
@@ -139,14 +133,11 @@ export class ClusterRuns implements Runs {
   }
 
   #measured(report: RunReport): void {
-    const { plan, workers, promptTokens, ttftSeconds, queueSeconds, trace } = report
+    const { plan, workers } = report
     const { registry, shape } = this.#of
     const besideOthers = this.#admission.running > 1
     const hostOf = (worker: WorkerId): string | undefined => findWorker(registry.state, worker)?.host
     for (const event of measurementsOf({ plan, workers, shape, besideOthers, hostOf })) registry.apply(event)
-    const edge = besideOthers ? undefined : edgeSecondsOf(trace)
-    if (edge !== undefined) this.#edgeSeconds = smoothed(this.#edgeSeconds, edge)
-    const tokensPerSecond = promptTokens / Math.max(ttftSeconds - queueSeconds, 1e-6)
-    this.#tokensPerSecond = smoothed(this.#tokensPerSecond, tokensPerSecond)
+    this.#forecast = forecastAfter(this.#forecast, report, besideOthers)
   }
 }

@@ -24,11 +24,11 @@ const x_seq_in = gaussian(SEQ * IN)
 const w_out_in = gaussian(OUT * IN)
 
 /** x W^T by a format, through a graph of its own. `bound`: the weights are part of it. */
-async function product<M>(format: LinearFormat<M>, x: Float32Array<ArrayBuffer>, outliers: boolean, bound = false) {
+async function product<M>(format: LinearFormat<M>, x: Float32Array<ArrayBuffer>, fine: boolean, bound = false) {
   const weights = format.slots('w', format.keep({ values_out_in: w_out_in.slice(), out: OUT, in: IN }))
   const g = new GraphBuilder(bound ? weights : {})
   const input = g.input('x', [1, 'S', IN])
-  g.output('y', format.multiplicand(g, input, IN, outliers)('w', OUT), [1, 'S', OUT])
+  g.output('y', format.multiplicand(g, input, IN, fine)('w', OUT), [1, 'S', OUT])
   const seq = x.length / IN
   const y = new Float32Array(seq * OUT)
   const inputs: Slots = { x: [x, [1, seq, IN]], ...(bound ? {} : weights) }
@@ -67,7 +67,7 @@ describe('linear layers', () => {
       assert.ok(error > 1e-4 && error < most, String(error))
     })
 
-  test('in 8 bits with outliers have the error of the weights alone', async () => {
+  test('in 8 bits where they are fine have the error of the weights alone', async () => {
     const spiked = x_seq_in.slice()
     for (let s = 0; s < SEQ; s++) spiked[s * IN + 3] = 60
     const smallExact = exact(spiked)

@@ -138,7 +138,7 @@ function mixGraph(
   const normalised = g.op('Div', [o, g.op('Max', [l, g.float(SMALLEST_SUM)])])
   const attention_seq_heads_hdim = g.op('Transpose', [normalised], { perm: { ints: [1, 0, 2] } })
   const attention = g.op('Reshape', [attention_seq_heads_hdim, g.ints(1, -1, heads * headDim)])
-  const projected = multiplicand(g, attention, heads * headDim)('o_weight', hidden)
+  const projected = multiplicand(g, attention, heads * headDim, true)('o_weight', hidden)
   const [normed, , , residual] = g.ops(4, 'SkipSimplifiedLayerNormalization@com.microsoft', [projected, x, gain], {
     epsilon: { float: normEpsilon },
   }) as [Value, Value, Value, Value]

@@ -21,8 +21,8 @@ const SMALLEST = 1e-30
 
 /**
  * 8-bit products. Activations are quantised per row (token) when they come, weights per output when they are loaded:
- * y = (x / unit) W^T unit, with x / unit rounded to whole numbers up to 127. Where x has outliers, what rounding took
- * away is multiplied too, as 254 times finer steps.
+ * y = (x / unit) W^T unit, with x / unit rounded to whole numbers up to 127. Where the product is to be fine, what
+ * rounding took away is multiplied too, as 254 times finer steps.
  *
  * @param largestWeight 127; 63 where the processor's kernel adds pairs of products in 16 bits
  */
@@ -38,7 +38,7 @@ export const int8Linear = (largestWeight: number): LinearFormat<Int8Matrix> => (
   }),
 })
 
-function multiplicand(g: GraphBuilder, x: Value, width: number, outliers = false): Multiplicand {
+function multiplicand(g: GraphBuilder, x: Value, width: number, fine = false): Multiplicand {
   const one = g.float(1)
   const zero = g.byte(ZERO)
   const x_rows_width = g.op('Reshape', [x, g.ints(-1, width)])
@@ -51,15 +51,17 @@ function multiplicand(g: GraphBuilder, x: Value, width: number, outliers = false
     g.op('MatMulIntegerToFloat@com.microsoft', [a, weight, g.float(scale), weightScale, zero])
 
   const coarse = perRow('QuantizeLinear', x_rows_width, unit_rows)
-  const rest = () => g.op('Sub', [x_rows_width, perRow('DequantizeLinear', coarse, unit_rows)])
-  const fineUnit_rows = () => g.op('Mul', [unit_rows, g.float(1 / FINE_STEPS)])
-  const fine = outliers ? perRow('QuantizeLinear', rest(), fineUnit_rows()) : undefined
+  const whatIsLeft = (): Value => {
+    const left = g.op('Sub', [x_rows_width, perRow('DequantizeLinear', coarse, unit_rows)])
+    return perRow('QuantizeLinear', left, g.op('Mul', [unit_rows, g.float(1 / FINE_STEPS)]))
+  }
+  const left = fine ? whatIsLeft() : undefined
   const unit_rows_1 = g.op('Reshape', [unit_rows, g.ints(-1, 1)])
   return (name, out) => {
     const weight = g.input(name, [width, out], 'int8')
     const scale_out = g.input(`${name}_scale`, [out])
     const first = product(coarse, 1, weight, scale_out)
-    const sum = fine === undefined ? first : g.op('Add', [first, product(fine, 1 / FINE_STEPS, weight, scale_out)])
+    const sum = left === undefined ? first : g.op('Add', [first, product(left, 1 / FINE_STEPS, weight, scale_out)])
     return g.op('Unsqueeze', [g.op('Mul', [sum, unit_rows_1]), g.ints(0)])
   }
 }

@@ -21,10 +21,10 @@ export interface LinearFormat<M> {
   /** How the embedding table is kept. */
   keepRows(values_vocab_dim: Floats): Rows
   /**
-   * Prepares x, [.., width], for one or more products. `outliers`: a few of its entries are far larger than the rest, as
-   * they are behind the MLP's gate.
+   * Prepares x, [.., width], for one or more products. `fine`: rounding x must not show. Behind the MLP's gate a few of
+   * its entries are far larger than the rest; and what attention has gathered is the only trace of tokens long ago.
    */
-  multiplicand(g: GraphBuilder, x: Value, width: number, outliers?: boolean): Multiplicand
+  multiplicand(g: GraphBuilder, x: Value, width: number, fine?: boolean): Multiplicand
   /** What a call reads for the weight of that name. Valid until the next call with the same name. */
   slots(name: string, matrix: M): Slots
 }

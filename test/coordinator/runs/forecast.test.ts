@@ -1,0 +1,49 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { type Forecast, forecastAfter, NO_FORECAST } from '../../../coordinator/runs/forecast.ts'
+import { edgeSecondsOf } from '../../../coordinator/runs/measurements.ts'
+import { tracedReport } from '../../support/sample-trace.ts'
+
+const report = tracedReport()
+const edge = edgeSecondsOf(report.trace)!
+const pipeline = report.ttftSeconds - report.queueSeconds - edge
+
+/** The run again and again, planned with what was known, by a simulation that is off by `factor`. */
+function settled(factor: number, runs = 200): Forecast {
+  let forecast = NO_FORECAST
+  for (let run = 0; run < runs; run++) {
+    const predictedTtftSeconds = forecast.edgeSeconds + (forecast.pace * pipeline) / factor
+    forecast = forecastAfter(forecast, { ...report, plan: { ...report.plan, predictedTtftSeconds } }, false)
+  }
+  return forecast
+}
+
+describe('the forecast', () => {
+  it('takes the first run at its word', () => {
+    const { tokensPerSecond, edgeSeconds } = settled(1, 1)
+    assert.equal(tokensPerSecond, report.promptTokens / (report.ttftSeconds - report.queueSeconds))
+    assert.equal(edgeSeconds, edge)
+  })
+
+  it('learns by what factor simulations are off, in either direction', () => {
+    for (const factor of [0.8, 0.95, 1, 1.1, 1.4]) assert.ok(Math.abs(settled(factor).pace - factor) < 1e-6)
+  })
+
+  it('believes neither a single run nor a hopeless model', () => {
+    assert.ok(settled(10, 1).pace < 1.04 && settled(0.1, 1).pace > 0.96)
+    assert.equal(settled(3).pace, 1.5)
+    assert.equal(settled(0.2).pace, 0.75)
+  })
+
+  it('learns nothing of a run alone from one beside others, or without a trace', () => {
+    const known = settled(1.2)
+    const slow = { ...report, ttftSeconds: 100 }
+    for (const after of [
+      forecastAfter(known, slow, true),
+      forecastAfter(known, { ...slow, trace: { ...slow.trace, workers: [] } }, false),
+    ]) {
+      assert.deepEqual([after.edgeSeconds, after.pace], [known.edgeSeconds, known.pace])
+      assert.ok(after.tokensPerSecond < known.tokensPerSecond)
+    }
+  })
+})
