@@ -1,11 +1,12 @@
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { createLog } from '../../shared/log.ts'
+import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
 import { startHeadless } from '../coordinator.ts'
 import type { Runs } from '../runs/events.ts'
@@ -20,7 +21,15 @@ export const verifyCommand = (program: Program): Program =>
     'Check a model against reference numbers (Hugging Face transformers) through a real cluster',
     (args) =>
       args
-        .option('model', { type: 'string', demandOption: true, describe: 'Hugging Face model folder' })
+        .option('model', {
+          type: 'string',
+          demandOption: true,
+          describe: 'Model folder or file, or ORG/NAME as pulled',
+        })
+        .option('cache', {
+          type: 'string',
+          describe: "Where pulled models are kept [default: the user's cache folder]",
+        })
         .option('expected', {
           type: 'string',
           describe: 'Reference numbers [default: expected.json in the model folder]',
@@ -41,6 +50,7 @@ export const verifyCommand = (program: Program): Program =>
 
 interface VerifyArgs {
   model: string
+  cache?: string | undefined
   expected?: string | undefined
   engine: string
   weights: string
@@ -74,11 +84,13 @@ interface Finding {
 }
 
 async function verify(args: VerifyArgs): Promise<void> {
-  const { model, tolerance, json } = args
+  const { tolerance, json } = args
+  const cache = resolve(args.cache ?? defaultCache())
+  const model = await resolveModel(args.model, cache)
   const workers = wholeNumber('workers', args.workers, 1, 64)
   const cases = await readExpected(args.expected ?? join(model, 'expected.json'))
   const signal = stopSignal()
-  const headless = await startHeadless(model, createLog('verify', args.logLevel))
+  const headless = await startHeadless(model, cache, createLog('verify', args.logLevel))
   const group = new ProcessGroup()
   try {
     const { engine, weights, logLevel } = args

@@ -81,8 +81,7 @@ export class FileHashes {
       names.map(async (name) => ({ name, at: (await stat(join(this.#folder, name))).mtimeMs })),
     )
     dated.sort((a, b) => a.at - b.at)
-    for (const { name } of dated.slice(0, names.length - MOST_KEPT))
-      await rm(join(this.#folder, name), { force: true })
+    for (const { name } of dated.slice(0, names.length - MOST_KEPT)) await rm(join(this.#folder, name), { force: true })
   }
 
   #fileOf(inode: string): string {

@@ -1,11 +1,16 @@
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { wholeNumber } from '../cli/options.ts'
 import { userCacheFolder } from '../env.ts'
 import { HeadraceError } from '../errors.ts'
 import { ModelCache } from './model-cache.ts'
 
 /** Where models are kept that can be fetched again, unless `--cache` says otherwise. */
 export const defaultCache = (): string => join(userCacheFolder(), 'headrace')
+
+/** What `--cache-budget-mib` says; without it only the disk is a bound. */
+export const budgetBytes = (mib: number | undefined): number =>
+  mib === undefined ? Number.POSITIVE_INFINITY : wholeNumber('cache-budget-mib', mib, 1, 2 ** 30) * 2 ** 20
 
 /** `ORG/NAME`, with `@REVISION` if not the main one. Neither part begins with a dot, so that no path is meant. */
 export const HUB_NAME = /^(?!\.)[\w.-]{1,96}\/(?!\.)[\w.-]{1,96}(@[\w./-]{1,96})?$/

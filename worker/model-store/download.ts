@@ -9,7 +9,7 @@ import type { Job, Swarm } from './swarm.ts'
 export interface DownloadDeps {
   readonly model: PartialModel
   readonly swarm: Swarm
-  /** Called when the swarm has something new: calls back once for each time. */
+  /** Given what to call when the swarm has new sources. */
   readonly onNews: (wake: () => void) => void
   readonly clock: Clock
   readonly metrics: WorkerMetrics
@@ -54,14 +54,14 @@ export async function download(of: DownloadDeps): Promise<void> {
 
 /** Nobody can be asked now: until a source has rested, or there is a new one. */
 async function rest({ swarm, clock }: DownloadDeps, news: Promise<void>, signal: AbortSignal): Promise<void> {
-  const until = swarm.restsUntil
-  if (until === undefined)
+  if (swarm.hopeless)
     throw new HeadraceError('model_tampered', 'every source of the model has sent bytes that are not those of its hash')
-  const rested = new AbortController()
-  const either = AbortSignal.any([signal, rested.signal])
-  const sleep = clock.sleep(Math.max(0.05, until - clock.now()), either).catch(() => undefined) // news, or the caller leaves
+  const over = new AbortController()
+  const until = swarm.restsUntil(clock.now()) ?? Number.POSITIVE_INFINITY
+  const sleep = clock.sleep(until - clock.now(), AbortSignal.any([signal, over.signal])).catch(() => undefined) // see below
   await Promise.race([sleep, news])
-  rested.abort()
+  over.abort()
+  signal.throwIfAborted()
 }
 
 async function fetchOne(job: Job, of: DownloadDeps, signal: AbortSignal): Promise<void> {
@@ -75,7 +75,7 @@ async function fetchOne(job: Job, of: DownloadDeps, signal: AbortSignal): Promis
   } catch (thrown) {
     if (!(thrown instanceof PieceRefusal)) throw thrown
     metrics.weightsRefusals.inc({ reason: thrown.how })
-    if (thrown.how === 'missing') swarm.missing(job)
+    if (thrown.how === 'missing') swarm.missing(job, clock.now())
     else if (thrown.how === 'failed') swarm.failed(job, clock.now())
     else swarm.lied(job)
     const level = thrown.how === 'lied' ? 'warn' : 'info'

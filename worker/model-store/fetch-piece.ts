@@ -54,7 +54,8 @@ async function received(
   let at = 0
   for await (const part of body) {
     patience.progress()
-    if (at + part.length > length) throw new PieceRefusal('lied', `${base} sends more of ${file.name} than was asked for`)
+    if (at + part.length > length)
+      throw new PieceRefusal('lied', `${base} sends more of ${file.name} than was asked for`)
     bytes.set(part, at)
     hash.update(part)
     at += part.length

@@ -1,5 +1,5 @@
 import type { Random } from '../../shared/clock.ts'
-import { PieceSet } from '../../shared/model-store/piece-set.ts'
+import type { PieceSet } from '../../shared/model-store/piece-set.ts'
 
 /** Requests under way to one source: one that is answered while the next is on its way. */
 const MOST_AT_PEER = 2
@@ -63,8 +63,8 @@ export class Swarm {
   /** The next request to make, or `undefined` while there is none. */
   next(now: number): Job | undefined {
     if (this.#asked.size >= MOST_REQUESTS) return undefined
-    const free = [...this.#sources.values()]
-      .filter((source) => !source.dropped && source.restsUntil <= now && source.requests < mostAt(source))
+    const free = this.#usable
+      .filter((source) => source.restsUntil <= now && source.requests < mostAt(source))
       .sort((a, b) => Number(a.coordinator) - Number(b.coordinator) || a.requests - b.requests)
     for (const source of free) {
       const piece = this.#rarest(source)
@@ -76,10 +76,19 @@ export class Swarm {
     return undefined
   }
 
-  /** When a source that rests may be asked again: nothing else can be done before. */
-  get restsUntil(): number | undefined {
-    const resting = [...this.#sources.values()].filter(({ dropped }) => !dropped).map(({ restsUntil }) => restsUntil)
+  /** When the first of the sources that rest may be asked again; `undefined` if none rests. */
+  restsUntil(now: number): number | undefined {
+    const resting = this.#usable.map(({ restsUntil }) => restsUntil).filter((until) => until > now)
     return resting.length === 0 ? undefined : Math.min(...resting)
+  }
+
+  /** Whether there is nobody left to ask. */
+  get hopeless(): boolean {
+    return this.#usable.length === 0
+  }
+
+  get #usable(): Known[] {
+    return [...this.#sources.values()].filter(({ dropped }) => !dropped)
   }
 
   done(job: Job): void {
@@ -87,9 +96,10 @@ export class Swarm {
     source.strikes = 0
   }
 
-  /** It does not have the piece that it was thought to have. */
-  missing(job: Job): void {
-    this.#over(job).lacks.add(job.piece)
+  /** It does not have the piece that it was thought to have. The coordinator has all of them, so it must be starting anew. */
+  missing(job: Job, now: number): void {
+    if (job.source.coordinator) this.failed(job, now)
+    else this.#over(job).lacks.add(job.piece)
   }
 
   /** It may do better later; the coordinator, at any time. */
@@ -113,7 +123,7 @@ export class Swarm {
   }
 
   #rarest(source: Known): number | undefined {
-    const others = [...this.#sources.values()].filter((other) => !other.coordinator && !other.dropped)
+    const others = this.#usable.filter((other) => !other.coordinator)
     let best: number[] = []
     let fewest = Number.POSITIVE_INFINITY
     for (let piece = 0; piece < this.#have.length; piece++) {
