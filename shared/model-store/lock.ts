@@ -36,6 +36,7 @@ export async function takeLock(
 /** Says that this process uses `key`; what it resolves to takes that back. */
 export async function lease(folder: string, key: string): Promise<() => Promise<void>> {
   await mkdir(folder, { recursive: true })
+  await leased(folder) // clears away what dead ones have left
   const file = join(folder, `${key}.${process.pid}`)
   create(file)
   return () => rm(file, { force: true })

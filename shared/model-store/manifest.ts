@@ -69,7 +69,7 @@ export function fingerprintOf(files: readonly Pick<ManifestFile, 'role' | 'size'
 }
 
 /** Names the very files, so that two models with one fingerprint but another chat template are kept apart. */
-export function manifestKey({ files }: Pick<Manifest, 'files'>): string {
+export function manifestKey({ files }: { files: readonly Pick<ManifestFile, 'name' | 'sha256'>[] }): string {
   const lines = [...files].sort(byName).map(({ name, sha256 }) => `${name} ${sha256}\n`)
   return createHash('sha256').update(lines.join('')).digest('hex')
 }

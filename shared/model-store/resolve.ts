@@ -12,8 +12,11 @@ export const defaultCache = (): string => join(userCacheFolder(), 'headrace')
 export const budgetBytes = (mib: number | undefined): number =>
   mib === undefined ? Number.POSITIVE_INFINITY : wholeNumber('cache-budget-mib', mib, 1, 2 ** 30) * 2 ** 20
 
-/** `ORG/NAME`, with `@REVISION` if not the main one. Neither part begins with a dot, so that no path is meant. */
-export const HUB_NAME = /^(?!\.)[\w.-]{1,96}\/(?!\.)[\w.-]{1,96}(@[\w./-]{1,96})?$/
+/**
+ * `ORG/NAME`, with `@REVISION` if not the main one, and `/FILE.gguf` if one of several. No part begins with a dot, so that no
+ * path is meant.
+ */
+export const HUB_NAME = /^(?!\.)[\w.-]{1,96}\/(?!\.)[\w.-]{1,96}(@[\w.-]{1,96})?(\/(?!\.)[\w.+-]{1,200}\.gguf)?$/
 
 /**
  * What `--model` says to the path of a model: a folder or file as it is, or the name of one that was pulled. A model in the

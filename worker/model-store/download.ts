@@ -46,6 +46,7 @@ export async function download(of: DownloadDeps): Promise<void> {
       if (running.size === 0) await rest(of, news, signal)
       else await news
     }
+    signal.throwIfAborted()
   } finally {
     stop.abort(new HeadraceError('cancelled', 'the download is over'))
     await Promise.all(running)

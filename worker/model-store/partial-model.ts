@@ -142,7 +142,6 @@ export class PartialModel {
     const partial = cache.partialPath(file.sha256, 'pieces')
     await handle.datasync()
     await handle.close()
-    this.#unfinished.delete(file.sha256)
     const hashed = await hashFile(partial, signal)
     if (hashed.sha256 !== file.sha256) {
       await rm(partial)
@@ -156,5 +155,6 @@ export class PartialModel {
     await rename(partial, path)
     shelf.put(file.sha256, { path, size: file.size })
     this.#hashed.set(file.sha256, hashed)
+    this.#unfinished.delete(file.sha256)
   }
 }
