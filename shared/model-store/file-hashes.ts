@@ -95,6 +95,13 @@ async function stampOf(path: string): Promise<{ inode: string; stamp: string }> 
   return { inode: `${dev}-${ino}`, stamp: `${size} ${mtimeNs} ${ctimeNs}` }
 }
 
+/** Of the whole alone. */
+export async function hashWhole(path: string, signal?: AbortSignal): Promise<string> {
+  const whole = createHash('sha256')
+  for await (const read of createReadStream(path, { highWaterMark: READ_BYTES, signal })) whole.update(read as Buffer)
+  return whole.digest('hex')
+}
+
 /** One pass: the hash of the whole and of each piece. */
 export async function hashFile(path: string, signal?: AbortSignal): Promise<FileHash> {
   const whole = createHash('sha256')

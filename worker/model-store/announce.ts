@@ -7,7 +7,7 @@ import { type Command, commandSchema, eventSchema, type Fetching } from '../../s
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 
 /** How often the coordinator is told what is here, and tells what is elsewhere. */
-const TELL_SECONDS = 0.25
+const TELL_SECONDS = 0.1
 const RETRY_SECONDS = 1
 
 export interface Peer {

@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto'
 import { chmod, type FileHandle, open, rename, rm, stat } from 'node:fs/promises'
 import { HeadraceError } from '../../shared/errors.ts'
-import { type FileHash, type FileHashes, hashFile } from '../../shared/model-store/file-hashes.ts'
+import { type FileHash, type FileHashes, hashWhole } from '../../shared/model-store/file-hashes.ts'
 import {
   contentsOf,
   type Manifest,
   type ManifestFile,
   manifestKey,
+  PIECE_BYTES,
   type Piece,
   piecesOf,
 } from '../../shared/model-store/manifest.ts'
@@ -138,12 +139,11 @@ export class PartialModel {
 
   /** Content addresses are believed by every later process and other clusters: the whole is hashed, whoever sent the pieces. */
   async #finish({ file, handle }: Unfinished): Promise<void> {
-    const { cache, shelf, signal } = this.#of
+    const { cache, manifest, shelf, signal } = this.#of
     const partial = cache.partialPath(file.sha256, 'pieces')
     await handle.datasync()
     await handle.close()
-    const hashed = await hashFile(partial, signal)
-    if (hashed.sha256 !== file.sha256) {
+    if ((await hashWhole(partial, signal)) !== file.sha256) {
       await rm(partial)
       throw new HeadraceError(
         'model_tampered',
@@ -154,7 +154,8 @@ export class PartialModel {
     await chmod(partial, 0o444)
     await rename(partial, path)
     shelf.put(file.sha256, { path, size: file.size })
-    this.#hashed.set(file.sha256, hashed)
+    // Its pieces were hashed as they came.
+    if (manifest.piece_bytes === PIECE_BYTES) this.#hashed.set(file.sha256, file)
     this.#unfinished.delete(file.sha256)
   }
 }
