@@ -1,5 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
+import { BufferPool } from '../../shared/link/buffer-pool.ts'
 import type { Log } from '../../shared/log.ts'
 import type { WorkerMetrics } from '../metrics.ts'
 import { fetchPiece, PieceRefusal } from './fetch-piece.ts'
@@ -25,6 +26,7 @@ export async function download(of: DownloadDeps): Promise<void> {
   const stop = new AbortController()
   const signal = AbortSignal.any([of.signal, stop.signal])
   const running = new Set<Promise<void>>()
+  const buffers = new BufferPool()
   let wake = (): void => undefined
   of.onNews(() => wake())
   try {
@@ -35,7 +37,7 @@ export async function download(of: DownloadDeps): Promise<void> {
       signal.throwIfAborted()
       const { swarm, clock } = of
       for (let job = swarm.next(clock.now()); job !== undefined; job = swarm.next(clock.now())) {
-        const one = fetchOne(job, of, signal)
+        const one = fetchOne(job, of, buffers, signal)
           .catch((thrown: unknown) => stop.abort(thrown))
           .then(() => {
             running.delete(one)
@@ -65,11 +67,12 @@ async function rest({ swarm, clock }: DownloadDeps, news: Promise<void>, signal:
   signal.throwIfAborted()
 }
 
-async function fetchOne(job: Job, of: DownloadDeps, signal: AbortSignal): Promise<void> {
+async function fetchOne(job: Job, of: DownloadDeps, buffers: BufferPool, signal: AbortSignal): Promise<void> {
   const { model, swarm, clock, metrics, log } = of
   const piece = model.pieces[job.piece]!
+  const bytes = buffers.take(piece.length)
   try {
-    const bytes = await fetchPiece(job.source.url, piece, signal)
+    await fetchPiece(job.source.url, piece, bytes, signal)
     await model.write(job.piece, bytes)
     swarm.done(job)
     metrics.weightsBytes.inc({ source: job.source.coordinator ? 'coordinator' : 'worker' }, piece.length)
@@ -81,5 +84,7 @@ async function fetchOne(job: Job, of: DownloadDeps, signal: AbortSignal): Promis
     else swarm.lied(job)
     const level = thrown.how === 'lied' ? 'warn' : 'info'
     log[level]({ source: job.source.url, file: piece.file.name, how: thrown.how }, thrown.message)
+  } finally {
+    buffers.give(bytes)
   }
 }

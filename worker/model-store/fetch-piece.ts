@@ -18,8 +18,8 @@ export class PieceRefusal extends HeadraceError {
   }
 }
 
-/** The bytes of a piece, hashed as they come. @throws PieceRefusal, or the signal's error */
-export async function fetchPiece(base: string, piece: Piece, signal: AbortSignal): Promise<Uint8Array> {
+/** The bytes of a piece `into` a buffer of its length, hashed as they come. @throws PieceRefusal, or the signal's error */
+export async function fetchPiece(base: string, piece: Piece, into: Uint8Array, signal: AbortSignal): Promise<void> {
   const { file, offset, length } = piece
   const patience = new Patience(SILENCE_SECONDS, base, signal)
   try {
@@ -33,7 +33,7 @@ export async function fetchPiece(base: string, piece: Piece, signal: AbortSignal
       const how = answer.status === 404 || answer.status === 416 ? 'missing' : 'failed'
       throw new PieceRefusal(how, `${base} answered ${answer.status} for ${file.name}`)
     }
-    return await received(answer.body, piece, base, patience)
+    await receive(answer.body, piece, into, base, patience)
   } catch (thrown) {
     signal.throwIfAborted()
     if (thrown instanceof PieceRefusal) throw thrown
@@ -43,27 +43,26 @@ export async function fetchPiece(base: string, piece: Piece, signal: AbortSignal
   }
 }
 
-async function received(
+async function receive(
   body: AsyncIterable<Uint8Array>,
   { file, offset, length, sha256 }: Piece,
+  into: Uint8Array,
   base: string,
   patience: Patience,
-): Promise<Uint8Array> {
-  const bytes = Buffer.allocUnsafe(length)
+): Promise<void> {
   const hash = createHash('sha256')
   let at = 0
   for await (const part of body) {
     patience.progress()
     if (at + part.length > length)
       throw new PieceRefusal('lied', `${base} sends more of ${file.name} than was asked for`)
-    bytes.set(part, at)
+    into.set(part, at)
     hash.update(part)
     at += part.length
   }
   if (at < length) throw new PieceRefusal('failed', `${base} sent ${at} of ${length} bytes`)
   if (hash.digest('hex') !== sha256)
     throw new PieceRefusal('lied', `${base} sent bytes at ${offset} of ${file.name} that are not those of its hash`)
-  return bytes
 }
 
 /** The built-in client hides what went wrong behind "fetch failed". */
