@@ -40,10 +40,15 @@ export async function serveModel(
       return
     }
     const [, name = ''] = /^\/v1\/model\/blobs\/(\w+)$/.exec(request.url ?? '') ?? []
+    const content = contents.get(name)
+    if (content === undefined) {
+      response.writeHead(404).end() // such as links, which this source does not take
+      return
+    }
     const range = request.headers.range ?? ''
     const [, start = 0, last = 0] = (/^bytes=(\d+)-(\d+)$/.exec(range) ?? []).map(Number)
     asked.push(`${name.slice(0, 8)} ${start}`)
-    const bytes = Buffer.from(contents.get(name)!.subarray(start, last + 1))
+    const bytes = Buffer.from(content.subarray(start, last + 1))
     const deed = deedFor(asked.length - 1, range)
     if (deed === 'lie') bytes[bytes.length >> 1]! ^= 1
     if (deed === 'missing' || deed === 'fail') response.writeHead(deed === 'fail' ? 500 : 416).end()
