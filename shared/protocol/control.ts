@@ -40,7 +40,10 @@ const wire = z.enum(WIRES)
 const runWorker = z.strictObject({ worker: name, url: text, spans: flatSpans, prefixWire: wire, handoffWire: wire })
 export type RunWorker = Readonly<z.infer<typeof runWorker>>
 
-/** The worker at `rank` computes its spans. Payload: its token ids, int32 little-endian, in ascending position. */
+/**
+ * The worker at `rank` computes its spans of a prompt of `promptTokens`. Payload: its token ids, int32 little-endian, in
+ * ascending position.
+ */
 const prefill = z.strictObject({
   kind: z.literal('prefill'),
   run: name,
@@ -49,6 +52,7 @@ const prefill = z.strictObject({
   workers: z.array(runWorker).min(1).max(64),
   decode: name,
   blockTokens: z.number().int().min(1),
+  promptTokens: z.number().int().min(1),
 })
 export type PrefillAssignment = Readonly<z.infer<typeof prefill>>
 
