@@ -38,6 +38,7 @@ export async function pull(ask: PullAsk, of: PullDeps): Promise<string> {
   const commit = await patiently(() => hub.commitOf(model, revision, signal), of)
   const listed = await patiently(() => hub.list(model, commit, signal), of)
   await cache.open()
+  const held = await Promise.all(listed.flatMap(({ sha256 }) => (sha256 === undefined ? [] : [cache.lease(sha256)])))
   const unlock = await takeLock(cache.lockPath(encodeURIComponent(model)), clock, signal, of.onWait)
   try {
     const hashed = new Map<string, FileHash>()
@@ -62,6 +63,7 @@ export async function pull(ask: PullAsk, of: PullDeps): Promise<string> {
     return path
   } finally {
     await unlock()
+    await Promise.all(held.map((release) => release()))
   }
 }
 

@@ -64,12 +64,6 @@ function create(file: string): boolean {
   }
 }
 
-/** Whether somebody works under this lock. */
-export async function isLocked(file: string): Promise<boolean> {
-  const holder = await readFile(file, 'utf8').catch(() => undefined) // nobody
-  return holder !== undefined && isAlive(Number(holder))
-}
-
 function isAlive(pid: number): boolean {
   if (!Number.isInteger(pid) || pid < 1) return false
   try {

@@ -76,7 +76,7 @@ export function manifestKey({ files }: { files: readonly Pick<ManifestFile, 'nam
 
 const byName = (a: { name: string }, b: { name: string }): number => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0)
 
-export const pieceCount = ({ files }: Pick<Manifest, 'files'>): number =>
+const pieceCount = ({ files }: Pick<Manifest, 'files'>): number =>
   files.reduce((sum, { pieces }) => sum + pieces.length, 0)
 
 /** Files by content: what is there under two names travels once. */

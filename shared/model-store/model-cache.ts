@@ -13,7 +13,7 @@ import { modelPath } from './model-files.ts'
  *     models/KEY.json     which files make a model; its time is that of the last use
  *     models/KEY/NAME     the same as a folder, of links to the blobs
  *     names/NAME.json     what `--model ORG/NAME` is
- *     leases/KEY.PID      models in use
+ *     leases/KEY.PID      models in use, and files (by SHA-256) that are being fetched
  *     hashes/             of files anywhere, so that none is hashed twice
  */
 
@@ -84,7 +84,7 @@ export class ModelCache {
     await writeWhole(this.#nameFile(name), JSON.stringify({ key }))
   }
 
-  /** While leased, a model is not evicted. Ends with the process at the latest. */
+  /** While leased, a model is not evicted, nor a file that is on its way to one. Ends with the process at the latest. */
   async lease(key: string): Promise<() => Promise<void>> {
     return lease(join(this.root, 'leases'), key)
   }
@@ -98,19 +98,20 @@ export class ModelCache {
    */
   async makeRoom(bytes: number, keep: ReadonlySet<string>): Promise<void> {
     const stored = await this.#stored()
-    const used = stored.reduce((sum, file) => sum + file.bytes, 0)
+    const used = await leased(join(this.root, 'leases'))
+    const taken = stored.reduce((sum, file) => sum + file.bytes, 0)
     const disk = await statfs(this.root)
-    const room = Math.min(this.#budgetBytes - used, disk.bavail * disk.bsize - SPARE_DISK_BYTES)
+    const room = Math.min(this.#budgetBytes - taken, disk.bavail * disk.bsize - SPARE_DISK_BYTES)
     let missing = bytes - room
     if (missing <= 0) return
     const goes: (() => Promise<void>)[] = []
     for (const { path, sha256, partial, bytes: own } of stored)
-      if (missing > 0 && partial && !keep.has(sha256)) {
+      if (missing > 0 && partial && !keep.has(sha256) && !used.has(sha256)) {
         goes.push(() => rm(path, { force: true }))
         missing -= own
       }
     const held = new Map(stored.flatMap((file) => (file.partial ? [] : [[file.sha256, file]])))
-    for (const { key, frees } of await this.#evictable(keep, [...held.keys()]))
+    for (const { key, frees } of await this.#evictable(new Set([...keep, ...used]), [...held.keys()]))
       if (missing > 0) {
         goes.push(() => this.#evict(key, frees))
         missing -= frees.reduce((sum, sha256) => sum + (held.get(sha256)?.bytes ?? 0), 0)
@@ -130,9 +131,12 @@ export class ModelCache {
     for (const sha256 of frees) await rm(this.blobPath(sha256), { force: true })
   }
 
-  /** Models that may go, the one unused for longest first, each with the blobs that nobody else has by then. */
+  /**
+   * Models that may go, the one unused for longest first, each with the blobs that nobody else has by then.
+   *
+   * @param keep keys and hashes
+   */
   async #evictable(keep: ReadonlySet<string>, blobs: readonly string[]) {
-    const used = await leased(join(this.root, 'leases'))
     const models = await this.#models()
     const users = new Map<string, number>()
     for (const { record } of models)
@@ -140,7 +144,7 @@ export class ModelCache {
     const orphans = blobs.filter((sha256) => !users.has(sha256) && !keep.has(sha256))
     const found = [{ key: 'orphans', frees: orphans }]
     for (const { key, record } of models) {
-      if (used.has(key)) continue
+      if (keep.has(key)) continue
       const frees: string[] = []
       for (const { sha256 } of record.files) {
         const left = users.get(sha256)! - 1
@@ -192,7 +196,9 @@ const mib = (bytes: number): number => Math.ceil(bytes / 2 ** 20)
 async function linkOrPoint(blob: string, at: string): Promise<void> {
   try {
     await link(blob, at)
-  } catch {
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code === 'ENOENT')
+      throw new HeadraceError('cache_failed', `${blob} went while it was needed`, { cause: thrown })
     await symlink(blob, at)
   }
 }

@@ -8,7 +8,7 @@ import { HeadraceError } from '../errors.ts'
  * it is talked to (chat template, which tokens end an answer).
  */
 export const FILE_ROLES = ['config', 'weights', 'tokenizer', 'other'] as const
-export type FileRole = (typeof FILE_ROLES)[number]
+type FileRole = (typeof FILE_ROLES)[number]
 
 export interface ModelFile {
   /** A plain file name. */

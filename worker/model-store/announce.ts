@@ -10,7 +10,7 @@ import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 const TELL_SECONDS = 0.1
 const RETRY_SECONDS = 1
 
-export interface Peer {
+interface Peer {
   readonly url: string
   /** Absent: all. */
   readonly have: PieceSet | undefined

@@ -40,6 +40,7 @@ export class PartialModel {
   readonly have: PieceSet
   readonly #of: PartialModelDeps
   readonly #unfinished = new Map<string, Unfinished>()
+  readonly #leases: (() => Promise<void>)[] = []
   readonly #hashed = new Map<string, FileHash>()
 
   private constructor(of: PartialModelDeps) {
@@ -53,6 +54,7 @@ export class PartialModel {
     try {
       let first = 0
       for (const file of contentsOf(of.manifest)) {
+        model.#leases.push(await of.cache.lease(file.sha256))
         if (!(await model.#takeBlob(file, first))) await model.#takePieces(file, first)
         first += file.pieces.length
       }
@@ -98,6 +100,7 @@ export class PartialModel {
   async close(): Promise<void> {
     for (const { handle } of this.#unfinished.values()) await handle.close()
     this.#unfinished.clear()
+    for (const release of this.#leases.splice(0)) await release()
   }
 
   async #takeBlob(file: ManifestFile, first: number): Promise<boolean> {

@@ -11,7 +11,7 @@ const MOST_STRIKES = 3
 const REST_FIRST_SECONDS = 0.2
 const REST_MOST_SECONDS = 5
 
-export interface Source {
+interface Source {
   readonly url: string
   readonly coordinator: boolean
 }

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { firstLine, startHeadrace } from '../../../coordinator/cli/processes.ts'
 import { wholeNumber } from '../../../shared/cli/options.ts'
 import { HeadraceError } from '../../../shared/errors.ts'
-import type { ModelShape } from '../../../shared/model-shape.ts'
+import { llamaShape } from '../../support/llama-shape.ts'
 import { columns, type Report, spreadText } from '../harness/report.ts'
 import { spreadOf } from '../harness/statistics.ts'
 import { cached } from '../models/cache.ts'
@@ -14,8 +14,7 @@ import { writeFolder } from '../models/huggingface.ts'
 import { defineSuite } from '../suite.ts'
 
 /** 51 M parameters: 102 MB in bfloat16. */
-const SHAPE: ModelShape = {
-  architecture: 'llama',
+const SHAPE = llamaShape({
   layers: 11,
   hidden: 512,
   heads: 8,
@@ -24,10 +23,8 @@ const SHAPE: ModelShape = {
   ffn: 1536,
   vocab: 32_000,
   contextLength: 4096,
-  normEpsilon: 1e-5,
   tiedHead: true,
-  rope: { kind: 'default', theta: 10_000 },
-}
+})
 const BAR_SECONDS = 3
 
 /** How long a worker with an empty disk takes to get its model. */
