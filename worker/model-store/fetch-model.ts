@@ -65,7 +65,8 @@ export async function fetchModel(of: FetchModelDeps, signal: AbortSignal): Promi
     const { hashes, shelf } = of
     const model = await PartialModel.open({ manifest, cache, hashes, shelf, signal })
     try {
-      if (!model.complete) await fetchMissing(of, model, signal)
+      if (model.complete) log.info({ bytes: 0, seconds: 0 }, 'the model is in the cache')
+      else await fetchMissing(of, model, signal)
       const { path } = await model.publish()
       of.metrics.weightsReady.set(1)
       return { path, fingerprint: manifest.fingerprint }

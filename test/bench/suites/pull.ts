@@ -2,7 +2,7 @@ import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { firstLine, startHeadrace } from '../../../coordinator/cli/processes.ts'
 import { wholeNumber } from '../../../shared/cli/options.ts'
 import { HeadraceError } from '../../../shared/errors.ts'
@@ -109,8 +109,8 @@ class Site {
 
   #newCache = (): string => join(this.#folder, String(this.#caches++))
 
-  #worker(cache: string): ChildProcess {
-    const args = ['worker', '--join', this.#url, '--cache', cache, '--name', `w-${this.#caches}-${Math.random()}`]
+  #worker(cache: string, name: string = basename(cache)): ChildProcess {
+    const args = ['worker', '--join', this.#url, '--cache', cache, '--name', name]
     return startHeadrace([...args, '--threads', '1'], { errors: 'pipe' })
   }
 
@@ -119,7 +119,7 @@ class Site {
     const started = performance.now()
     const worker = this.#worker(cache)
     try {
-      const { bytes, seconds } = await logged(worker, 'fetched the model', this.#signal)
+      const { bytes, seconds } = await logged(worker, /fetched the model|the model is in the cache/, this.#signal)
       return { bytes, seconds, sinceStart: (performance.now() - started) / 1000 }
     } finally {
       await kill(worker)
@@ -128,17 +128,19 @@ class Site {
 
   async #killed(): Promise<Fetched> {
     const cache = this.#newCache()
-    const first = this.#worker(cache)
-    await logged(first, 'fetching the model', this.#signal)
-    while (!(await this.#someHaveCome())) this.#signal.throwIfAborted()
+    const name = `killed-${basename(cache)}`
+    const first = this.#worker(cache, name)
+    await logged(first, /fetching the model/, this.#signal)
+    while (!(await this.#hasSome(name))) this.#signal.throwIfAborted()
     await kill(first)
     return this.#fetch(cache)
   }
 
-  async #someHaveCome(): Promise<boolean> {
+  /** Also when it has all: then the kill came too late, and nothing is left to fetch. */
+  async #hasSome(name: string): Promise<boolean> {
     const answer = await fetch(`${this.#url}/v1/cluster`, { signal: this.#signal })
-    const { workers } = (await answer.json()) as { workers: { state: string; model_share?: number }[] }
-    return workers.some(({ state, model_share }) => state !== 'lost' && (model_share ?? 1) > 0)
+    const { workers } = (await answer.json()) as { workers: { id: string; model_share?: number }[] }
+    return workers.some(({ id, model_share }) => id === name && (model_share ?? 1) > 0)
   }
 
   async #sent(): Promise<number> {
@@ -150,7 +152,7 @@ class Site {
 /** The log line of a process that says this. */
 async function logged(
   child: ChildProcess,
-  what: string,
+  what: RegExp,
   signal: AbortSignal,
 ): Promise<{ bytes: number; seconds: number }> {
   let rest = ''
@@ -158,7 +160,7 @@ async function logged(
     signal.throwIfAborted()
     const lines = (rest + String(piece)).split('\n')
     rest = lines.pop() ?? ''
-    const found = lines.find((line) => line.includes(`"${what}"`))
+    const found = lines.find((line) => what.test(line))
     if (found !== undefined) return JSON.parse(found) as { bytes: number; seconds: number }
   }
   throw new HeadraceError('worker_lost', `a worker ended before it said: ${what}`)
