@@ -136,7 +136,7 @@ export const ERRORS = {
   model_tampered: {
     status: 502,
     type: 'model_error',
-    help: 'A file of the model is not what its hash says, from nobody who offers it.',
+    help: 'The bytes that came for a file of the model are not those of its hash.',
   },
   model_not_cached: {
     status: 500,
