@@ -16,7 +16,7 @@ export function parseModelConfig(json: unknown): ModelShape {
   const architecture = Object.hasOwn(ARCHITECTURES, model_type) ? ARCHITECTURES[model_type] : undefined
   if (architecture === undefined) throw unsupported('model_type', model_type)
   const given = z.record(z.string(), z.unknown()).parse(json)
-  refuseUnknownValues(given)
+  refuseUnknownValues(given, architecture)
   const config = read(configSchema, { ...architecture.defaults, ...given })
   refuseOtherArithmetic(config, architecture)
   return shapeOf(model_type, config, architecture)
@@ -79,12 +79,11 @@ function shapeOf(type: string, config: Config, architecture: Architecture): Mode
 }
 
 function layerShapesOf(config: Config, architecture: Architecture, ropes: Ropes): LayerShape[] {
-  const { num_hidden_layers: layers } = config
-  const { layer_types, no_rope_layers } = config
+  const { num_hidden_layers: layers, layer_types, no_rope_layers } = config
   const types = architecture.computes?.includes('layer_types') ? layer_types : undefined
-  if (layer_types != null && layer_types.length !== layers)
-    throw bad(`layer_types has ${layer_types.length} entries for ${layers} layers`)
-  // transformers allows a longer list: a model that was cut short
+  if (types != null && types.length !== layers)
+    throw bad(`layer_types has ${types.length} entries for ${layers} layers`)
+  // a list that is too long is of a model that was cut short
   if (no_rope_layers != null && no_rope_layers.length < layers)
     throw bad(`no_rope_layers has ${no_rope_layers.length} entries for ${layers} layers`)
   const window = config.use_sliding_window === false ? undefined : (config.sliding_window ?? undefined)
@@ -110,7 +109,6 @@ const NEUTRAL: Readonly<Record<string, (value: never) => boolean>> = {
   mlp_bias: (is: boolean) => !is,
   partial_rotary_factor: (part: number) => part === 1,
   sliding_window: () => false,
-  layer_types: (types: string[]) => types.every((type) => type === 'full_attention'),
   no_rope_layers: (layers: number[]) => layers.every((rotates) => rotates === 1),
   no_rope_layer_interval: () => false,
   rope_local_base_freq: () => false,
@@ -159,12 +157,12 @@ const NOT_COMPUTED = [
   'shared_expert_intermediate_size',
 ] as const
 
-function refuseUnknownValues(given: Record<string, unknown>): void {
+function refuseUnknownValues(given: Record<string, unknown>, { computes }: Architecture): void {
   for (const option of NOT_COMPUTED)
     if (given[option] != null && given[option] !== false) throw unsupported(option, given[option])
+  const known = computes?.includes('layer_types') ? ['full_attention', 'sliding_attention'] : ['full_attention']
   const types = given['layer_types']
-  if (!Array.isArray(types)) return
-  const unknown = types.find((type) => type !== 'full_attention' && type !== 'sliding_attention')
+  const unknown = Array.isArray(types) ? types.find((type) => !known.includes(type)) : undefined
   if (unknown !== undefined) throw unsupported('layer_types', unknown)
 }
 
