@@ -9,7 +9,7 @@ export function widenF16(bits: Uint16Array, out: Float32Array): void {
   for (let i = 0; i < bits.length; i++) out[i] = halfToSingle(bits[i]!)
 }
 
-function halfToSingle(bits: number): number {
+export function halfToSingle(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1
   const exponent = (bits >> 10) & 0x1f
   const fraction = bits & 0x3ff
