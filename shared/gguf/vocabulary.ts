@@ -31,7 +31,7 @@ export function readVocabulary(metadata: Metadata): Token[] {
 }
 
 /** The id that `tokenizer.ggml.<name>_token_id` has, if it is one of the vocabulary. */
-export function namedToken(metadata: Metadata, name: string, count: number): number | undefined {
+export function namedToken(metadata: Metadata, name: string, count = Number.POSITIVE_INFINITY): number | undefined {
   const id = metadata.number(`tokenizer.ggml.${name}_token_id`)
   return id !== undefined && Number.isInteger(id) && id >= 0 && id < count ? id : undefined
 }
@@ -49,12 +49,12 @@ const ENDS = new Set([
   '<end_of_utterance>',
 ])
 
-/** The ids that end an answer, the one that the file calls so first. */
+/** The ids that end an answer, the one that the file calls so first. A file without a vocabulary may still name them. */
 export function endTokens(metadata: Metadata): number[] {
-  const tokens = readVocabulary(metadata)
-  const named = ['eos', 'eot', 'eom'].map((name) => namedToken(metadata, name, tokens.length))
-  const byText = tokens.filter(({ kind, text }) => kind === TOKEN_KIND.control && ENDS.has(text)).map(({ id }) => id)
-  return [...new Set([...named.filter((id) => id !== undefined), ...byText])]
+  const tokens = metadata.has('tokenizer.ggml.tokens') ? readVocabulary(metadata) : undefined
+  const named = ['eos', 'eot', 'eom'].map((name) => namedToken(metadata, name, tokens?.length))
+  const byText = tokens?.filter(({ kind, text }) => kind === TOKEN_KIND.control && ENDS.has(text)).map(({ id }) => id)
+  return [...new Set([...named.filter((id) => id !== undefined), ...(byText ?? [])])]
 }
 
 export const bad = (metadata: Metadata, what: string) =>

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 /** The repository's root, where the lock file is: tests run compiled, at another depth than their source. */
@@ -9,4 +9,8 @@ export const root = (() => {
 })()
 
 export const fixture = (name: string): string => join(root, 'test', 'fixtures', name)
+/** The model folders that came with numbers of Hugging Face transformers. */
+export const fixtureNames: readonly string[] = readdirSync(fixture('.')).filter((name) =>
+  existsSync(fixture(join(name, 'expected.json'))),
+)
 export const bundledModel: string = join(root, 'deploy', 'model', 'logbook-7m')

@@ -10,6 +10,9 @@ import { type StoredTensor, unpairedRow } from './stored-tensor.ts'
 /** Bytes read at once: large enough for the disk, small enough that a paced reader can stop in between. */
 const PIECE_BYTES = 4 << 20
 
+/** A hundred layers of a thousand experts; stacked ones take few bytes of a file each. */
+const MAX_TENSORS = 1 << 19
+
 /** A tensor of a type that is read, and the file that holds it. */
 interface Located extends StoredTensor {
   readonly file: string
@@ -129,6 +132,7 @@ export class WeightReader {
   #add(file: string, handle: FileHandle, tensors: Iterable<[string, StoredTensor]>): void {
     for (const [name, tensor] of tensors) {
       if (this.#tensors.has(name)) throw malformed(file, `${name} is there twice`)
+      if (this.#tensors.size === MAX_TENSORS) throw malformed(file, `it has more than ${MAX_TENSORS} tensors`)
       this.#tensors.set(name, { ...tensor, file, handle })
     }
   }
