@@ -14,3 +14,8 @@ export const fixtureNames: readonly string[] = readdirSync(fixture('.')).filter(
   existsSync(fixture(join(name, 'expected.json'))),
 )
 export const bundledModel: string = join(root, 'deploy', 'model', 'logbook-7m')
+
+/** Tiny models with the numbers of Hugging Face transformers, one or more an architecture. */
+export const FIXTURES: readonly string[] = readdirSync(fixture('')).filter((name) =>
+  existsSync(join(fixture(name), 'expected.json')),
+)
