@@ -57,7 +57,7 @@ const FAMILIES: Readonly<Record<string, Options>> = {
   }),
   olmo2: (h) => {
     const window = h.number('attention.sliding_window')
-    if (!window) return { model_type: 'olmo2' }
+    if (!window) return { model_type: 'olmo2', attention_bias: h.has('attn_q.bias') }
     return { model_type: 'olmo3', sliding_window: window, layer_types: h.layerTypes(4) }
   },
   granite: (h) => ({

@@ -92,9 +92,10 @@ function hyperParameters(config: Config): [string, MetadataValue][] {
     ...given('embedding_scale', config['embedding_multiplier'], f32),
     ...given('residual_scale', config['residual_multiplier'], f32),
     ...given('logit_scale', config['logits_scaling'], f32),
-    ...(architecture === 'llama' || architecture === 'granite'
-      ? given('rope.dimension_count', headDim(config), u32)
-      : []),
+    ...scaling(architecture, config),
+    ...(architecture === 'qwen2' || architecture === 'qwen3'
+      ? []
+      : given('rope.dimension_count', rotaryDim(config), u32)),
   ]
 }
 
@@ -102,11 +103,47 @@ const headDim = (config: Config): number => config['head_dim'] ?? config['hidden
 
 function ropeOf(config: Config): Config {
   const rope = config['rope_parameters'] ?? config['rope_scaling'] ?? {}
-  return { rope_theta: config['rope_theta'] ?? 10_000, ...(rope.full_attention ?? rope) }
+  const full = rope.full_attention ?? rope
+  return { rope_theta: config['rope_theta'] ?? 10_000, ...full, rope_type: full.rope_type ?? full.type }
+}
+
+const rotaryDim = (config: Config): number =>
+  (ropeOf(config)['partial_rotary_factor'] ?? config['partial_rotary_factor'] ?? 1) * headDim(config)
+
+/** LongRoPE and Llama 3's stand in tensors. */
+function scaling(architecture: string, config: Config): [string, MetadataValue][] {
+  const rope = ropeOf(config)
+  const key = (name: string) => `${architecture}.rope.scaling.${name}`
+  const original = rope['original_max_position_embeddings'] ?? config['original_max_position_embeddings']
+  const context: [string, MetadataValue][] =
+    original === undefined ? [] : [[key('original_context_length'), { u32: original }]]
+  switch (rope['rope_type']) {
+    case 'linear':
+      return [
+        [key('type'), { text: 'linear' }],
+        [key('factor'), { f32: rope['factor'] }],
+      ]
+    case 'yarn':
+      return [
+        [key('type'), { text: 'yarn' }],
+        [key('factor'), { f32: rope['factor'] }],
+        ...context,
+        ...(rope['attention_factor'] === undefined
+          ? []
+          : [[key('yarn_attn_factor'), { f32: rope['attention_factor'] }] as [string, MetadataValue]]),
+      ]
+    default:
+      return architecture === 'phi3' ? context : []
+  }
 }
 
 function extraTensors(config: Config): GgufTensorToWrite[] {
   const rope = ropeOf(config)
+  if (rope['rope_type'] === 'longrope')
+    return (['long', 'short'] as const).map((which) => {
+      const values = Float32Array.from(rope[`${which}_factor`] as number[])
+      return { name: `rope_factors_${which}.weight`, dims: [values.length], values }
+    })
   if (rope['rope_type'] !== 'llama3') return []
   const { factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings: context } = rope
   const factors = Float32Array.from({ length: headDim(config) / 2 }, (_, i) => {

@@ -12,7 +12,7 @@ import type { Engine } from '../../../worker/engine/engine.ts'
 import { convertFolder } from '../../support/gguf/convert.ts'
 import { expectedCases } from '../../support/hf-expected.ts'
 import { argmax, maxAbsDifference } from '../../support/numbers.ts'
-import { bundledModel, fixture, fixtureNames } from '../../support/paths.ts'
+import { bundledModel, fixture, ggufFixtureNames } from '../../support/paths.ts'
 import { PlainRun } from '../../support/plain-run.ts'
 
 let folder: string
@@ -24,7 +24,7 @@ after(() => rm(folder, { recursive: true }))
 const CUTTING = { chunkTokens: 256, blockTokens: 512 }
 
 describe('a fixture as a GGUF file of F32', () => {
-  for (const name of fixtureNames)
+  for (const name of ggufFixtureNames)
     test(`has the logits of ${name}`, async () => {
       const path = await convertFolder(fixture(name), join(folder, `${name}.gguf`))
       assert.deepEqual(await readModelShape(path), await readModelShape(fixture(name)))
