@@ -1,15 +1,14 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
-import { GgufSource } from './gguf/source.ts'
+import { GgufSource, isGguf } from './gguf/source.ts'
 import { HuggingFaceFolder } from './huggingface-folder.ts'
 import { parseEosTokens, parseModelConfig } from './model-config.ts'
 import type { ModelShape } from './model-shape.ts'
 import type { ModelFiles, ModelSource } from './model-source.ts'
 
 /** A path of a model is a Hugging Face folder, or a GGUF file: of several the first. */
-const sourceOf = (path: string): ModelSource =>
-  path.endsWith('.gguf') ? new GgufSource(path) : new HuggingFaceFolder(path)
+const sourceOf = (path: string): ModelSource => (isGguf(path) ? new GgufSource(path) : new HuggingFaceFolder(path))
 
 export const locateModel = (path: string): Promise<ModelFiles> => sourceOf(path).files()
 

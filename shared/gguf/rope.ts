@@ -1,5 +1,6 @@
 import { HeadraceError } from '../errors.ts'
 import type { Metadata } from './metadata.ts'
+import { shortestDecimal } from './values.ts'
 
 /** How many times slower each rotated pair turns than the base says. Absent: not in the file. */
 export interface FrequencyFactors {
@@ -28,8 +29,8 @@ export function ropeScaling(fields: RopeFields): Record<string, unknown> {
     return {
       rope_type: 'longrope',
       rope_theta,
-      long_factor: Array.from(factors.long ?? []),
-      short_factor: Array.from(factors.short ?? []),
+      long_factor: Array.from(factors.long ?? [], shortestDecimal),
+      short_factor: Array.from(factors.short ?? [], shortestDecimal),
       original_max_position_embeddings: original,
     }
   const kind = text('rope.scaling.type') ?? (factor === undefined || factor === 1 ? 'none' : 'linear')
@@ -65,7 +66,7 @@ function llama3Scaling(factors: Float32Array, dim: number, theta: number, metada
   const refused = () =>
     new HeadraceError('model_unsupported', `${metadata.file}: rope_freqs.weight does not scale as Llama 3.1 does`)
   if (factors.length !== dim / 2) throw refused()
-  const factor = factors.reduce((most, f) => Math.max(most, f), 1)
+  const factor = shortestDecimal(factors.reduce((most, f) => Math.max(most, f), 1))
   if (factor === 1) return { rope_type: 'default', rope_theta: theta }
   const wavelengths = Array.from(factors, (_, i) => 2 * Math.PI * theta ** ((2 * i) / dim))
   for (const { high, context } of candidates(factors, wavelengths, factor)) {
