@@ -104,13 +104,11 @@ function slidingGemma3(h: HParams): Record<string, unknown> {
   }
 }
 
-export const isKnownArchitecture = (architecture: string): boolean => Object.hasOwn(FAMILIES, architecture)
-
 /** The object that the model's `config.json` would have been. Errors: `model_bad_config`, `model_unsupported`. */
 export function configOf(model: GgufModel): Record<string, unknown> {
   const { metadata, tensors } = model
   const architecture = metadata.text('general.architecture') ?? ''
-  if (!isKnownArchitecture(architecture))
+  if (!Object.hasOwn(FAMILIES, architecture))
     throw new HeadraceError(
       'model_unsupported',
       `${metadata.file}: general.architecture = ${architecture.slice(0, 100)}`,

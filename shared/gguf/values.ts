@@ -3,12 +3,12 @@ import { type Cursor, decodeText, malformed } from './cursor.ts'
 export type GgufValue = number | boolean | string | GgufTexts | GgufNumbers
 
 /** Texts are decoded when they are asked for: a worker needs none of a vocabulary's hundred thousands. */
-export interface GgufTexts {
+interface GgufTexts {
   readonly kind: 'texts'
   readonly count: number
   decode(): string[]
 }
-export interface GgufNumbers {
+interface GgufNumbers {
   readonly kind: 'numbers'
   readonly values: ArrayLike<number>
 }
