@@ -1,4 +1,4 @@
-import { type FileHandle, open } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { HeadraceError } from '../errors.ts'
 import { Incomplete, malformed } from './cursor.ts'
@@ -52,6 +52,12 @@ export async function headerOf(file: string): Promise<GgufHeader> {
   }
 }
 
+async function needed(file: string): Promise<void> {
+  const found = await stat(file).catch(() => undefined) // unreadable is treated as absent
+  if (found?.isFile() !== true)
+    throw new HeadraceError('model_incomplete', `${file} is missing`, { details: { file: basename(file) } })
+}
+
 /** All files of a model, from its first or only one: `NAME-00001-of-00003.gguf` has two others beside it. */
 export async function partsOf(file: string): Promise<{ first: GgufHeader; files: readonly string[] }> {
   const first = await headerOf(file)
@@ -65,5 +71,7 @@ export async function partsOf(file: string): Promise<{ first: GgufHeader; files:
   if (metadata.number('split.no') !== 0 || Number(named[2]) !== 1)
     throw new HeadraceError('model_incomplete', `${file} is not the first of its ${count} files: give that one`)
   const name = (part: number) => `${named[1]}-${String(part).padStart(5, '0')}-of-${named[3]}.gguf`
-  return { first, files: Array.from({ length: count }, (_, i) => join(dirname(file), name(i + 1))) }
+  const files = Array.from({ length: count }, (_, i) => join(dirname(file), name(i + 1)))
+  for (const part of files) await needed(part)
+  return { first, files }
 }

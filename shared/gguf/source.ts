@@ -26,7 +26,8 @@ export class GgufSource implements ModelSource {
 
   async config(): Promise<unknown> {
     const { first, files } = await partsOf(this.#path)
-    const headers = [first, ...(await Promise.all(files.slice(1).map(headerOf)))]
+    const headers = [first]
+    for (const file of files.slice(1)) headers.push(await headerOf(file))
     const metadata = new Metadata(first.metadata, this.#path)
     const tensors = new Map(headers.flatMap((header) => [...header.tensors]))
     return configOf({ metadata, tensors, factors: await frequencyFactors(headers) })

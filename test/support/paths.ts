@@ -10,7 +10,7 @@ export const root = (() => {
 
 export const fixture = (name: string): string => join(root, 'test', 'fixtures', name)
 /** The model folders that came with numbers of Hugging Face transformers. */
-const fixtureNames: readonly string[] = readdirSync(fixture('.')).filter((name) =>
+export const fixtureNames: readonly string[] = readdirSync(fixture('.')).filter((name) =>
   existsSync(fixture(join(name, 'expected.json'))),
 )
 

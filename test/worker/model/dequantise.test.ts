@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { describe, test } from 'node:test'
 import { GGML_TYPES, type GgmlType } from '../../../shared/gguf/ggml-types.ts'
 import { dequantise } from '../../../worker/model/dequantise.ts'
+import { halfToSingle, widenF16 } from '../../../worker/model/widen.ts'
 import { BLOCK_ELEMENTS, QUANTISERS, type QuantisedType, TYPE_IDS } from '../../support/gguf/quantise.ts'
 import { seededRandom } from '../../support/random.ts'
 
@@ -42,6 +43,13 @@ function anyBlocks(type: GgmlType): Uint8Array {
     for (const half of HALVES[type] ?? [0]) blocks[block * bytes + half + 1]! &= 0xbf
   return blocks
 }
+
+test('every half has the float32 of its number', () => {
+  const bits = Uint16Array.from({ length: 1 << 16 }, (_, i) => i)
+  const out = new Float32Array(bits.length)
+  widenF16(bits, out)
+  assert.deepEqual(out, Float32Array.from(bits, halfToSingle))
+})
 
 describe('blocks of ggml', () => {
   for (const [type, known] of Object.entries(KNOWN) as [GgmlType, string][])

@@ -8,7 +8,7 @@ import { locateModel } from '../../../shared/model-folder.ts'
 import { dequantise } from '../../../worker/model/dequantise.ts'
 import { WeightReader } from '../../../worker/model/weight-reader.ts'
 import { convertFolder } from '../../support/gguf/convert.ts'
-import { fixture, ggufFixtureNames } from '../../support/paths.ts'
+import { fixture, fixtureNames } from '../../support/paths.ts'
 import { createTinyModel } from '../../support/tiny-model.ts'
 
 let folder: string
@@ -47,7 +47,7 @@ async function dimsOf(model: string): Promise<Map<string, number[]>> {
 }
 
 describe('the weights of a GGUF file', () => {
-  for (const name of ggufFixtureNames)
+  for (const name of fixtureNames)
     test(`converted from ${name} are those of its folder, under the same names`, async () => {
       const dims = await dimsOf(fixture(name))
       const expected = await readAll(fixture(name), dims)
