@@ -4,12 +4,24 @@ export function widenBf16(bits: Uint16Array, out: Float32Array): void {
   for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16
 }
 
+const HALF_INFINITY = 0x7c00
+const LEAST_NORMAL_HALF = 0x400
+/** What the exponents of the two are apart, where a float32 has its own. */
+const REBIAS = (127 - 15) << 23
+
 /** IEEE 754 half precision to single, exactly. `out` and `bits` have the same length. */
 export function widenF16(bits: Uint16Array, out: Float32Array): void {
-  for (let i = 0; i < bits.length; i++) out[i] = halfToSingle(bits[i]!)
+  const words = new Uint32Array(out.buffer, out.byteOffset, out.length)
+  for (let i = 0; i < bits.length; i++) {
+    const half = bits[i]!
+    const size = half & 0x7fff
+    if (size < LEAST_NORMAL_HALF || size >= HALF_INFINITY) out[i] = halfToSingle(half)
+    else words[i] = ((half & 0x8000) << 16) | ((size << 13) + REBIAS)
+  }
 }
 
-function halfToSingle(bits: number): number {
+/** IEEE 754 half precision bits as a number. */
+export function halfToSingle(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1
   const exponent = (bits >> 10) & 0x1f
   const fraction = bits & 0x3ff
