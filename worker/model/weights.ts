@@ -1,7 +1,7 @@
 import { HeadraceError } from '../../shared/errors.ts'
 import { locateModel } from '../../shared/model-folder.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
-import type { Rows } from './rows.ts'
+import { type Rows, sameRows } from './rows.ts'
 import { WeightReader } from './weight-reader.ts'
 
 type Floats = Float32Array<ArrayBuffer>
@@ -31,7 +31,7 @@ export interface ModelWeights<M, L = LayerWeights<M>, H = M> {
 export interface Keeping<M, L = LayerWeights<M>, H = M> {
   keep(matrix: { values_out_in: Floats; out: number; in: number }): M
   keepLayer(layer: LayerWeights<M>): L | Promise<L>
-  keepRows(values_vocab_dim: Floats): Rows
+  keepRows(values_vocab_dim: Floats, dim: number): Rows
   keepHead(rows_vocab_dim: Rows, dim: number): readonly H[]
 }
 
@@ -67,7 +67,7 @@ class ModelReader<M, L, H> {
 
   async read(): Promise<ModelWeights<M, L, H>> {
     const { hidden, vocab, layers } = this.#shape
-    const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]))
+    const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]), hidden)
     const kept: L[] = []
     for (let layer = 0; layer < layers; layer++) kept.push(await this.#keeping.keepLayer(await this.#layer(layer)))
     const finalNorm_dim = await this.#values('model.norm.weight', [hidden])
@@ -97,9 +97,9 @@ class ModelReader<M, L, H> {
   async #headRows(embedding: Rows): Promise<Rows> {
     const { hidden, vocab, tiedHead } = this.#shape
     if (tiedHead && !this.#reader.has(HEAD)) return embedding
-    const own = this.#keeping.keepRows(await this.#values(HEAD, [vocab, hidden]))
+    const own = this.#keeping.keepRows(await this.#values(HEAD, [vocab, hidden]), hidden)
     if (!tiedHead) return own
-    if (!sameBytes(own, embedding))
+    if (!sameRows(own, embedding))
       throw new HeadraceError('model_bad_tensor', `${HEAD} differs from ${EMBEDDING}, though config.json ties them`)
     return embedding
   }
@@ -121,5 +121,3 @@ class ModelReader<M, L, H> {
     }
   }
 }
-
-const sameBytes = (a: Rows, b: Rows) => Buffer.from(a.buffer).equals(Buffer.from(b.buffer))

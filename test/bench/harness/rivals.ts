@@ -18,6 +18,7 @@ export const WEIGHT_PAIRS = {
   f32: { type: 'F32', ceiling: 'f32', text: 'f32 against F32' },
   bf16: { type: 'F32', ceiling: 'f32', text: 'bf16 against F32' },
   int8: { type: 'Q8_0', ceiling: 'int8', text: 'int8 against Q8_0' },
+  int4: { type: 'Q8_0', ceiling: 'int8', text: 'int4 against Q8_0' },
 } as const satisfies Record<Weights, { type: GgufType; ceiling: CeilingKind; text: string }>
 export type ComparedWeights = keyof typeof WEIGHT_PAIRS
 export const COMPARED_WEIGHTS = Object.keys(WEIGHT_PAIRS) as ComparedWeights[]

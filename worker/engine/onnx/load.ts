@@ -3,6 +3,7 @@ import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Engine, EngineOptions } from '../engine.ts'
 import { bf16Linear } from './linear/bf16.ts'
 import { f32Linear } from './linear/f32.ts'
+import { int4BlocksLinear, int4WidenedLinear } from './linear/int4-formats.ts'
 import { int8Linear } from './linear/int8.ts'
 import { int8BlocksLinear } from './linear/int8-blocks.ts'
 import { largestExactWeight } from './linear/self-test.ts'
@@ -32,6 +33,10 @@ async function weightsOf(
       if (largest < 127) return packedWeights(folder, shape, many, threads)
       return packedAndStreamedWeights(folder, shape, { one: int8BlocksLinear, many }, threads)
     }
+    case 'int4':
+      // packed for single tokens only, though prefill is slower so: kept in both ways they would be those of 8 bits again
+      if (decodes) return packedWeights(folder, shape, int4BlocksLinear, threads)
+      return streamedWeights(folder, shape, int4WidenedLinear(await largestExactWeight()), threads)
     default:
       return (decodes ? packedWeights : streamedWeights)(folder, shape, f32Linear, threads)
   }

@@ -32,7 +32,7 @@ export async function streamedWeights<M extends Sized>(
   const weights = await loadWeights(folder, shape, { ...linear, keepLayer: (layer) => layer })
   const sessions = new SessionSet(threads)
   for (const kind of ['project', 'mix', 'logits'] as const)
-    await sessions.add(kind, GRAPHS[kind](shape, linear, new GraphBuilder(), 'V'))
+    await sessions.add(kind, GRAPHS[kind](shape, linearOf(linear, kind), new GraphBuilder(), 'V'))
   const slotsOf = (kind: WeightedKind, at: number): Slots =>
     kind === 'logits'
       ? headSlots(linear, weights.finalNorm_dim, weights.head[at]!)
@@ -59,7 +59,11 @@ export async function packedWeights<M extends Sized>(
   const { embedding_vocab_dim, head, finalNorm_dim } = await loadWeights(folder, shape, {
     ...linear,
     keepLayer: (layer) => sessions.addLayer(layer),
-    keepRows: halvedIfExact, // the head is packed apart from it anyway
+    // the head is packed apart from it anyway
+    keepRows: (values, dim) => {
+      const rows = linear.keepRows(values, dim)
+      return rows instanceof Float32Array ? halvedIfExact(rows) : rows
+    },
   })
   await sessions.addHead(finalNorm_dim, head)
   return {
@@ -141,10 +145,15 @@ class PackedSessions<M extends Sized> {
   }
 
   #add(kind: WeightedKind, at: number, slots: Slots, headRows: number): Promise<void> {
-    const graph = GRAPHS[kind](this.#shape, this.#linear, new GraphBuilder(slots), headRows)
+    const graph = GRAPHS[kind](this.#shape, linearOf(this.#linear, kind), new GraphBuilder(slots), headRows)
     return this.#sessions.add(`${kind} ${at}`, graph)
   }
 }
+
+/** How the graphs of this kind multiply. */
+const linearOf = <M>({ multiplicand, head }: LinearFormat<M>, kind: WeightedKind) => ({
+  multiplicand: kind === 'logits' ? (head ?? multiplicand) : multiplicand,
+})
 
 const eachMatrix = <M, N>(
   { attentionNorm_dim, mlpNorm_dim, q, k, v, o, gate, up, down }: LayerWeights<M>,
