@@ -33,8 +33,7 @@ function widenRow(rows: Rows, row: number, out_dim: Float32Array): void {
   const [from, end] = [row * out_dim.length, (row + 1) * out_dim.length]
   if (rows instanceof Float32Array) out_dim.set(rows.subarray(from, end))
   else if (rows instanceof Uint16Array) widenBf16(rows.subarray(from, end), out_dim)
-  else
-    for (let i = 0; i < out_dim.length; i++) out_dim[i] = rows.values_row_dim[from + i]! * rows.scale_row[row]!
+  else for (let i = 0; i < out_dim.length; i++) out_dim[i] = rows.values_row_dim[from + i]! * rows.scale_row[row]!
 }
 
 /** Half the memory if every number survives it, else the same table. */

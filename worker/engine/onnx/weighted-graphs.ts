@@ -122,7 +122,8 @@ class PackedSessions<M extends Sized> {
   constructor(shape: ModelShape, linear: LinearFormat<M>, threads: number) {
     this.#shape = shape
     this.#linear = linear
-    this.#sessions = new SessionSet(threads)
+    // 60 of them would each keep the largest chunk they have seen
+    this.#sessions = new SessionSet(threads, { arena: false })
   }
 
   async addLayer(layer: LayerWeights<M>): Promise<void> {

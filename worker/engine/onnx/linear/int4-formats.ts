@@ -1,8 +1,8 @@
+import { byteRows } from '../../../model/rows.ts'
 import type { Floats } from '../../host-tensors.ts'
 import { BLOCK_BYTES, blocksOfRow, INT4_BLOCK, type Int4Matrix, int4Scales, quantiseInt4, widenInt4 } from './int4.ts'
 import { type Int8Matrix, int8Linear } from './int8.ts'
 import { type Int8Blocks, int8BlocksLinear } from './int8-blocks.ts'
-import { byteRows } from '../../../model/rows.ts'
 import type { LinearFormat } from './linear.ts'
 
 /** The operator rounds activations to 8 bits, each block by its own largest. */

@@ -1,4 +1,4 @@
-import { halfToSingle, singleToHalf } from '../../../model/widen.ts'
+import { singleToHalf, widenF16 } from '../../../model/widen.ts'
 import type { Dense } from './linear.ts'
 
 /** Weights that share a scale: as many as in a block of GGUF's Q4_0, so that those are taken as they are. */
@@ -81,7 +81,9 @@ function nibble(steps: number): number {
 
 /** The scales as float32. */
 export function int4Scales({ scales_out_block }: Int4Matrix): Float32Array<ArrayBuffer> {
-  return Float32Array.from(scales_out_block, halfToSingle)
+  const scales = new Float32Array(scales_out_block.length)
+  widenF16(scales_out_block, scales)
+  return scales
 }
 
 /** Outputs that are written side by side: one alone would touch a cache line for every number. */
@@ -127,7 +129,8 @@ function stepsOfBlocks(
   largest: number,
   scale_out: Float32Array,
 ): Float32Array {
-  const steps_out_block = Float32Array.from(scales_out_block, halfToSingle)
+  const steps_out_block = new Float32Array(scales_out_block.length)
+  widenF16(scales_out_block, steps_out_block)
   for (let o = 0; o < scale_out.length; o++) {
     let most = 0
     for (let b = o * blocks; b < (o + 1) * blocks; b++) most = Math.max(most, Math.abs(steps_out_block[b]!))
