@@ -75,7 +75,9 @@ describe('models of random weights', () => {
   it('have no two equal rows and a spread that keeps products at one size', async () => {
     const { embedding_vocab_dim, layers } = await loadWeights(join(folder, 'f32'), SHAPE, PLAIN)
     const rows = new Set(
-      Array.from({ length: SHAPE.vocab }, (_, i) => String((embedding_vocab_dim as Float32Array).subarray(i * 96, i * 96 + 4))),
+      Array.from({ length: SHAPE.vocab }, (_, i) =>
+        String((embedding_vocab_dim as Float32Array).subarray(i * 96, i * 96 + 4)),
+      ),
     )
     assert.equal(rows.size, SHAPE.vocab)
     const { down } = layers[0]!

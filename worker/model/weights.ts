@@ -32,7 +32,8 @@ export interface Keeping<M, L = LayerWeights<M>, H = M> {
   keep(matrix: { values_out_in: Floats; out: number; in: number }): M
   keepLayer(layer: LayerWeights<M>): L | Promise<L>
   keepRows(values_vocab_dim: Floats, dim: number): Rows
-  keepHead(rows_vocab_dim: Rows, dim: number): readonly H[]
+  /** Absent where no logits are needed: then no head is read. */
+  keepHead?: ((rows_vocab_dim: Rows, dim: number) => readonly H[]) | undefined
 }
 
 const EMBEDDING = 'model.embed_tokens.weight'
@@ -71,7 +72,8 @@ class ModelReader<M, L, H> {
     const kept: L[] = []
     for (let layer = 0; layer < layers; layer++) kept.push(await this.#keeping.keepLayer(await this.#layer(layer)))
     const finalNorm_dim = await this.#values('model.norm.weight', [hidden])
-    const head = this.#keeping.keepHead(await this.#headRows(embedding_vocab_dim), hidden)
+    const head = this.#keeping.keepHead?.(await this.#headRows(embedding_vocab_dim), hidden) ?? []
+    this.#seen.add(HEAD)
     this.#refuseUnread()
     return { embedding_vocab_dim, layers: kept, finalNorm_dim, head }
   }

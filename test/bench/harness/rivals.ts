@@ -11,7 +11,7 @@ import { PinnedChild } from './pinned-child.ts'
 
 /** Both sides of a comparison as processes of their own on the same cores, and what they answer. */
 
-const OURS = fileURLToPath(new URL('../children/engine-child.js', import.meta.url))
+export const ENGINE_CHILD = fileURLToPath(new URL('../children/engine-child.js', import.meta.url))
 
 /** What is compared with what: the peer's weights of the same kind, or its nearest. */
 export const WEIGHT_PAIRS = {
@@ -74,7 +74,7 @@ export async function startOurs(
 ): Promise<PinnedChild> {
   const { preset, cores, ...options } = of
   const folder = await presetFolder(preset)
-  const child = await PinnedChild.start(OURS, cores, signal)
+  const child = await PinnedChild.start(ENGINE_CHILD, cores, signal)
   try {
     await child.ask<OurOpened>('open', { folder, ...options })
     return child

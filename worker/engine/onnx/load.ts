@@ -16,19 +16,16 @@ export async function loadOnnxEngine(folder: string, options: EngineOptions): Pr
   return OnnxEngine.create(shape, await weightsOf(folder, shape, options), options.threads)
 }
 
-async function weightsOf(
-  folder: string,
-  shape: ModelShape,
-  { weights, threads, decodes }: EngineOptions,
-): Promise<WeightedGraphs> {
+async function weightsOf(folder: string, shape: ModelShape, options: EngineOptions): Promise<WeightedGraphs> {
+  const { weights, threads, decodes } = options
   switch (weights) {
     case 'bf16':
       // packed, they would be float32 again
-      return streamedWeights(folder, shape, bf16Linear(), threads)
+      return streamedWeights(folder, shape, bf16Linear(), options)
     case 'int8': {
       const largest = await largestExactWeight()
       const many = int8Linear(largest)
-      if (!decodes) return streamedWeights(folder, shape, many, threads)
+      if (!decodes) return streamedWeights(folder, shape, many, options)
       // what clips there may clip in the other kernel too, which has no self-test
       if (largest < 127) return packedWeights(folder, shape, many, threads)
       return packedAndStreamedWeights(folder, shape, { one: int8BlocksLinear, many }, threads)
@@ -36,8 +33,9 @@ async function weightsOf(
     case 'int4':
       // packed for single tokens only, though prefill is slower so: kept in both ways they would be those of 8 bits again
       if (decodes) return packedWeights(folder, shape, int4BlocksLinear, threads)
-      return streamedWeights(folder, shape, int4WidenedLinear(await largestExactWeight()), threads)
+      return streamedWeights(folder, shape, int4WidenedLinear(await largestExactWeight()), options)
     default:
-      return (decodes ? packedWeights : streamedWeights)(folder, shape, f32Linear, threads)
+      if (decodes) return packedWeights(folder, shape, f32Linear, threads)
+      return streamedWeights(folder, shape, f32Linear, options)
   }
 }

@@ -27,9 +27,10 @@ export async function streamedWeights<M extends Sized>(
   folder: string,
   shape: ModelShape,
   linear: LinearFormat<M>,
-  threads: number,
+  { threads, head = true }: { threads: number; head?: boolean },
 ): Promise<WeightedGraphs> {
-  const weights = await loadWeights(folder, shape, { ...linear, keepLayer: (layer) => layer })
+  const keepHead = head ? linear.keepHead : undefined
+  const weights = await loadWeights(folder, shape, { ...linear, keepHead, keepLayer: (layer) => layer })
   const sessions = new SessionSet(threads)
   for (const kind of ['project', 'mix', 'logits'] as const)
     await sessions.add(kind, GRAPHS[kind](shape, linearOf(linear, kind), new GraphBuilder(), 'V'))
