@@ -24,6 +24,11 @@ export function gatherRows(ids_seq: Int32Array, rows: Rows, dim: number, out_seq
   })
 }
 
+/** Multiplies in place. */
+export function scaleRows(x: Float32Array, by: number): void {
+  if (by !== 1) for (let i = 0; i < x.length; i++) x[i] = x[i]! * by
+}
+
 /** All of a table. */
 export function widenRows(rows: Rows, dim: number, out: Float32Array): void {
   for (let row = 0; row < rows.length / dim; row++) widenRow(rows, row, out.subarray(row * dim, (row + 1) * dim))

@@ -33,5 +33,8 @@ export interface LinearFormat<M> {
 
 type PrepareX = (g: GraphBuilder, x: Value, width: number, fine?: boolean) => Multiplicand
 
+/** What a graph needs to know of how weights are kept. */
+export type Linear = Pick<LinearFormat<unknown>, 'multiplicand'>
+
 /** Declares the weight `name`, [out, width], as inputs of the graph and returns x W^T, [.., out]. */
 export type Multiplicand = (name: string, out: number | string) => Value
