@@ -27,15 +27,15 @@ async function weightsOf(folder: string, shape: ModelShape, options: EngineOptio
       const many = int8Linear(largest)
       if (!decodes) return streamedWeights(folder, shape, many, options)
       // what clips there may clip in the other kernel too, which has no self-test
-      if (largest < 127) return packedWeights(folder, shape, many, threads)
+      if (largest < 127) return packedWeights(folder, shape, many, { threads, arena: true })
       return packedAndStreamedWeights(folder, shape, { one: int8BlocksLinear, many }, threads)
     }
     case 'int4':
-      // packed for single tokens only, though prefill is slower so: kept in both ways they would be those of 8 bits again
-      if (decodes) return packedWeights(folder, shape, int4BlocksLinear, threads)
+      // packed alone, though many tokens are slower so: kept in both ways, they would take as much as 8 bits
+      if (decodes) return packedWeights(folder, shape, int4BlocksLinear, { threads, arena: false })
       return streamedWeights(folder, shape, int4WidenedLinear(await largestExactWeight()), options)
     default:
-      if (decodes) return packedWeights(folder, shape, f32Linear, threads)
+      if (decodes) return packedWeights(folder, shape, f32Linear, { threads, arena: true })
       return streamedWeights(folder, shape, f32Linear, options)
   }
 }
