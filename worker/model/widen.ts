@@ -40,3 +40,25 @@ export function narrowBf16(values: Float32Array, bits: Uint16Array): void {
     bits[i] = notANumber ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16
   }
 }
+
+const one = new Float32Array(1)
+const wordOfOne = new Uint32Array(one.buffer)
+
+/** IEEE 754 half precision bits of a float32, to nearest, ties to even. A carry out of the fraction raises the exponent. */
+export function singleToHalf(value: number): number {
+  one[0] = value
+  const word = wordOfOne[0]!
+  const sign = (word >>> 16) & 0x8000
+  if (Number.isNaN(value)) return sign | 0x7e00
+  const size = Math.abs(one[0])
+  if (size >= 65520) return sign | 0x7c00 // half way from the largest half to what would be the next
+  const exponent = Math.max(-14, ((word >>> 23) & 0xff) - 127)
+  return sign | (((exponent + 14) << 10) + roundToEven(size * 2 ** (10 - exponent)))
+}
+
+/** A whole number, ties to the even one. */
+export function roundToEven(x: number): number {
+  const below = Math.floor(x)
+  const above = x - below
+  return above > 0.5 || (above === 0.5 && below % 2 !== 0) ? below + 1 : below
+}
