@@ -25,7 +25,8 @@ export const workerCommand = (program: Program): Program =>
         })
         .option('model', {
           type: 'string',
-          describe: 'Model folder or file, or ORG/NAME as pulled [default: fetched from the coordinator]',
+          describe:
+            'Model folder, GGUF file (of several, the first), or ORG/NAME as pulled [default: fetched from the coordinator]',
         })
         .option('cache', {
           type: 'string',

@@ -1,10 +1,11 @@
 import { readFile } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { z } from 'zod'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
+import { isGguf } from '../../shared/gguf/source.ts'
 import { createLog } from '../../shared/log.ts'
 import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
@@ -24,7 +25,7 @@ export const verifyCommand = (program: Program): Program =>
         .option('model', {
           type: 'string',
           demandOption: true,
-          describe: 'Model folder or file, or ORG/NAME as pulled',
+          describe: 'Model folder, GGUF file (of several, the first), or ORG/NAME as pulled',
         })
         .option('cache', {
           type: 'string',
@@ -32,7 +33,7 @@ export const verifyCommand = (program: Program): Program =>
         })
         .option('expected', {
           type: 'string',
-          describe: 'Reference numbers [default: expected.json in the model folder]',
+          describe: 'Reference numbers [default: expected.json in the folder]',
         })
         .option('weights', {
           choices: WEIGHTS,
@@ -88,7 +89,7 @@ async function verify(args: VerifyArgs): Promise<void> {
   const cache = resolve(args.cache ?? defaultCache())
   const model = await resolveModel(args.model, cache)
   const workers = wholeNumber('workers', args.workers, 1, 64)
-  const cases = await readExpected(args.expected ?? join(model, 'expected.json'))
+  const cases = await readExpected(args.expected ?? join(isGguf(model) ? dirname(model) : model, 'expected.json'))
   const signal = stopSignal()
   const headless = await startHeadless(model, cache, createLog('verify', args.logLevel))
   const group = new ProcessGroup()

@@ -15,6 +15,7 @@ import { linksSuite } from './suites/links.ts'
 import { memorySuite } from './suites/memory.ts'
 import { plannerSuite } from './suites/planner.ts'
 import { pullSuite } from './suites/pull.ts'
+import { qualitySuite } from './suites/quality.ts'
 import { splitSuite } from './suites/split.ts'
 import { unevenSuite } from './suites/uneven.ts'
 
@@ -24,6 +25,7 @@ const SUITES: readonly Suite[] = [
   memorySuite,
   answersSuite,
   engineSuite,
+  qualitySuite,
   decodeSuite,
   coldSuite,
   linksSuite,

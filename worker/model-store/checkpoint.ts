@@ -1,7 +1,8 @@
-import { type FileHandle, open } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
+import { readExactly } from '../../shared/gguf/file.ts'
 import { modelFiles } from '../../shared/model-store/model-files.ts'
-import { headerLength, malformed, PREFIX_BYTES, parseHeader } from '../model/safetensors.ts'
+import { headerLength, PREFIX_BYTES, parseHeader } from '../model/safetensors.ts'
 
 /** Whether every matrix of the model is stored in bfloat16, so that keeping it as such changes no number. */
 export async function isBf16Checkpoint(model: string): Promise<boolean> {
@@ -17,18 +18,13 @@ async function allBf16(path: string): Promise<boolean> {
   const handle = await open(path)
   try {
     const { size } = await handle.stat()
-    const prefix = await readAt(handle, 0, PREFIX_BYTES, path)
-    const header = await readAt(handle, PREFIX_BYTES, headerLength(prefix, size, path), path)
+    const prefix = new Uint8Array(PREFIX_BYTES)
+    await readExactly(handle, prefix, 0, path)
+    const header = new Uint8Array(headerLength(prefix, size, path))
+    await readExactly(handle, header, PREFIX_BYTES, path)
     const tensors = [...parseHeader(header, size, path).values()]
-    return tensors.every(({ dtype, dims }) => dims.length < 2 || dtype === 'BF16')
+    return tensors.every(({ type, dims }) => dims.length < 2 || type === 'BF16')
   } finally {
     await handle.close()
   }
-}
-
-async function readAt(handle: FileHandle, position: number, length: number, path: string): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length)
-  const { bytesRead } = await handle.read(bytes, 0, length, position)
-  if (bytesRead < length) throw malformed(path, `it ends at ${position + bytesRead}`)
-  return bytes
 }

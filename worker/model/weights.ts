@@ -3,7 +3,7 @@ import { HeadraceError } from '../../shared/errors.ts'
 import { locateModel } from '../../shared/model-folder.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import { type Bias, biasesOf, type ExpertMatrix, type Norm, namesOf } from './checkpoint-names.ts'
-import type { Rows } from './rows.ts'
+import { type Rows, sameRows } from './rows.ts'
 import { WeightReader } from './weight-reader.ts'
 
 type Floats = Float32Array<ArrayBuffer>
@@ -42,8 +42,9 @@ export interface ModelWeights<M, L = LayerWeights<M>, H = M> {
 export interface Keeping<M, L = LayerWeights<M>, H = M> {
   keep(matrix: { values_out_in: Floats; out: number; in: number }): M
   keepLayer(layer: LayerWeights<M>): L | Promise<L>
-  keepRows(values_vocab_dim: Floats): Rows
-  keepHead(rows_vocab_dim: Rows, dim: number): readonly H[]
+  keepRows(values_vocab_dim: Floats, dim: number): Rows
+  /** Absent where no logits are needed: then no head is read. */
+  keepHead?: ((rows_vocab_dim: Rows, dim: number) => readonly H[]) | undefined
 }
 
 const EMBEDDING = 'model.embed_tokens.weight'
@@ -78,11 +79,12 @@ class ModelReader<M, L, H> {
 
   async read(): Promise<ModelWeights<M, L, H>> {
     const { hidden, vocab, layers } = this.#shape
-    const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]))
+    const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]), hidden)
     const kept: L[] = []
     for (let layer = 0; layer < layers; layer++) kept.push(await this.#keeping.keepLayer(await this.#layer(layer)))
     const finalNorm_dim = await this.#gain('model.norm.weight', hidden)
-    const head = this.#keeping.keepHead(await this.#headRows(embedding_vocab_dim), hidden)
+    const head = this.#keeping.keepHead?.(await this.#headRows(embedding_vocab_dim), hidden) ?? []
+    this.#seen.add(HEAD)
     this.#refuseUnread()
     return { embedding_vocab_dim, layers: kept, finalNorm_dim, head }
   }
@@ -164,9 +166,9 @@ class ModelReader<M, L, H> {
   async #headRows(embedding: Rows): Promise<Rows> {
     const { hidden, vocab, tiedHead } = this.#shape
     if (tiedHead && !this.#reader.has(HEAD)) return embedding
-    const own = this.#keeping.keepRows(await this.#values(HEAD, [vocab, hidden]))
+    const own = this.#keeping.keepRows(await this.#values(HEAD, [vocab, hidden]), hidden)
     if (!tiedHead) return own
-    if (!sameBytes(own, embedding))
+    if (!sameRows(own, embedding))
       throw new HeadraceError('model_bad_tensor', `${HEAD} differs from ${EMBEDDING}, though config.json ties them`)
     return embedding
   }
@@ -191,5 +193,3 @@ class ModelReader<M, L, H> {
     }
   }
 }
-
-const sameBytes = (a: Rows, b: Rows) => Buffer.from(a.buffer).equals(Buffer.from(b.buffer))
