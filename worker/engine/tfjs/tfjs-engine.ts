@@ -1,0 +1,201 @@
+import type { Tensor, Tensor2D, Tensor3D } from '@tensorflow/tfjs-core'
+import { asHeadraceError, HeadraceError } from '../../../shared/errors.ts'
+import type { ModelShape } from '../../../shared/model-shape.ts'
+import type { Wire } from '../../../shared/plan.ts'
+import { RopeTable } from '../../model/rope-table.ts'
+import { gatherRows } from '../../model/rows.ts'
+import type { ModelWeights } from '../../model/weights.ts'
+import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
+import {
+  checkEncoded,
+  exportHostKv,
+  type Floats,
+  HostAccumulator,
+  HostHidden,
+  HostKv,
+  HostQuery,
+  importHostKv,
+  own,
+} from '../host-tensors.ts'
+import { decodeRows, encodeRows } from '../wire-codec.ts'
+import { Attention } from './attention.ts'
+import { floats, rmsNorm, rotate, silu } from './operations.ts'
+import { releaseTensorFlow, type TensorFlow, type Tf } from './tensorflow.ts'
+import type { Matrix, TfLayer } from './weights.ts'
+
+/** Less than any row's sum that has seen a key; an empty row has 0 and must give 0, not NaN. */
+const SMALLEST_SUM = 1e-30
+
+/**
+ * TensorFlow.js. Weights are tensors for as long as the engine lives; all else lies in host memory and is a tensor within a
+ * call only, so no tensor can be left behind: copying it takes a hundredth of what is computed with it.
+ */
+export class TfjsEngine implements Engine {
+  readonly name = 'tfjs'
+  readonly shape: ModelShape
+  readonly chunkTokens = 256
+  readonly #flow: TensorFlow
+  readonly #tf: Tf
+  readonly #weights: ModelWeights<Matrix, TfLayer>
+  readonly #finalNorm_dim: Tensor
+  readonly #rope: RopeTable
+  readonly #attention: Attention
+
+  constructor(flow: TensorFlow, shape: ModelShape, weights: ModelWeights<Matrix, TfLayer>) {
+    this.shape = shape
+    this.#flow = flow
+    this.#tf = flow.tf
+    this.#weights = weights
+    this.#finalNorm_dim = flow.tf.tensor1d(weights.finalNorm_dim)
+    this.#rope = new RopeTable(shape)
+    this.#attention = new Attention(flow.tf, shape)
+  }
+
+  async embed(tokens_seq: Int32Array): Promise<Hidden> {
+    const x_seq_dim = new Float32Array(tokens_seq.length * this.shape.hidden)
+    gatherRows(tokens_seq, this.#weights.embedding_vocab_dim, this.shape.hidden, x_seq_dim)
+    return new HostHidden(tokens_seq.length, x_seq_dim)
+  }
+
+  async project(layer: number, x: Hidden, start: number, kv: Kv): Promise<Query> {
+    const { heads, kvHeads, headDim, hidden, normEpsilon } = this.shape
+    const { x_seq_dim, tokens } = own(x, HostHidden)
+    const cache = own(kv, HostKv)
+    cache.checkRange(start, tokens)
+    const { cos, sin } = this.#rope.rows(start, tokens)
+    return this.#compute('project', (tf) => {
+      const { attentionNorm_dim, q, k, v } = this.#layer(layer)
+      const normed = rmsNorm(tf, tf.tensor2d(x_seq_dim, [tokens, hidden]), attentionNorm_dim, normEpsilon)
+      const angles = [cos, sin].map((all) => tf.tensor3d(all, [tokens, 1, all.length / tokens]))
+      const projected = (weight: Matrix, count: number) =>
+        tf.reshape(tf.matMul(normed, weight), [tokens, count, headDim]) as Tensor3D
+      const headsFirst = (x_seq_heads_hdim: Tensor3D) => floats(tf.transpose(x_seq_heads_hdim, [1, 0, 2]))
+      const turned = (x_seq_heads_hdim: Tensor3D) => headsFirst(rotate(tf, x_seq_heads_hdim, angles[0]!, angles[1]!))
+      writeHeads(cache, 'keys', start, tokens, turned(projected(k, kvHeads)))
+      writeHeads(cache, 'values', start, tokens, headsFirst(projected(v, kvHeads)))
+      return new HostQuery(start, tokens, turned(projected(q, heads)))
+    })
+  }
+
+  async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator, range?: Positions): Promise<void> {
+    const cache = own(kv, HostKv)
+    const { start, count } = range ?? { start: cache.start, count: cache.capacity }
+    cache.checkRange(start, count)
+    const [query, state] = [own(q, HostQuery), own(acc, HostAccumulator)]
+    this.#compute('attend', () => this.#attention.fold(query, cache, { start, count }, state))
+  }
+
+  async mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden> {
+    const { heads, headDim, hidden, normEpsilon } = this.shape
+    const { tokens, x_seq_dim } = own(x, HostHidden)
+    const { o_heads_seq_hdim, l_heads_seq } = own(acc, HostAccumulator)
+    const y_seq_dim = this.#compute('mix', (tf) => {
+      const { o, mlpNorm_dim, gate, up, down } = this.#layer(layer)
+      const sums = tf.maximum(tf.tensor3d(l_heads_seq, [heads, tokens, 1]), SMALLEST_SUM)
+      const attention = tf.div<Tensor3D>(tf.tensor3d(o_heads_seq_hdim, [heads, tokens, headDim]), sums)
+      const attention_seq_in = tf.reshape(tf.transpose(attention, [1, 0, 2]), [tokens, heads * headDim]) as Tensor2D
+      const middle = tf.add<Tensor2D>(tf.tensor2d(x_seq_dim, [tokens, hidden]), tf.matMul(attention_seq_in, o))
+      const normed = rmsNorm(tf, middle, mlpNorm_dim, normEpsilon)
+      const gated = tf.mul<Tensor2D>(silu(tf, tf.matMul(normed, gate)), tf.matMul(normed, up))
+      return floats(tf.add(middle, tf.matMul(gated, down)))
+    })
+    this.release(x, acc)
+    return new HostHidden(tokens, y_seq_dim)
+  }
+
+  async logits(x: Hidden): Promise<Float32Array> {
+    const { hidden, normEpsilon } = this.shape
+    const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
+    return this.#compute('logits', (tf) => {
+      const normed = rmsNorm(tf, tf.tensor2d(last_dim, [1, hidden]), this.#finalNorm_dim, normEpsilon)
+      const pieces = this.#weights.head.map((piece) => tf.matMul(normed, piece))
+      return floats(pieces.length === 1 ? pieces[0]! : tf.concat(pieces, 1))
+    })
+  }
+
+  lastRow(x: Hidden): Hidden {
+    const from = (x.tokens - 1) * this.shape.hidden
+    return new HostHidden(1, own(x, HostHidden).x_seq_dim.slice(from, from + this.shape.hidden))
+  }
+
+  accumulator(q: Query): Accumulator {
+    const rows = this.shape.heads * q.tokens
+    const m_heads_seq = new Float32Array(rows).fill(Number.NEGATIVE_INFINITY)
+    return new HostAccumulator(q.tokens, allocate(rows * this.shape.headDim), new Float32Array(rows), m_heads_seq)
+  }
+
+  createKv(start: number, capacity: number): Kv {
+    const { kvHeads, headDim } = this.shape
+    const size = kvHeads * capacity * headDim
+    return new HostKv(start, capacity, kvHeads, headDim, allocate(size), allocate(size))
+  }
+
+  async exportKv(kv: Kv, start: number, count: number, wire: Wire): Promise<EncodedKv> {
+    const x_rows_hdim = exportHostKv(own(kv, HostKv), start, count)
+    const bytes = encodeRows(x_rows_hdim, this.shape.headDim, wire)
+    return bytes ? { dtype: wire, bytes } : { dtype: 'f32', bytes: new Uint8Array(x_rows_hdim.buffer) }
+  }
+
+  async importKv(kv: Kv, start: number, count: number, encoded: EncodedKv): Promise<void> {
+    const cache = own(kv, HostKv)
+    cache.checkRange(start, count)
+    checkEncoded(cache, count, encoded)
+    importHostKv(cache, start, count, new Uint8Array(decodeRows(encoded, this.shape.headDim).buffer))
+  }
+
+  /** Empties them: the garbage collector has their memory, and using one again fails. */
+  release(...tensors: (Hidden | Query | Accumulator | Kv)[]): void {
+    for (const tensor of tensors)
+      for (const [field, value] of Object.entries(tensor))
+        if (value instanceof Float32Array) Object.assign(tensor, { [field]: NO_FLOATS })
+  }
+
+  /** Nothing is kept. */
+  trim(): void {
+    return
+  }
+
+  async close(): Promise<void> {
+    this.#finalNorm_dim.dispose()
+    this.#tf.dispose([this.#weights.layers, this.#weights.head] as never)
+    await releaseTensorFlow()
+  }
+
+  #layer(layer: number): TfLayer {
+    return this.#weights.layers[layer]!
+  }
+
+  /** Throws what fails as `engine_failed`, and disposes of every tensor that was made. */
+  #compute<T>(what: string, compute: (tf: Tf) => T): T {
+    const { tf, problems } = this.#flow
+    tf.engine().startScope()
+    try {
+      const result = compute(tf)
+      if (problems.length > 0) throw new Error(problems.splice(0).join('; '))
+      return result
+    } catch (thrown) {
+      if (thrown instanceof HeadraceError) throw thrown
+      throw new HeadraceError('engine_failed', `TensorFlow.js, ${what}: ${asHeadraceError(thrown).message}`, {
+        cause: thrown,
+      })
+    } finally {
+      tf.engine().endScope()
+    }
+  }
+}
+
+const NO_FLOATS: Floats = new Float32Array(0)
+
+function writeHeads(kv: HostKv, what: 'keys' | 'values', start: number, count: number, x_heads_seq_hdim: Floats): void {
+  const size = count * kv.headDim
+  for (let head = 0; head < kv.kvHeads; head++)
+    kv[what](head, start, count).set(x_heads_seq_hdim.subarray(head * size, (head + 1) * size))
+}
+
+function allocate(length: number): Floats {
+  try {
+    return new Float32Array(length)
+  } catch (cause) {
+    throw new HeadraceError('out_of_memory', `no room for ${length * 4} bytes`, { cause })
+  }
+}
