@@ -42,7 +42,7 @@ export async function useWasmBackend(tf: Tf, threads: number, problems: string[]
   const module = await startModule(count > 1, (line) => problems.push(line))
   guardMemory(module)
   setThreadsCount(count)
-  tf.removeBackend('wasm')
+  if (tf.findBackendFactory('wasm') !== null) tf.removeBackend('wasm')
   tf.registerBackend('wasm', () => new BackendWasm(module as ConstructorParameters<typeof BackendWasm>[0]))
   await tf.setBackend('wasm')
 }
