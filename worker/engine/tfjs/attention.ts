@@ -4,7 +4,7 @@ import type { Positions } from '../engine.ts'
 import type { Floats, HostAccumulator, HostKv, HostQuery } from '../host-tensors.ts'
 import { type KeyRange, keyRanges } from '../onnx/key-ranges.ts'
 import { MaskCache } from '../onnx/mask-cache.ts'
-import { floats } from './operations.ts'
+import { floats, scoped } from './operations.ts'
 import type { Tf } from './tensorflow.ts'
 
 /** Keys of one product for a chunk of 256 tokens. Fewer rows may see more at once. */
@@ -51,7 +51,7 @@ export class Attention {
     const tf = this.#tf
     const { headDim } = kv
     const rows = (this.#shape.heads / this.#shape.kvHeads) * query.tokens
-    return tf.tidy(() => {
+    return scoped(tf, () => {
       const from = kvHead * rows * headDim
       const q = tf.tensor2d(query.q_heads_seq_hdim.subarray(from, from + rows * headDim), [rows, headDim])
       const k = tf.tensor2d(kv.keys(kvHead, range.start, range.count), [range.count, headDim])

@@ -19,7 +19,8 @@ import {
 } from '../host-tensors.ts'
 import { decodeRows, encodeRows } from '../wire-codec.ts'
 import { Attention } from './attention.ts'
-import { floats, rmsNorm, rotate, silu } from './operations.ts'
+import { headsFirst, rotatedHeadsFirst } from './heads.ts'
+import { floats, rmsNorm, scoped, silu } from './operations.ts'
 import { releaseTensorFlow, type TensorFlow, type Tf } from './tensorflow.ts'
 import type { Matrix, TfLayer } from './weights.ts'
 
@@ -62,18 +63,15 @@ export class TfjsEngine implements Engine {
     const { x_seq_dim, tokens } = own(x, HostHidden)
     const cache = own(kv, HostKv)
     cache.checkRange(start, tokens)
-    const { cos, sin } = this.#rope.rows(start, tokens)
+    const angles = this.#rope.rows(start, tokens)
     return this.#compute('project', (tf) => {
       const { attentionNorm_dim, q, k, v } = this.#layer(layer)
       const normed = rmsNorm(tf, tf.tensor2d(x_seq_dim, [tokens, hidden]), attentionNorm_dim, normEpsilon)
-      const angles = [cos, sin].map((all) => tf.tensor3d(all, [tokens, 1, all.length / tokens]))
-      const projected = (weight: Matrix, count: number) =>
-        tf.reshape(tf.matMul(normed, weight), [tokens, count, headDim]) as Tensor3D
-      const headsFirst = (x_seq_heads_hdim: Tensor3D) => floats(tf.transpose(x_seq_heads_hdim, [1, 0, 2]))
-      const turned = (x_seq_heads_hdim: Tensor3D) => headsFirst(rotate(tf, x_seq_heads_hdim, angles[0]!, angles[1]!))
-      writeHeads(cache, 'keys', start, tokens, turned(projected(k, kvHeads)))
-      writeHeads(cache, 'values', start, tokens, headsFirst(projected(v, kvHeads)))
-      return new HostQuery(start, tokens, turned(projected(q, heads)))
+      const rotated = (weight: Matrix, count: number) =>
+        rotatedHeadsFirst(floats(tf.matMul(normed, weight)), count, headDim, angles)
+      writeHeads(cache, 'keys', start, tokens, rotated(k, kvHeads))
+      writeHeads(cache, 'values', start, tokens, headsFirst(floats(tf.matMul(normed, v)), kvHeads, headDim))
+      return new HostQuery(start, tokens, rotated(q, heads))
     })
   }
 
@@ -168,9 +166,8 @@ export class TfjsEngine implements Engine {
   /** Throws what fails as `engine_failed`, and disposes of every tensor that was made. */
   #compute<T>(what: string, compute: (tf: Tf) => T): T {
     const { tf, problems } = this.#flow
-    tf.engine().startScope()
     try {
-      const result = compute(tf)
+      const result = scoped(tf, () => compute(tf))
       if (problems.length > 0) throw new Error(problems.splice(0).join('; '))
       return result
     } catch (thrown) {
@@ -178,8 +175,6 @@ export class TfjsEngine implements Engine {
       throw new HeadraceError('engine_failed', `TensorFlow.js, ${what}: ${asHeadraceError(thrown).message}`, {
         cause: thrown,
       })
-    } finally {
-      tf.engine().endScope()
     }
   }
 }
