@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { HeadraceError } from '../../shared/errors.ts'
 import { parseEosTokens, parseModelConfig } from '../../shared/model-config.ts'
+import { llamaShape } from '../support/llama-shape.ts'
 
 const BASE = {
   architectures: ['LlamaForCausalLM'],
@@ -34,20 +35,11 @@ function refused(code: string, mentions: string, config: unknown): void {
 
 describe('a Llama config', () => {
   test('in the older style gives the shape', () => {
-    assert.deepEqual(parseModelConfig({ ...BASE, torch_dtype: 'bfloat16', rope_scaling: null }), {
-      architecture: 'llama',
-      layers: 8,
-      hidden: 256,
-      heads: 8,
-      kvHeads: 4,
-      headDim: 32,
-      ffn: 704,
-      vocab: 4096,
-      contextLength: 65536,
-      normEpsilon: 1e-5,
-      tiedHead: true,
-      rope: { kind: 'default', theta: 500000 },
-    })
+    const sizes = { layers: 8, hidden: 256, heads: 8, kvHeads: 4, headDim: 32, ffn: 704, vocab: 4096 }
+    assert.deepEqual(
+      parseModelConfig({ ...BASE, torch_dtype: 'bfloat16', rope_scaling: null }),
+      llamaShape({ ...sizes, contextLength: 65536, tiedHead: true }, { kind: 'default', theta: 500000 }),
+    )
   })
 
   test('in the style of transformers 5 gives the same shape', () => {
@@ -77,7 +69,7 @@ describe('a Llama config', () => {
     assert.equal(shape.normEpsilon, 1e-6)
     assert.equal(shape.tiedHead, false)
     assert.equal(shape.contextLength, 2048)
-    assert.deepEqual(shape.rope, { kind: 'default', theta: 10000 })
+    assert.deepEqual(shape.layerShapes[0]!.rope, { kind: 'default', theta: 10000 })
   })
 
   test('may have a head_dim that is not hidden / heads', () => {
@@ -93,7 +85,7 @@ describe('a Llama config', () => {
       { rope_parameters: { rope_type: 'linear', factor: 4, rope_theta: 500000 } },
       { rope_parameters: { rope_type: 'linear', factor: 4 }, rope_scaling: { type: 'linear', factor: 4 } },
     ])
-      assert.deepEqual(parseModelConfig({ ...BASE, ...rope }).rope, linear)
+      assert.deepEqual(parseModelConfig({ ...BASE, ...rope }).layerShapes[0]!.rope, linear)
   })
 
   test('gives llama3 rope in both styles', () => {
@@ -105,9 +97,12 @@ describe('a Llama config', () => {
       highFreqFactor: 4,
       originalContextLength: 8192,
     }
-    assert.deepEqual(parseModelConfig({ ...BASE, rope_scaling: { rope_type: 'llama3', ...LLAMA3 } }).rope, wanted)
+    assert.deepEqual(
+      parseModelConfig({ ...BASE, rope_scaling: { rope_type: 'llama3', ...LLAMA3 } }).layerShapes[0]!.rope,
+      wanted,
+    )
     const rope_parameters = { rope_type: 'llama3', rope_theta: 500000, ...LLAMA3 }
-    assert.deepEqual(parseModelConfig({ ...without('rope_theta'), rope_parameters }).rope, wanted)
+    assert.deepEqual(parseModelConfig({ ...without('rope_theta'), rope_parameters }).layerShapes[0]!.rope, wanted)
   })
 })
 

@@ -5,11 +5,11 @@ import { MaskCache } from '../../../worker/engine/onnx/mask-cache.ts'
 import { TensorPool } from '../../../worker/engine/onnx/tensor-pool.ts'
 import { engineContract } from '../../contract/engine.contract.ts'
 import { huggingFaceContract } from '../../contract/engine-huggingface.contract.ts'
+import { FIXTURES } from '../../support/paths.ts'
 import { createTinyModel } from '../../support/tiny-model.ts'
 
 engineContract('onnx')
-huggingFaceContract('onnx', 'llama')
-huggingFaceContract('onnx', 'llama3-rope')
+for (const folder of FIXTURES) huggingFaceContract('onnx', folder)
 
 describe('the onnx engine', () => {
   test('fails by code, with the native reason, when a released tensor is used', async (t) => {
