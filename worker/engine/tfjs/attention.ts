@@ -4,7 +4,7 @@ import type { Positions } from '../engine.ts'
 import type { Floats, HostAccumulator, HostKv, HostQuery } from '../host-tensors.ts'
 import { type KeyRange, keyRanges } from '../onnx/key-ranges.ts'
 import { MaskCache } from '../onnx/mask-cache.ts'
-import { floats, scoped } from './operations.ts'
+import { capped, floats, scoped } from './operations.ts'
 import type { Tf } from './tensorflow.ts'
 
 /** Keys of one product for a chunk of 256 tokens. Fewer rows may see more at once. */
@@ -22,6 +22,10 @@ interface Part {
   readonly m_rows: Floats
 }
 
+interface Seen extends KeyRange {
+  readonly window: number | undefined
+}
+
 /** Attention of a chunk to ranges of keys, folded into the state of online softmax (arXiv 1805.02867). */
 export class Attention {
   readonly #tf: Tf
@@ -33,30 +37,32 @@ export class Attention {
     this.#shape = shape
   }
 
-  /** Folds the keys of `of` that the queries may see. */
-  fold(query: HostQuery, kv: HostKv, of: Positions, state: HostAccumulator): void {
-    const { heads, kvHeads } = this.#shape
+  /** Folds the keys of `of` that the queries may see in this layer. */
+  fold(layer: number, query: HostQuery, kv: HostKv, of: Positions, state: HostAccumulator): void {
+    const { heads, kvHeads, layerShapes } = this.#shape
+    const window = layerShapes[layer]?.window
     const rows = (heads / kvHeads) * query.tokens
     const maxKeys = Math.max(KEYS_PER_CALL, Math.floor(SCORES_PER_CALL / rows))
-    for (const range of keyRanges(query, of.start, of.start + of.count, maxKeys))
+    for (const range of keyRanges(query, of.start, of.start + of.count, maxKeys, window))
       for (let kvHead = 0; kvHead < kvHeads; kvHead++)
-        foldPart(state, kvHead * rows, this.#attendHead(query, kv, kvHead, range))
+        foldPart(state, kvHead * rows, this.#attendHead(query, kv, kvHead, { ...range, window }))
   }
 
   /**
    * The G query heads of a KV head are rows of one product against its keys. `softmax` is far faster here than its parts,
    * and the sum that it divided by is the reciprocal of the largest weight, as that is exp(0) / sum.
    */
-  #attendHead(query: HostQuery, kv: HostKv, kvHead: number, range: KeyRange): Part {
+  #attendHead(query: HostQuery, kv: HostKv, kvHead: number, range: Seen): Part {
     const tf = this.#tf
     const { headDim } = kv
-    const rows = (this.#shape.heads / this.#shape.kvHeads) * query.tokens
+    const { heads, kvHeads, scoreScale, scoreCap } = this.#shape
+    const rows = (heads / kvHeads) * query.tokens
     return scoped(tf, () => {
       const from = kvHead * rows * headDim
       const q = tf.tensor2d(query.q_heads_seq_hdim.subarray(from, from + rows * headDim), [rows, headDim])
       const k = tf.tensor2d(kv.keys(kvHead, range.start, range.count), [range.count, headDim])
       const v = tf.tensor2d(kv.values(kvHead, range.start, range.count), [range.count, headDim])
-      const scores = this.#mask(tf.matMul(tf.mul(q, 1 / Math.sqrt(headDim)), tf.transpose(k)), query, range)
+      const scores = this.#mask(capped(tf, tf.matMul(tf.mul(q, scoreScale), tf.transpose(k)), scoreCap), query, range)
       const weights = tf.softmax(scores)
       return {
         o_rows_hdim: floats(tf.matMul(weights, v)),
@@ -66,11 +72,11 @@ export class Attention {
     })
   }
 
-  #mask(scores: Tensor2D, query: HostQuery, range: KeyRange): Tensor2D {
+  #mask(scores: Tensor2D, query: HostQuery, range: Seen): Tensor2D {
     if (!range.masked) return scores
     const tf = this.#tf
     const { tokens } = query
-    const mask_seq_keys = this.#masks.get(tokens, range.count, range.start - query.start)
+    const mask_seq_keys = this.#masks.get(tokens, range.count, range.start - query.start, range.window)
     const perHead = tf.reshape(scores, [-1, tokens, range.count])
     return tf.reshape(tf.add(perHead, tf.tensor3d(mask_seq_keys, [1, tokens, range.count])), scores.shape)
   }

@@ -1,10 +1,5 @@
+import type { RopeRows } from '../../model/rope-table.ts'
 import type { Floats } from '../host-tensors.ts'
-
-/** What positions turn a pair of elements by, each row headDim / 2 long. */
-interface Angles {
-  readonly cos: Floats
-  readonly sin: Floats
-}
 
 /** From the order of a projection to that of a cache: x_heads_seq_hdim of x_seq_heads_hdim. */
 export function headsFirst(x_seq_heads_hdim: Floats, heads: number, headDim: number): Floats {
@@ -16,12 +11,12 @@ export function headsFirst(x_seq_heads_hdim: Floats, heads: number, headDim: num
 }
 
 /**
- * The same with rotary embedding: element i turns with element i + headDim / 2, as in the checkpoints of transformers. A
- * plain loop, as the operations of it (cut, four products, join) would each write all of it anew.
+ * The same with rotary embedding: element i turns with element i + pairs, as in the checkpoints of transformers, and others
+ * stay. A plain loop, as the operations of it (cut, four products, join) would each write all of it anew.
  */
-export function rotatedHeadsFirst(x_seq_heads_hdim: Floats, heads: number, headDim: number, angles: Angles): Floats {
+export function rotatedHeadsFirst(x_seq_heads_hdim: Floats, heads: number, headDim: number, angles: RopeRows): Floats {
   const x_heads_seq_hdim = new Float32Array(x_seq_heads_hdim.length)
-  const pairs = headDim / 2
+  const pairs = angles.cos.length / (x_seq_heads_hdim.length / (heads * headDim))
   eachVector(x_seq_heads_hdim.length, heads, headDim, (from, to, position) => {
     for (let i = 0; i < pairs; i++) {
       const cos = angles.cos[position * pairs + i]!
@@ -31,6 +26,7 @@ export function rotatedHeadsFirst(x_seq_heads_hdim: Floats, heads: number, headD
       x_heads_seq_hdim[to + i] = first * cos - second * sin
       x_heads_seq_hdim[to + pairs + i] = second * cos + first * sin
     }
+    x_heads_seq_hdim.set(x_seq_heads_hdim.subarray(from + 2 * pairs, from + headDim), to + 2 * pairs)
   })
   return x_heads_seq_hdim
 }

@@ -14,7 +14,7 @@ export async function loadTfjsEngine(folder: string, { threads, weights = 'f32' 
   const flow = await acquireTensorFlow(threads)
   try {
     if (flow.backend === 'wasm') checkWasmMemory(shape)
-    return new TfjsEngine(flow, shape, await loadWeights(folder, shape, tensorKeeping(flow)))
+    return new TfjsEngine(flow, shape, await loadWeights(folder, shape, tensorKeeping(flow, shape)))
   } catch (thrown) {
     await releaseTensorFlow()
     throw thrown

@@ -1,9 +1,9 @@
-import type { Tensor, Tensor2D, Tensor3D } from '@tensorflow/tfjs-core'
+import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core'
 import { asHeadraceError, HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Wire } from '../../../shared/plan.ts'
-import { RopeTable } from '../../model/rope-table.ts'
-import { gatherRows } from '../../model/rows.ts'
+import { RopeTables } from '../../model/rope-table.ts'
+import { gatherRows, scaleRows } from '../../model/rows.ts'
 import type { ModelWeights } from '../../model/weights.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
 import {
@@ -20,7 +20,8 @@ import {
 import { decodeRows, encodeRows } from '../wire-codec.ts'
 import { Attention } from './attention.ts'
 import { headsFirst, rotatedHeadsFirst } from './heads.ts'
-import { floats, rmsNorm, scoped, silu } from './operations.ts'
+import { mlpOutput } from './mlp.ts'
+import { capped, floats, linear, rmsNorm, scaled, scoped } from './operations.ts'
 import { releaseTensorFlow, type TensorFlow, type Tf } from './tensorflow.ts'
 import type { Matrix, TfLayer } from './weights.ts'
 
@@ -37,77 +38,81 @@ export class TfjsEngine implements Engine {
   readonly chunkTokens = 256
   readonly #flow: TensorFlow
   readonly #tf: Tf
-  readonly #weights: ModelWeights<Matrix, TfLayer>
-  readonly #finalNorm_dim: Tensor
-  readonly #rope: RopeTable
+  readonly #weights: ModelWeights<Floats, TfLayer, Matrix>
+  readonly #finalNorm_dim: Tensor1D
+  readonly #ropes: RopeTables
   readonly #attention: Attention
 
-  constructor(flow: TensorFlow, shape: ModelShape, weights: ModelWeights<Matrix, TfLayer>) {
+  constructor(flow: TensorFlow, shape: ModelShape, weights: ModelWeights<Floats, TfLayer, Matrix>) {
     this.shape = shape
     this.#flow = flow
     this.#tf = flow.tf
     this.#weights = weights
     this.#finalNorm_dim = flow.tf.tensor1d(weights.finalNorm_dim)
-    this.#rope = new RopeTable(shape)
+    this.#ropes = new RopeTables(shape)
     this.#attention = new Attention(flow.tf, shape)
   }
 
   async embed(tokens_seq: Int32Array): Promise<Hidden> {
     const x_seq_dim = new Float32Array(tokens_seq.length * this.shape.hidden)
     gatherRows(tokens_seq, this.#weights.embedding_vocab_dim, this.shape.hidden, x_seq_dim)
+    scaleRows(x_seq_dim, this.shape.embeddingScale)
     return new HostHidden(tokens_seq.length, x_seq_dim)
   }
 
-  async project(layer: number, x: Hidden, start: number, kv: Kv): Promise<Query> {
+  async project(layer: number, x: Hidden, start: number, kv: Kv, sequence?: number): Promise<Query> {
     const { heads, kvHeads, headDim, hidden, normEpsilon } = this.shape
     const { x_seq_dim, tokens } = own(x, HostHidden)
     const cache = own(kv, HostKv)
     cache.checkRange(start, tokens)
-    const angles = this.#rope.rows(start, tokens)
+    const angles = this.#ropes.rows(layer, start, tokens, sequence ?? start + tokens)
     return this.#compute('project', (tf) => {
-      const { attentionNorm_dim, q, k, v } = this.#layer(layer)
-      const normed = rmsNorm(tf, tf.tensor2d(x_seq_dim, [tokens, hidden]), attentionNorm_dim, normEpsilon)
-      const rotated = (weight: Matrix, count: number) =>
-        rotatedHeadsFirst(floats(tf.matMul(normed, weight)), count, headDim, angles)
-      writeHeads(cache, 'keys', start, tokens, rotated(k, kvHeads))
-      writeHeads(cache, 'values', start, tokens, headsFirst(floats(tf.matMul(normed, v)), kvHeads, headDim))
-      return new HostQuery(start, tokens, rotated(q, heads))
+      const { attention, vectors } = this.#layer(layer)
+      const normed = rmsNorm(tf, tf.tensor2d(x_seq_dim, [tokens, hidden]), vectors.attention_norm, normEpsilon)
+      const rotated = (name: 'q' | 'k', count: number) => {
+        const projected = linear(tf, normed, attention[name], vectors[`${name}_bias`])
+        return rotatedHeadsFirst(floats(this.#headsNormed(projected, vectors[`${name}_norm`])), count, headDim, angles)
+      }
+      const v_seq_heads_hdim = floats(linear(tf, normed, attention.v, vectors.v_bias))
+      writeHeads(cache, 'keys', start, tokens, rotated('k', kvHeads))
+      writeHeads(cache, 'values', start, tokens, headsFirst(v_seq_heads_hdim, kvHeads, headDim))
+      return new HostQuery(start, tokens, rotated('q', heads))
     })
   }
 
-  async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator, range?: Positions): Promise<void> {
+  async attend(layer: number, q: Query, kv: Kv, acc: Accumulator, range?: Positions): Promise<void> {
     const cache = own(kv, HostKv)
     const { start, count } = range ?? { start: cache.start, count: cache.capacity }
     cache.checkRange(start, count)
     const [query, state] = [own(q, HostQuery), own(acc, HostAccumulator)]
-    this.#compute('attend', () => this.#attention.fold(query, cache, { start, count }, state))
+    this.#compute('attend', () => this.#attention.fold(layer, query, cache, { start, count }, state))
   }
 
   async mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden> {
-    const { heads, headDim, hidden, normEpsilon } = this.shape
+    const { hidden, normEpsilon, residualScale } = this.shape
     const { tokens, x_seq_dim } = own(x, HostHidden)
-    const { o_heads_seq_hdim, l_heads_seq } = own(acc, HostAccumulator)
+    const state = own(acc, HostAccumulator)
     const y_seq_dim = this.#compute('mix', (tf) => {
-      const { o, mlpNorm_dim, gate, up, down } = this.#layer(layer)
-      const sums = tf.maximum(tf.tensor3d(l_heads_seq, [heads, tokens, 1]), SMALLEST_SUM)
-      const attention = tf.div<Tensor3D>(tf.tensor3d(o_heads_seq_hdim, [heads, tokens, headDim]), sums)
-      const attention_seq_in = tf.reshape(tf.transpose(attention, [1, 0, 2]), [tokens, heads * headDim]) as Tensor2D
-      const middle = tf.add<Tensor2D>(tf.tensor2d(x_seq_dim, [tokens, hidden]), tf.matMul(attention_seq_in, o))
-      const normed = rmsNorm(tf, middle, mlpNorm_dim, normEpsilon)
-      const gated = tf.mul<Tensor2D>(silu(tf, tf.matMul(normed, gate)), tf.matMul(normed, up))
-      return floats(tf.add(middle, tf.matMul(gated, down)))
+      const weights = this.#layer(layer)
+      const { attention, vectors } = weights
+      const joined = (residual: Tensor2D, output: Tensor2D, gain?: Tensor1D): Tensor2D =>
+        tf.add(residual, scaled(tf, rmsNorm(tf, output, gain, normEpsilon), residualScale))
+      const gathered = linear(tf, this.#attended(state), attention.o, vectors.o_bias)
+      const middle = joined(tf.tensor2d(x_seq_dim, [tokens, hidden]), gathered, vectors.attention_out_norm)
+      const input = rmsNorm(tf, middle, vectors.mlp_norm, normEpsilon)
+      return floats(joined(middle, mlpOutput(tf, input, weights, this.shape), vectors.mlp_out_norm))
     })
     this.release(x, acc)
     return new HostHidden(tokens, y_seq_dim)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {
-    const { hidden, normEpsilon } = this.shape
+    const { hidden, normEpsilon, logitScale, logitCap } = this.shape
     const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
     return this.#compute('logits', (tf) => {
       const normed = rmsNorm(tf, tf.tensor2d(last_dim, [1, hidden]), this.#finalNorm_dim, normEpsilon)
-      const pieces = this.#weights.head.map((piece) => tf.matMul(normed, piece))
-      return floats(pieces.length === 1 ? pieces[0]! : tf.concat(pieces, 1))
+      const products = this.#weights.head.map((piece) => tf.matMul(normed, piece))
+      return floats(capped(tf, scaled(tf, tf.concat(products, 1), logitScale), logitCap))
     })
   }
 
@@ -161,6 +166,22 @@ export class TfjsEngine implements Engine {
 
   #layer(layer: number): TfLayer {
     return this.#weights.layers[layer]!
+  }
+
+  /** Each head on its own, or all as one vector, as the gain is long. */
+  #headsNormed(x_seq_out: Tensor2D, gain: Tensor1D | undefined): Tensor {
+    if (gain === undefined) return x_seq_out
+    const rows = this.#tf.reshape(x_seq_out, [-1, gain.shape[0]])
+    return rmsNorm(this.#tf, rows, gain, this.shape.normEpsilon)
+  }
+
+  /** What attention gathered, normalised: a row to a token. */
+  #attended({ tokens, o_heads_seq_hdim, l_heads_seq }: HostAccumulator): Tensor2D {
+    const { heads, headDim } = this.shape
+    const tf = this.#tf
+    const sums = tf.maximum(tf.tensor3d(l_heads_seq, [heads, tokens, 1]), SMALLEST_SUM)
+    const o = tf.div<Tensor>(tf.tensor3d(o_heads_seq_hdim, [heads, tokens, headDim]), sums)
+    return tf.reshape(tf.transpose(o, [1, 0, 2]), [tokens, heads * headDim])
   }
 
   /** Throws what fails as `engine_failed`, and disposes of every tensor that was made. */
