@@ -16,7 +16,7 @@ export function parseModelConfig(json: unknown): ModelShape {
   const architecture = Object.hasOwn(ARCHITECTURES, model_type) ? ARCHITECTURES[model_type] : undefined
   if (architecture === undefined) throw unsupported('model_type', model_type)
   const given = z.record(z.string(), z.unknown()).parse(json)
-  refuseUnknownValues(given)
+  refuseUnknownValues(given, architecture)
   const config = read(configSchema, { ...architecture.defaults, ...given })
   refuseOtherArithmetic(config, architecture)
   return shapeOf(model_type, config, architecture)
@@ -79,11 +79,9 @@ function shapeOf(type: string, config: Config, architecture: Architecture): Mode
 }
 
 function layerShapesOf(config: Config, architecture: Architecture, ropes: Ropes): LayerShape[] {
-  const { num_hidden_layers: layers, layer_types: types } = config
-  for (const [option, list] of [
-    ['layer_types', types],
-    ['no_rope_layers', config.no_rope_layers],
-  ] as const)
+  const layers = config.num_hidden_layers
+  const types = architecture.computes?.includes('layer_types') ? config.layer_types : undefined
+  for (const [option, list] of Object.entries({ layer_types: types, no_rope_layers: config.no_rope_layers }))
     if (list != null && list.length !== layers) throw bad(`${option} has ${list.length} entries for ${layers} layers`)
   const window = config.use_sliding_window === false ? undefined : (config.sliding_window ?? undefined)
   if (window === undefined && types?.includes('sliding_attention'))
@@ -108,7 +106,6 @@ const NEUTRAL: Readonly<Record<string, (value: never) => boolean>> = {
   mlp_bias: (is: boolean) => !is,
   partial_rotary_factor: (part: number) => part === 1,
   sliding_window: () => false,
-  layer_types: (types: string[]) => types.every((type) => type === 'full_attention'),
   no_rope_layers: (layers: number[]) => layers.every((rotates) => rotates === 1),
   no_rope_layer_interval: () => false,
   rope_local_base_freq: () => false,
@@ -157,12 +154,12 @@ const NOT_COMPUTED = [
   'shared_expert_intermediate_size',
 ] as const
 
-function refuseUnknownValues(given: Record<string, unknown>): void {
+function refuseUnknownValues(given: Record<string, unknown>, { computes }: Architecture): void {
   for (const option of NOT_COMPUTED)
     if (given[option] != null && given[option] !== false) throw unsupported(option, given[option])
+  const known = computes?.includes('layer_types') ? ['full_attention', 'sliding_attention'] : ['full_attention']
   const types = given['layer_types']
-  if (!Array.isArray(types)) return
-  const unknown = types.find((type) => type !== 'full_attention' && type !== 'sliding_attention')
+  const unknown = Array.isArray(types) ? types.find((type) => !known.includes(type)) : undefined
   if (unknown !== undefined) throw unsupported('layer_types', unknown)
 }
 

@@ -106,20 +106,76 @@ describe('a Llama config', () => {
   })
 })
 
+/** Of 8 layers; `S` has a window, `F` sees all, lower case does not rotate, `x` after it has experts. */
+function layersOf(config: object): string {
+  return parseModelConfig(config)
+    .layerShapes.map(({ window, rope, experts }) => {
+      const kind = window === undefined ? 'F' : 'S'
+      return (rope ? kind : kind.toLowerCase()) + (experts ? 'x' : '')
+    })
+    .join('')
+}
+
+describe('layers of other types', () => {
+  const of = (model_type: string, more: object = {}) => layersOf({ ...BASE, architectures: null, model_type, ...more })
+
+  test('have the windows that transformers gives them where the config is silent', () => {
+    assert.equal(of('mistral'), 'SSSSSSSS')
+    assert.equal(of('mistral', { sliding_window: null }), 'FFFFFFFF')
+    assert.equal(of('qwen2'), 'FFFFFFFF')
+    assert.equal(of('qwen2', { use_sliding_window: true, max_window_layers: 5 }), 'FFFFFSSS')
+    assert.equal(of('qwen3', { use_sliding_window: true, sliding_window: null }), 'FFFFFFFF')
+    assert.equal(of('gemma2'), 'SFSFSFSF')
+    assert.equal(of('gemma3_text'), 'SSSSSFSS')
+    assert.equal(of('gemma3_text', { sliding_window_pattern: 2 }), 'SFSFSFSF')
+    assert.equal(of('phi3'), 'FFFFFFFF')
+    assert.equal(of('phi3', { sliding_window: 64 }), 'SSSSSSSS')
+    assert.equal(of('smollm3'), 'FFFfFFFf')
+    assert.equal(of('smollm3', { no_rope_layers: [0, 1, 1, 0, 1, 1, 1, 1] }), 'fFFfFFFF')
+    assert.equal(of('smollm3', { use_sliding_window: true, sliding_window: 9 }), 'FFFsFFFs')
+  })
+
+  test('follow layer_types where there are any', () => {
+    const layer_types = [...'SSFFSSFF'].map((kind) => (kind === 'S' ? 'sliding_attention' : 'full_attention'))
+    assert.equal(of('gemma2', { layer_types }), 'SSFFSSFF')
+    assert.equal(of('qwen3', { layer_types, use_sliding_window: true }), 'SSFFSSFF')
+    refused('model_bad_config', 'layer_types', { ...BASE, architectures: null, model_type: 'gemma2', layer_types: [] })
+  })
+
+  test('have experts where the config puts them', () => {
+    assert.equal(of('mixtral'), 'FxFxFxFxFxFxFxFx')
+    assert.equal(of('qwen3_moe', { decoder_sparse_step: 2, mlp_only_layers: [3] }), 'FFxFFFFxFFx')
+    refused('model_bad_config', 'num_experts_per_tok', {
+      ...BASE,
+      architectures: null,
+      model_type: 'mixtral',
+      num_experts_per_tok: 9,
+    })
+  })
+})
+
 describe('a config is refused as unsupported', () => {
   const cases: [string, object][] = [
-    ['model_type = "mistral"', { model_type: 'mistral' }],
+    ['model_type = "mamba"', { model_type: 'mamba' }],
+    ['model_type = "constructor"', { model_type: 'constructor' }],
     ['architectures = "LlamaForSequenceClassification"', { architectures: ['LlamaForSequenceClassification'] }],
-    ['hidden_act = "gelu"', { hidden_act: 'gelu' }],
-    ['attention_bias = true', { attention_bias: true }],
-    ['mlp_bias = true', { mlp_bias: true }],
+    ['hidden_act = "relu"', { hidden_act: 'relu' }],
+    ['hidden_act = "toString"', { hidden_act: 'toString' }],
+    ['mlp_bias = true', { model_type: 'qwen3', architectures: null, mlp_bias: true }],
+    ['attention_bias = true', { model_type: 'mistral', architectures: null, attention_bias: true }],
+    ['embedding_multiplier = 2', { embedding_multiplier: 2 }],
+    ['num_experts = 8', { num_experts: 8 }],
+    ['use_bidirectional_attention = true', { use_bidirectional_attention: true }],
     ['sliding_window = 4096', { sliding_window: 4096 }],
     ['layer_types = "sliding_attention"', { layer_types: ['full_attention', 'sliding_attention'] }],
     ['quantization_config = {"bits":4}', { quantization_config: { bits: 4 } }],
     ['partial_rotary_factor = 0.5', { partial_rotary_factor: 0.5 }],
     ['partial_rotary_factor = 0.5', { rope_parameters: { partial_rotary_factor: 0.5 } }],
-    ['rope_type = "yarn"', { rope_scaling: { rope_type: 'yarn', factor: 4 } }],
-    ['rope_type = "dynamic"', { rope_scaling: { type: 'dynamic', factor: 2 } }],
+    ['rope_type = "proportional"', { rope_scaling: { rope_type: 'proportional', factor: 4 } }],
+    [
+      'layer_types = "chunked_attention"',
+      { model_type: 'qwen2', architectures: null, layer_types: ['chunked_attention'] },
+    ],
   ]
   for (const [mentions, change] of cases)
     test(`naming ${mentions}`, () => refused('model_unsupported', mentions, { ...BASE, ...change }))

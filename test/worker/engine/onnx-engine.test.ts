@@ -59,4 +59,12 @@ describe('the mask cache', () => {
     assert.deepEqual(visible(1), [false, false, false, true, false, false])
     assert.equal(masks.get(2, 3, 1), masks.get(2, 3, 1))
   })
+
+  test('hides the keys before a window', () => {
+    const masks = new MaskCache()
+    const visible = (offset: number, window: number) => [...masks.get(2, 4, offset, window)].map((value) => value === 0)
+    assert.deepEqual(visible(-2, 2), [false, true, true, false, false, false, true, true])
+    assert.deepEqual(visible(-2, 1), [false, false, true, false, false, false, false, true])
+    assert.deepEqual(visible(-9, 2), Array(8).fill(false))
+  })
 })
