@@ -2,7 +2,7 @@ import { HeadraceError } from '../../../shared/errors.ts'
 import { readModelShape } from '../../../shared/model-folder.ts'
 import { loadWeights } from '../../model/weights.ts'
 import type { Engine, EngineOptions } from '../engine.ts'
-import { acquireTensorFlow, releaseTensorFlow } from './tensorflow.ts'
+import { acquireTensorFlow } from './tensorflow.ts'
 import { TfjsEngine } from './tfjs-engine.ts'
 import { checkWasmMemory, tensorKeeping } from './weights.ts'
 
@@ -16,7 +16,7 @@ export async function loadTfjsEngine(folder: string, { threads, weights = 'f32' 
     if (flow.backend === 'wasm') checkWasmMemory(shape)
     return new TfjsEngine(flow, shape, await loadWeights(folder, shape, tensorKeeping(flow, shape)))
   } catch (thrown) {
-    await releaseTensorFlow()
+    flow.release()
     throw thrown
   }
 }

@@ -8,49 +8,50 @@ const NATIVE = '@tensorflow/tfjs-node'
 
 type Load = (specifier: string) => Promise<unknown>
 
-/** TensorFlow.js with its back end chosen. It is one per thread, so all engines of a thread share it. */
+/** TensorFlow.js with its back end chosen. */
 export interface TensorFlow {
   readonly tf: Tf
   /** `tensorflow` is the native library of `@tensorflow/tfjs-node`. */
   readonly backend: 'tensorflow' | 'wasm'
   /** What the back end had to say and could not throw. */
   readonly problems: string[]
+  /** Gives memory and threads of the back end back. */
+  release(): void
 }
 
+/** It is one per thread, whatever the number of engines. */
 let shared: Promise<TensorFlow> | undefined
 let users = 0
 
-/** Pair with `releaseTensorFlow`. `threads` of the first caller counts. */
+/** What all engines of this thread share, until the last of them releases it. `threads` of the first counts. */
 export async function acquireTensorFlow(threads: number): Promise<TensorFlow> {
   users++
   shared ??= startTensorFlow(threads)
   try {
-    return await shared
+    const started = await shared
+    return { ...started, release: () => leave(() => started.release()) }
   } catch (thrown) {
-    await releaseTensorFlow()
+    leave(() => undefined)
     throw thrown
   }
 }
 
-/** The last user's release gives the memory and threads of the WASM back end back. */
-export async function releaseTensorFlow(): Promise<void> {
+function leave(asLast: () => void): void {
   users--
   if (users > 0) return
-  const stopped = shared
   shared = undefined
-  const started = await stopped?.catch(() => undefined) // whoever asked for it has the error
-  if (started?.backend === 'wasm') started.tf.removeBackend('wasm')
+  asLast()
 }
 
 /** On the native library where it is installed and loads, else on WebAssembly. */
 export async function startTensorFlow(threads: number, load: Load = (name) => import(name)): Promise<TensorFlow> {
   const native = await loadNative(load)
-  if (native !== undefined) return { tf: native, backend: 'tensorflow', problems: [] }
+  if (native !== undefined) return { tf: native, backend: 'tensorflow', problems: [], release: () => undefined }
   try {
     const tf = (await load('@tensorflow/tfjs-core')) as Tf
     const problems: string[] = []
     await useWasmBackend(tf, threads, problems)
-    return { tf, backend: 'wasm', problems }
+    return { tf, backend: 'wasm', problems, release: () => tf.removeBackend('wasm') }
   } catch (cause) {
     throw new HeadraceError('engine_failed', `TensorFlow.js does not start: ${asHeadraceError(cause).message}`, {
       cause,
@@ -62,14 +63,14 @@ export async function startTensorFlow(threads: number, load: Load = (name) => im
 async function loadNative(load: Load): Promise<Tf | undefined> {
   try {
     const tf = (await load(NATIVE)) as Tf
-    if (await tf.setBackend('tensorflow')) return tf
-    process.emitWarning(`${NATIVE} is installed but has no back end: computing with WebAssembly`)
+    if (!(await tf.setBackend('tensorflow'))) throw new Error('its back end does not start')
+    return tf
   } catch (thrown) {
     if (isMissing(thrown)) return undefined
     const { message } = asHeadraceError(thrown)
-    process.emitWarning(`${NATIVE} is installed but does not load: computing with WebAssembly (${message})`)
+    process.emitWarning(`${NATIVE} is installed but does not work: computing with WebAssembly (${message})`)
+    return undefined
   }
-  return undefined
 }
 
 const isMissing = (thrown: unknown): boolean =>

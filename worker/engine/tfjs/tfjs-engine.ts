@@ -22,7 +22,7 @@ import { Attention } from './attention.ts'
 import { headsFirst, rotatedHeadsFirst } from './heads.ts'
 import { mlpOutput } from './mlp.ts'
 import { capped, floats, linear, rmsNorm, scaled, scoped } from './operations.ts'
-import { releaseTensorFlow, type TensorFlow, type Tf } from './tensorflow.ts'
+import type { TensorFlow, Tf } from './tensorflow.ts'
 import type { Matrix, TfLayer } from './weights.ts'
 
 /** Less than any row's sum that has seen a key; an empty row has 0 and must give 0, not NaN. */
@@ -161,7 +161,7 @@ export class TfjsEngine implements Engine {
   async close(): Promise<void> {
     this.#finalNorm_dim.dispose()
     this.#tf.dispose([this.#weights.layers, this.#weights.head] as never)
-    await releaseTensorFlow()
+    this.#flow.release()
   }
 
   #layer(layer: number): TfLayer {
