@@ -6,24 +6,14 @@ import { RopeTables } from '../../model/rope-table.ts'
 import { gatherRows, scaleRows } from '../../model/rows.ts'
 import type { ModelWeights } from '../../model/weights.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
-import {
-  checkEncoded,
-  exportHostKv,
-  type Floats,
-  HostAccumulator,
-  HostHidden,
-  HostKv,
-  HostQuery,
-  importHostKv,
-  own,
-} from '../host-tensors.ts'
-import { decodeRows, encodeRows } from '../wire-codec.ts'
+import { checkEncoded, type Floats, HostAccumulator, HostHidden, HostKv, HostQuery, own } from '../host-tensors.ts'
 import { Attention } from './attention.ts'
 import { headsFirst, rotatedHeadsFirst } from './heads.ts'
 import { mlpOutput } from './mlp.ts'
 import { capped, floats, linear, rmsNorm, scaled, scoped } from './operations.ts'
 import type { TensorFlow, Tf } from './tensorflow.ts'
 import type { Matrix, TfLayer } from './weights.ts'
+import { decodeKv, encodeKv } from './wire.ts'
 
 /** Less than any row's sum that has seen a key; an empty row has 0 and must give 0, not NaN. */
 const SMALLEST_SUM = 1e-30
@@ -134,16 +124,14 @@ export class TfjsEngine implements Engine {
   }
 
   async exportKv(kv: Kv, start: number, count: number, wire: Wire): Promise<EncodedKv> {
-    const x_rows_hdim = exportHostKv(own(kv, HostKv), start, count)
-    const bytes = encodeRows(x_rows_hdim, this.shape.headDim, wire)
-    return bytes ? { dtype: wire, bytes } : { dtype: 'f32', bytes: new Uint8Array(x_rows_hdim.buffer) }
+    return encodeKv(own(kv, HostKv), start, count, wire)
   }
 
   async importKv(kv: Kv, start: number, count: number, encoded: EncodedKv): Promise<void> {
     const cache = own(kv, HostKv)
     cache.checkRange(start, count)
     checkEncoded(cache, count, encoded)
-    importHostKv(cache, start, count, new Uint8Array(decodeRows(encoded, this.shape.headDim).buffer))
+    decodeKv(cache, start, count, encoded)
   }
 
   /** Empties them: the garbage collector has their memory, and using one again fails. */
