@@ -11,7 +11,7 @@ import { WASM_BYTES } from './wasm-backend.ts'
 export type Matrix = Tensor2D
 
 type Vectors = LayerWeights<unknown>['vectors']
-export type TfVectors = { readonly [K in keyof Vectors]: Tensor1D }
+type TfVectors = { readonly [K in keyof Vectors]: Tensor1D }
 
 /** A part of an MLP: some of its inner width. The parts' outputs add up to the MLP's. */
 export interface MlpPart extends Mlp<Matrix> {
