@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import * as tf from '@tensorflow/tfjs-core'
 import { createEngine } from '../../../worker/engine/create-engine.ts'
@@ -9,7 +11,7 @@ import { engineContract } from '../../contract/engine.contract.ts'
 import { huggingFaceContract } from '../../contract/engine-huggingface.contract.ts'
 import { FIXTURES, fixture } from '../../support/paths.ts'
 import { PlainRun } from '../../support/plain-run.ts'
-import { createTinyModel } from '../../support/tiny-model.ts'
+import { createTinyModel, safetensors, tinyTensors } from '../../support/tiny-model.ts'
 
 engineContract('tfjs')
 for (const folder of FIXTURES) huggingFaceContract('tfjs', folder)
@@ -50,13 +52,15 @@ describe('the tfjs engine', () => {
       await assert.rejects(createEngine('tfjs', fixture('llama'), { threads: 1, weights }), { code: 'bad_config' })
   })
 
-  test('gives everything back when a model cannot be loaded, and starts again', async () => {
-    const broken = await createTinyModel({ config: { rope_theta: 10_000, attention_bias: true } })
-    await assert.rejects(createEngine('tfjs', broken.folder, { threads: 1 }), { code: 'model_bad_tensor' })
-    await broken.remove()
+  test('keeps nothing of a model that cannot be loaded, beside one that is', async (t) => {
     const engine = await createEngine('tfjs', fixture('llama'), { threads: 1 })
-    await engine.embed(Int32Array.of(1))
-    await engine.close()
+    const broken = await createTinyModel()
+    t.after(() => engine.close().then(broken.remove))
+    const { numTensors } = tf.memory()
+    await writeFile(join(broken.folder, 'model.safetensors'), safetensors(tinyTensors().slice(0, -1), 'F32'))
+    await assert.rejects(createEngine('tfjs', broken.folder, { threads: 1 }), { code: 'model_bad_tensor' })
+    assert.equal(tf.memory().numTensors, numTensors)
+    engine.release(await engine.embed(Int32Array.of(1)))
   })
 })
 

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { describe, test } from 'node:test'
 import * as core from '@tensorflow/tfjs-core'
 import { readModelShape } from '../../../shared/model-folder.ts'
-import { startTensorFlow } from '../../../worker/engine/tfjs/tensorflow.ts'
+import { acquireTensorFlow } from '../../../worker/engine/tfjs/tensorflow.ts'
 import { TfjsEngine } from '../../../worker/engine/tfjs/tfjs-engine.ts'
 import { tensorKeeping } from '../../../worker/engine/tfjs/weights.ts'
 import { loadWeights } from '../../../worker/model/weights.ts'
@@ -30,7 +30,7 @@ describe('the tfjs engine looks for the native library', () => {
     const warned: Error[] = []
     const warn = (warning: Error) => warned.push(warning)
     process.on('warning', warn)
-    const flow = await startTensorFlow(1, asInstalled(missing))
+    const flow = await acquireTensorFlow(1, asInstalled(missing))
     assert.equal(flow.backend, 'wasm')
     assert.equal(core.getBackend(), 'wasm')
     flow.release()
@@ -45,7 +45,7 @@ describe('the tfjs engine looks for the native library', () => {
   ] as const)
     test(`and warns where it is installed but ${what}`, async () => {
       const warned = once(process, 'warning')
-      const flow = await startTensorFlow(1, asInstalled(native))
+      const flow = await acquireTensorFlow(1, asInstalled(native))
       assert.equal(flow.backend, 'wasm')
       flow.release()
       const [warning] = (await warned) as [Error]
@@ -57,14 +57,14 @@ describe('the tfjs engine looks for the native library', () => {
     core.env().set('IS_TEST', true) // else it advertises the library that it stands in for
     core.copyRegisteredKernels('cpu', 'tensorflow')
     core.registerBackend('tensorflow', () => new MathBackendCPU())
-    const flow = await startTensorFlow(
+    const flow = await acquireTensorFlow(
       1,
       asInstalled(() => core),
     )
     assert.equal(flow.backend, 'tensorflow')
     const folder = fixture('gemma2')
     const shape = await readModelShape(folder)
-    const engine = new TfjsEngine(flow, shape, await loadWeights(folder, shape, tensorKeeping(flow, shape)))
+    const engine = new TfjsEngine(flow, shape, await loadWeights(folder, shape, tensorKeeping(flow)))
     const { ids, last_logits } = expectedCases(folder)[1]!
     const run = new PlainRun(engine, ids.length, { chunkTokens: 256, blockTokens: 20 })
     assert.ok(maxAbsDifference(await run.feed(ids), last_logits) < 2e-4)

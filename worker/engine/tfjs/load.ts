@@ -14,7 +14,7 @@ export async function loadTfjsEngine(folder: string, { threads, weights = 'f32' 
   const flow = await acquireTensorFlow(threads)
   try {
     if (flow.backend === 'wasm') checkWasmMemory(shape)
-    return new TfjsEngine(flow, shape, await loadWeights(folder, shape, tensorKeeping(flow, shape)))
+    return new TfjsEngine(flow, shape, await loadWeights(folder, shape, tensorKeeping(flow)))
   } catch (thrown) {
     flow.release()
     throw thrown

@@ -2,6 +2,7 @@ import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core'
 import type { Activation } from '../../../shared/model-shape.ts'
 import type { Floats } from '../host-tensors.ts'
 import type { Tf } from './tensorflow.ts'
+import type { Matrix } from './weights.ts'
 
 /**
  * What a decoder layer is made of, over operations that every back end has. On the WASM back end only the product of two
@@ -17,8 +18,11 @@ export function rmsNorm<T extends Tensor>(tf: Tf, x: T, gain_dim: Tensor1D | und
 }
 
 /** a times b, and the bias where there is one. */
-export function linear(tf: Tf, a_seq_in: Tensor2D, b_in_out: Tensor2D, bias_out?: Tensor1D): Tensor2D {
-  const product = tf.matMul<Tensor2D>(a_seq_in, b_in_out)
+export function linear(tf: Tf, a_seq_in: Tensor2D, b_in_out: Matrix, bias_out?: Tensor1D): Tensor2D {
+  const product = tf.concat2d(
+    b_in_out.map((piece) => tf.matMul<Tensor2D>(a_seq_in, piece)),
+    1,
+  )
   return bias_out ? tf.add(product, bias_out) : product
 }
 

@@ -1,3 +1,4 @@
+import type { Tensor } from '@tensorflow/tfjs-core'
 import { asHeadraceError, HeadraceError } from '../../../shared/errors.ts'
 import { useWasmBackend } from './wasm-backend.ts'
 
@@ -15,43 +16,53 @@ export interface TensorFlow {
   readonly backend: 'tensorflow' | 'wasm'
   /** What the back end had to say and could not throw. */
   readonly problems: string[]
-  /** Gives memory and threads of the back end back. */
+  /** Until `release`: a tensor that is made within no scope has to be kept, or it stays. */
+  keep<T extends Tensor>(tensor: T): T
+  /** Disposes of what was kept. The last user's gives memory and threads of the back end back. */
   release(): void
 }
 
+type Started = Pick<TensorFlow, 'tf' | 'backend' | 'problems'>
+
 /** It is one per thread, whatever the number of engines. */
-let shared: Promise<TensorFlow> | undefined
+let shared: Promise<Started> | undefined
 let users = 0
 
-/** What all engines of this thread share, until the last of them releases it. `threads` of the first counts. */
-export async function acquireTensorFlow(threads: number): Promise<TensorFlow> {
+/** What all engines of this thread share, until the last of them releases it. `threads` and `load` of the first count. */
+export async function acquireTensorFlow(threads: number, load?: Load): Promise<TensorFlow> {
   users++
-  shared ??= startTensorFlow(threads)
+  shared ??= startTensorFlow(threads, load)
   try {
     const started = await shared
-    return { ...started, release: () => leave(() => started.release()) }
+    const kept: Tensor[] = []
+    const keep = <T extends Tensor>(tensor: T): T => {
+      kept.push(tensor)
+      return tensor
+    }
+    return { ...started, keep, release: () => leave(started, kept) }
   } catch (thrown) {
-    leave(() => undefined)
+    leave()
     throw thrown
   }
 }
 
-function leave(asLast: () => void): void {
+function leave(started?: Started, kept: readonly Tensor[] = []): void {
+  for (const tensor of kept) tensor.dispose()
   users--
   if (users > 0) return
   shared = undefined
-  asLast()
+  if (started?.backend === 'wasm') started.tf.removeBackend('wasm')
 }
 
 /** On the native library where it is installed and loads, else on WebAssembly. */
-export async function startTensorFlow(threads: number, load: Load = (name) => import(name)): Promise<TensorFlow> {
+async function startTensorFlow(threads: number, load: Load = (name) => import(name)): Promise<Started> {
   const native = await loadNative(load)
-  if (native !== undefined) return { tf: native, backend: 'tensorflow', problems: [], release: () => undefined }
+  if (native !== undefined) return { tf: native, backend: 'tensorflow', problems: [] }
   try {
     const tf = (await load('@tensorflow/tfjs-core')) as Tf
     const problems: string[] = []
     await useWasmBackend(tf, threads, problems)
-    return { tf, backend: 'wasm', problems, release: () => tf.removeBackend('wasm') }
+    return { tf, backend: 'wasm', problems }
   } catch (cause) {
     throw new HeadraceError('engine_failed', `TensorFlow.js does not start: ${asHeadraceError(cause).message}`, {
       cause,

@@ -28,17 +28,17 @@ export class TfjsEngine implements Engine {
   readonly chunkTokens = 256
   readonly #flow: TensorFlow
   readonly #tf: Tf
-  readonly #weights: ModelWeights<Floats, TfLayer, Matrix>
+  readonly #weights: ModelWeights<Matrix, TfLayer>
   readonly #finalNorm_dim: Tensor1D
   readonly #ropes: RopeTables
   readonly #attention: Attention
 
-  constructor(flow: TensorFlow, shape: ModelShape, weights: ModelWeights<Floats, TfLayer, Matrix>) {
+  constructor(flow: TensorFlow, shape: ModelShape, weights: ModelWeights<Matrix, TfLayer>) {
     this.shape = shape
     this.#flow = flow
     this.#tf = flow.tf
     this.#weights = weights
-    this.#finalNorm_dim = flow.tf.tensor1d(weights.finalNorm_dim)
+    this.#finalNorm_dim = flow.keep(flow.tf.tensor1d(weights.finalNorm_dim))
     this.#ropes = new RopeTables(shape)
     this.#attention = new Attention(flow.tf, shape)
   }
@@ -101,8 +101,7 @@ export class TfjsEngine implements Engine {
     const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
     return this.#compute('logits', (tf) => {
       const normed = rmsNorm(tf, tf.tensor2d(last_dim, [1, hidden]), this.#finalNorm_dim, normEpsilon)
-      const products = this.#weights.head.map((piece) => tf.matMul(normed, piece))
-      return floats(capped(tf, scaled(tf, tf.concat(products, 1), logitScale), logitCap))
+      return floats(capped(tf, scaled(tf, linear(tf, normed, this.#weights.head[0]!), logitScale), logitCap))
     })
   }
 
@@ -147,8 +146,6 @@ export class TfjsEngine implements Engine {
   }
 
   async close(): Promise<void> {
-    this.#finalNorm_dim.dispose()
-    this.#tf.dispose([this.#weights.layers, this.#weights.head] as never)
     this.#flow.release()
   }
 
