@@ -14,7 +14,7 @@ const post = (reply: ComputeReply, transfer: ArrayBuffer[] = []): void => port.p
 const { modelFolder, engine: name, threads, weights, decodes, kvBudgetBytes } = workerData as ComputeConfig
 
 try {
-  const engine = await createEngine(name, modelFolder, { threads, weights, decodes })
+  const engine = await createEngine(name, modelFolder, { threads, weights, decodes, head: decodes })
   const yieldTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
   const host = new ComputeHost({
     engine,
