@@ -64,7 +64,7 @@ describe('the tfjs engine looks for the native library', () => {
     assert.equal(flow.backend, 'tensorflow')
     const folder = fixture('gemma2')
     const shape = await readModelShape(folder)
-    const engine = new TfjsEngine(flow, shape, await loadWeights(folder, shape, tensorKeeping(flow)))
+    const engine = new TfjsEngine(flow, shape, await loadWeights(folder, shape, tensorKeeping(flow, true)))
     const { ids, last_logits } = expectedCases(folder)[1]!
     const run = new PlainRun(engine, ids.length, { chunkTokens: 256, blockTokens: 20 })
     assert.ok(maxAbsDifference(await run.feed(ids), last_logits) < 2e-4)

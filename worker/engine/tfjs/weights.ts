@@ -1,7 +1,7 @@
 import type { Rank, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core'
 import { HeadraceError } from '../../../shared/errors.ts'
 import { type ModelShape, parameterCount } from '../../../shared/model-shape.ts'
-import { halvedIfExact, type Rows, widenRows } from '../../model/rows.ts'
+import { halvedIfExact, type Rows, rowReader } from '../../model/rows.ts'
 import type { Keeping, LayerWeights, Mlp } from '../../model/weights.ts'
 import type { TensorFlow } from './tensorflow.ts'
 import { WASM_BYTES } from './wasm-backend.ts'
@@ -34,12 +34,13 @@ const HEAD_PIECE_FLOATS = 2 ** 24
 
 /**
  * The WASM back end packs a matrix at its first use and keeps it as it was besides, so float32 weights take their size
- * twice. Throws `out_of_memory` where that leaves no room in what WebAssembly can address.
+ * twice; the embedding is a table of the host. Throws `out_of_memory` where that leaves no room in what WebAssembly can
+ * address.
  */
-export function checkWasmMemory(shape: ModelShape): void {
+export function checkWasmMemory(shape: ModelShape, head: boolean): void {
   const { vocab, hidden, tiedHead } = shape
-  const onHost = tiedHead ? 0 : vocab * hidden // the embedding is a table there
-  const needed = 2 * 4 * (parameterCount(shape) - onHost) + SCRATCH_BYTES
+  const onHost = (tiedHead ? 1 : 2) - (head ? 1 : 0)
+  const needed = 2 * 4 * (parameterCount(shape) - onHost * vocab * hidden) + SCRATCH_BYTES
   if (needed <= WASM_BYTES) return
   const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(1)
   throw new HeadraceError(
@@ -48,7 +49,7 @@ export function checkWasmMemory(shape: ModelShape): void {
   )
 }
 
-export function tensorKeeping(flow: TensorFlow): Keeping<Matrix, TfLayer, Matrix> {
+export function tensorKeeping(flow: TensorFlow, head: boolean): Keeping<Matrix, TfLayer, Matrix> {
   const { tf, keep } = flow
   return {
     keep: ({ values_out_in, in: width }) => matrix(flow, values_out_in, width, PIECE_FLOATS),
@@ -59,7 +60,7 @@ export function tensorKeeping(flow: TensorFlow): Keeping<Matrix, TfLayer, Matrix
       router: experts && matrix(flow, experts.router_experts_dim, attention.q[0]!.shape[0], PIECE_FLOATS),
     }),
     keepRows: halvedIfExact,
-    keepHead: (rows_vocab_dim, dim) => [matrix(flow, rows_vocab_dim, dim, HEAD_PIECE_FLOATS)],
+    keepHead: head ? (rows_vocab_dim, dim) => [matrix(flow, rows_vocab_dim, dim, HEAD_PIECE_FLOATS)] : undefined,
   }
 }
 
@@ -67,13 +68,14 @@ export function tensorKeeping(flow: TensorFlow): Keeping<Matrix, TfLayer, Matrix
 function matrix({ tf, keep }: TensorFlow, rows_out_in: Rows, width: number, pieceFloats: number): Matrix {
   const out = rows_out_in.length / width
   const count = Math.ceil(rows_out_in.length / pieceFloats)
-  const edge = (piece: number) => Math.round((piece * out) / count) * width
+  const edge = (piece: number) => Math.round((piece * out) / count)
+  const read = rowReader(rows_out_in, width)
   return Array.from({ length: count }, (_, piece) => {
-    const rows = rows_out_in.subarray(edge(piece), edge(piece + 1))
-    const values = new Float32Array(rows.length)
-    widenRows(rows, values)
+    const [from, end] = [edge(piece), edge(piece + 1)]
+    const values = new Float32Array((end - from) * width)
+    for (let row = from; row < end; row++) values.set(read(row), (row - from) * width)
     const turned = tf.tidy(() => {
-      const piece_in_out = tf.transpose(tf.tensor2d(values, [values.length / width, width]))
+      const piece_in_out = tf.transpose(tf.tensor2d(values, [end - from, width]))
       tf.matMul(tf.zeros<Rank.R2>([1, width]), piece_in_out)
       return piece_in_out
     })

@@ -56,20 +56,12 @@ function encodeHalves(ranges: readonly Floats[], _headDim: number, out: Bytes): 
   return true
 }
 
-/** All halves as float32, made at first use. */
-let widened: Floats | undefined
-
 function decodeHalves(bytes: Bytes, ranges: readonly Floats[]): void {
-  if (widened === undefined) {
-    widened = new Float32Array(2 ** 16)
-    widenF16(
-      Uint16Array.from(widened, (_, bits) => bits),
-      widened,
-    )
+  let from = bytes.byteOffset
+  for (const values of ranges) {
+    widenF16(new Uint16Array(bytes.buffer, from, values.length), values)
+    from += 2 * values.length
   }
-  const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2)
-  let at = 0
-  for (const values of ranges) for (let i = 0; i < values.length; i++) values[i] = widened[halves[at++]!]!
 }
 
 /** Doubles of this size have no places below 1: adding it rounds to whole numbers, ties to even. */
