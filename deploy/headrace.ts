@@ -5,6 +5,7 @@ import { askCommand } from '../coordinator/cli/ask-command.ts'
 import { coordinatorCommand } from '../coordinator/cli/coordinator-command.ts'
 import { demoCommand } from '../coordinator/cli/demo-command.ts'
 import { planCommand } from '../coordinator/cli/plan-command.ts'
+import { pullCommand } from '../coordinator/cli/pull-command.ts'
 import { upCommand } from '../coordinator/cli/up-command.ts'
 import { verifyCommand } from '../coordinator/cli/verify-command.ts'
 import type { Program } from '../shared/cli/options.ts'
@@ -21,7 +22,16 @@ const program: Program = yargs(hideBin(process.argv))
   .middleware(forgetForeign, true)
   .option('log-level', { choices: LOG_LEVELS, default: 'info', describe: 'Of the JSON lines on standard error' })
 
-for (const add of [upCommand, askCommand, planCommand, demoCommand, verifyCommand, coordinatorCommand, workerCommand])
+for (const add of [
+  upCommand,
+  askCommand,
+  planCommand,
+  demoCommand,
+  pullCommand,
+  verifyCommand,
+  coordinatorCommand,
+  workerCommand,
+])
   add(program)
 
 await program

@@ -29,6 +29,7 @@ describe('headrace verify', () => {
     ...FIXTURES.map((model) => ({ model, engine: 'onnx', workers: 3 })),
     { model: 'llama3-rope', engine: 'onnx', workers: 5 },
     { model: 'gemma3', engine: 'onnx', workers: 2 },
+    { model: 'gemma2', engine: 'tfjs', workers: 3 },
     { model: 'llama3-rope', engine: 'reference', workers: 2 },
   ]) {
     it(`finds ${model} right on ${engine} over ${workers} workers, by every strategy`, async () => {
