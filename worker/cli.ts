@@ -26,7 +26,7 @@ export const workerCommand = (program: Program): Program =>
         .option('model', {
           type: 'string',
           describe:
-            'Model folder, GGUF file (of several, the first), or ORG/NAME as pulled [default: fetched from the coordinator]',
+            'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled [default: fetched from the coordinator]',
         })
         .option('cache', {
           type: 'string',

@@ -23,7 +23,7 @@ export const upCommand = (program: Program): Program =>
           type: 'string',
           default: BUNDLED_MODEL,
           defaultDescription: 'bundled',
-          describe: 'Model folder, GGUF file (of several, the first), or ORG/NAME as pulled',
+          describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
         })
         .option('cache', {
           type: 'string',

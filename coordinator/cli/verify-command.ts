@@ -25,7 +25,7 @@ export const verifyCommand = (program: Program): Program =>
         .option('model', {
           type: 'string',
           demandOption: true,
-          describe: 'Model folder, GGUF file (of several, the first), or ORG/NAME as pulled',
+          describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
         })
         .option('cache', {
           type: 'string',

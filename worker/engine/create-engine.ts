@@ -19,5 +19,9 @@ export async function createEngine(name: EngineName, folder: string, options: En
       const { loadOnnxEngine } = await import('./onnx/load.ts')
       return loadOnnxEngine(folder, options)
     }
+    case 'tfjs': {
+      const { loadTfjsEngine } = await import('./tfjs/load.ts')
+      return loadTfjsEngine(folder, options)
+    }
   }
 }

@@ -27,6 +27,13 @@ export function bf16Linear(): LinearFormat<Bf16Matrix> {
       narrowBf16(values_out_in, bits_out_in)
       return { bits_out_in, out, in: width }
     },
+    keepStored: {
+      BF16: ({ buffer, byteOffset, length }, out, width) => ({
+        bits_out_in: new Uint16Array(buffer, byteOffset, length / 2),
+        out,
+        in: width,
+      }),
+    },
     keepRows: halvedIfExact,
     keepHead: (rows, dim) => {
       const bits = bitsOf(rows, dim)

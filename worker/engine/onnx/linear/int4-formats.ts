@@ -4,6 +4,7 @@ import { BLOCK_BYTES, blocksOfRow, INT4_BLOCK, type Int4Matrix, int4Scales, quan
 import { type Int8Matrix, int8Linear } from './int8.ts'
 import { type Int8Blocks, int8BlocksLinear } from './int8-blocks.ts'
 import type { LinearFormat } from './linear.ts'
+import { fromQ4_0 } from './stored-blocks.ts'
 
 /** The operator rounds activations to 8 bits, each block by its own largest. */
 const IN_8_BITS = 4
@@ -14,6 +15,7 @@ const IN_8_BITS = 4
  */
 export const int4BlocksLinear: LinearFormat<Int4Matrix | Int8Blocks> = {
   keep: quantiseInt4,
+  keepStored: { Q4_0: fromQ4_0 },
   keepRows: byteRows,
   keepHead: int8BlocksLinear.keepHead,
   head: int8BlocksLinear.multiplicand,
@@ -46,6 +48,7 @@ export function int4WidenedLinear(largestWeight: number): LinearFormat<Int4Matri
   const scratch = new Map<string, { holds: Int4Matrix; values: Int8Array<ArrayBuffer>; scale_out: Floats }>()
   return {
     keep: quantiseInt4,
+    keepStored: { Q4_0: fromQ4_0 },
     keepRows: byteRows,
     keepHead: int8.keepHead,
     multiplicand: int8.multiplicand,

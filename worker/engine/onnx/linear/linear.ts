@@ -1,4 +1,5 @@
 import type { Rows } from '../../../model/rows.ts'
+import type { KeepStored } from '../../../model/weights.ts'
 import type { Floats } from '../../host-tensors.ts'
 import type { GraphBuilder, Value } from '../graph-builder.ts'
 import type { Slots } from '../session-set.ts'
@@ -16,6 +17,8 @@ export interface Dense {
  */
 export interface LinearFormat<M> {
   keep(matrix: Dense): M
+  /** What a GGUF file has in blocks may need no detour over float32. */
+  readonly keepStored?: KeepStored<M>
   /** The head as one matrix or as several, one below the other. */
   keepHead(rows_vocab_dim: Rows, dim: number): M[]
   /** How the embedding table is kept. */
