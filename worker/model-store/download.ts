@@ -35,8 +35,9 @@ export async function download(of: DownloadDeps): Promise<void> {
         wake = resolve
       })
       signal.throwIfAborted()
-      const { swarm, clock } = of
-      for (let job = swarm.next(clock.now()); job !== undefined; job = swarm.next(clock.now())) {
+      // one look at the clock: a rest that ended between two of them would be waited for for ever
+      const now = of.clock.now()
+      for (let job = of.swarm.next(now); job !== undefined; job = of.swarm.next(now)) {
         const one = fetchOne(job, of, buffers, signal)
           .catch((thrown: unknown) => stop.abort(thrown))
           .then(() => {
@@ -45,7 +46,7 @@ export async function download(of: DownloadDeps): Promise<void> {
           })
         running.add(one)
       }
-      if (running.size === 0) await rest(of, news, signal)
+      if (running.size === 0) await rest(of, now, news, signal)
       else await news
     }
     signal.throwIfAborted()
@@ -56,12 +57,17 @@ export async function download(of: DownloadDeps): Promise<void> {
 }
 
 /** Nobody can be asked now: until a source has rested, or there is a new one. */
-async function rest({ swarm, clock }: DownloadDeps, news: Promise<void>, signal: AbortSignal): Promise<void> {
+async function rest(
+  { swarm, clock }: DownloadDeps,
+  now: number,
+  news: Promise<void>,
+  signal: AbortSignal,
+): Promise<void> {
   if (swarm.hopeless)
     throw new HeadraceError('model_tampered', 'every source of the model has sent bytes that are not those of its hash')
   const over = new AbortController()
-  const until = swarm.restsUntil(clock.now()) ?? Number.POSITIVE_INFINITY
-  const sleep = clock.sleep(until - clock.now(), AbortSignal.any([signal, over.signal])).catch(() => undefined) // see below
+  const until = swarm.restsUntil(now) ?? Number.POSITIVE_INFINITY
+  const sleep = clock.sleep(until - now, AbortSignal.any([signal, over.signal])).catch(() => undefined) // see below
   await Promise.race([sleep, news])
   over.abort()
   signal.throwIfAborted()

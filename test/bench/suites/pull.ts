@@ -140,7 +140,7 @@ class Site {
   async #hasSome(name: string): Promise<boolean> {
     const answer = await fetch(`${this.#url}/v1/cluster`, { signal: this.#signal })
     const { workers } = (await answer.json()) as { workers: { id: string; model_share?: number }[] }
-    return workers.some(({ id, model_share }) => id === name && (model_share ?? 1) > 0)
+    return workers.some(({ id, model_share }) => id === name && (model_share ?? 1) > 0.3)
   }
 
   async #sent(): Promise<number> {

@@ -161,7 +161,15 @@ test('a worker is silent once it was not heard of for longer than the limit', ()
 test('the view shows what is known and leaves out what is not', () => {
   const joins = [joined('p', 1), joined('d', 2, 'decode'), calibrated('p', 3), pinged('p', 4)]
   const state = after(...joins, measured('p', 'd', 5, 1e8), assigned('p', 'r1'))
-  const known = { engine: 'onnx', cores: 8, threads: 4, memoryBytes: 16e9, budgetBytes: 8e9, freeBytes: 8e9 }
+  const known = {
+    engine: 'onnx',
+    precision: 'f32',
+    cores: 8,
+    threads: 4,
+    memoryBytes: 16e9,
+    budgetBytes: 8e9,
+    freeBytes: 8e9,
+  }
   assert.deepEqual(toClusterView(state, 10, { running: 1, waiting: 2 }), {
     workers: [
       {

@@ -28,7 +28,7 @@ const [, weights] = model.manifest.files
 const never = new AbortController().signal
 
 /** What a worker fetches with, from the coordinator at `url`. Links go to `network`. */
-function fetcher(url: string, root: string, network = new MemoryNetwork(), budgetBytes?: number) {
+function fetcher(url: string, root: string, network = new MemoryNetwork(), budgetBytes?: number, clock = realClock) {
   const coordinatorUrl = `${url.replace('http', 'ws')}/link`
   const metrics = new WorkerMetrics({ version: 'test', role: 'prefill', engine: 'reference' })
   const shelf = new Shelf()
@@ -52,7 +52,7 @@ function fetcher(url: string, root: string, network = new MemoryNetwork(), budge
     shelf,
     dialer: network,
     metrics,
-    clock: realClock,
+    clock,
     random: seededRandom(3),
     log: createLog('test', 'silent'),
   }
@@ -138,6 +138,24 @@ describe('a model is fetched', () => {
     await using folder = await temporaryFolder()
     await using source = await serveModel(model, (n) => (n % 9 === 2 ? 'fail' : n % 9 === 5 ? 'cut' : 'give'))
     await assertWhole((await fetcher(source.url, folder.path).fetch()).path)
+  })
+
+  it('however much time passes between two looks at the clock', async () => {
+    await using folder = await temporaryFolder()
+    await using source = await serveModel(model, (n) => (n < 12 ? 'fail' : 'give'))
+    let now = 0
+    // a source rests for a fifth of a second first, so a look at the clock is longer than what is left of it
+    const clock = {
+      now: () => {
+        now += 0.15
+        return now
+      },
+      sleep: (seconds: number, signal?: AbortSignal) => {
+        now += Math.min(seconds, 1e6)
+        return realClock.sleep(seconds < 1e6 ? 0 : seconds, signal)
+      },
+    }
+    await assertWhole((await fetcher(source.url, folder.path, undefined, undefined, clock).fetch()).path)
   })
 
   it('from other workers too, each for what it has, and given on while it comes', async () => {
