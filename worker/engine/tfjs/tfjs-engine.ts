@@ -98,10 +98,12 @@ export class TfjsEngine implements Engine {
 
   async logits(x: Hidden): Promise<Float32Array> {
     const { hidden, normEpsilon, logitScale, logitCap } = this.shape
+    const [head] = this.#weights.head
+    if (head === undefined) throw new HeadraceError('internal', 'this engine has no head')
     const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
     return this.#compute('logits', (tf) => {
       const normed = rmsNorm(tf, tf.tensor2d(last_dim, [1, hidden]), this.#finalNorm_dim, normEpsilon)
-      return floats(capped(tf, scaled(tf, linear(tf, normed, this.#weights.head[0]!), logitScale), logitCap))
+      return floats(capped(tf, scaled(tf, linear(tf, normed, head), logitScale), logitCap))
     })
   }
 
