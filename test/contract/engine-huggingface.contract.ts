@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import type { EngineName } from '../../shared/engine-name.ts'
-import { createEngine } from '../../worker/engine/create-engine.ts'
 import type { Engine, Kv } from '../../worker/engine/engine.ts'
+import { type Candidate, engineOf, titleOf } from '../support/candidate.ts'
 import { type ExpectedCase, expectedCases } from '../support/hf-expected.ts'
 import { argmax, logProbability, maxAbsDifference } from '../support/numbers.ts'
 import { fixture } from '../support/paths.ts'
@@ -21,11 +20,11 @@ const CUTTINGS: readonly Cutting[] = [
 ]
 
 /** An engine agrees with Hugging Face transformers, however the prompt is cut. */
-export function huggingFaceContract(name: EngineName, folder: string): void {
-  describe(`the ${name} engine on ${folder}`, () => {
+export function huggingFaceContract(name: Candidate, folder: string): void {
+  describe(`the ${titleOf(name)} engine on ${folder}`, () => {
     let engine: Engine
     before(async () => {
-      engine = await createEngine(name, fixture(folder), { threads: 1 })
+      engine = await engineOf(name, fixture(folder))
     })
     after(() => engine.close())
 

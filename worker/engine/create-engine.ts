@@ -16,6 +16,10 @@ export async function createEngine(name: EngineName, folder: string, options: En
       return new ReferenceEngine(shape, await loadWeights(folder, shape, PLAIN))
     }
     case 'onnx': {
+      if (options.device !== undefined && options.device !== 'cpu') {
+        const { loadWebGpuEngine } = await import('./webgpu/load.ts')
+        return loadWebGpuEngine(folder, options)
+      }
       const { loadOnnxEngine } = await import('./onnx/load.ts')
       return loadOnnxEngine(folder, options)
     }

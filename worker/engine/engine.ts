@@ -1,4 +1,4 @@
-import type { EngineName, Weights } from '../../shared/engine-name.ts'
+import type { Device, EngineName, Weights } from '../../shared/engine-name.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Wire } from '../../shared/plan.ts'
 
@@ -108,8 +108,10 @@ export interface Kv {
 /** What an engine is made with. */
 export interface EngineOptions {
   readonly threads: number
-  /** Default: `f32`. */
+  /** Default: `f32`; on a GPU that computes with float16, that. */
   readonly weights?: Weights
+  /** Default: `cpu`. */
+  readonly device?: Device
   /** It will compute single tokens: worth more memory and a slower start. */
   readonly decodes?: boolean
 }

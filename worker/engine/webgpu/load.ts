@@ -1,0 +1,45 @@
+import { HeadraceError } from '../../../shared/errors.ts'
+import { readModelShape } from '../../../shared/model-folder.ts'
+import type { Engine, EngineOptions } from '../engine.ts'
+import { GraphBuilder } from '../onnx/graph-builder.ts'
+import { probeAdapter } from './adapter.ts'
+import { DEVICE_GRAPHS, type DeviceModel, LEAVING_GRAPHS } from './device-graphs.ts'
+import { DeviceSessions, type Provider } from './device-sessions.ts'
+import { type DeviceWeights, loadDeviceWeights } from './device-weights.ts'
+import { DeviceWire } from './device-wire.ts'
+import { WebGpuEngine } from './webgpu-engine.ts'
+
+/** A GPU wants more rows at once than a core: chunks are as long as KV blocks are in a cluster, or twice that. */
+const CHUNK_TOKENS = 1024
+
+/**
+ * The ONNX engine on a GPU, with the model of a folder. Weights are float16 where the adapter computes with it, unless
+ * float32 is asked for.
+ * @throws HeadraceError `no_device` if this machine offers no adapter
+ */
+export async function loadWebGpuEngine(folder: string, { weights, threads }: EngineOptions): Promise<Engine> {
+  if (weights !== undefined && weights !== 'f32')
+    throw new HeadraceError('bad_config', `a GPU keeps weights as f16 or f32, not as ${weights}`)
+  const shape = await readModelShape(folder)
+  const adapter = await probeAdapter()
+  const element = adapter.f16 && weights === undefined ? 'float16' : 'float32'
+  return buildDeviceEngine({ shape, element }, 'webgpu', threads, (sessions) =>
+    loadDeviceWeights(folder, shape, sessions),
+  )
+}
+
+/** The same on any provider, with weights from anywhere. */
+export async function buildDeviceEngine(
+  model: DeviceModel,
+  provider: Provider,
+  threads: number,
+  load: (sessions: DeviceSessions) => Promise<DeviceWeights>,
+): Promise<WebGpuEngine> {
+  const sessions = new DeviceSessions(provider)
+  for (const [kind, graph] of Object.entries(DEVICE_GRAPHS)) await sessions.add(kind, graph(model, new GraphBuilder()))
+  for (const [kind, graph] of Object.entries(LEAVING_GRAPHS))
+    await sessions.add(kind, graph(model, new GraphBuilder()), true)
+  const weights = await load(sessions)
+  const wire = await DeviceWire.create(model.shape, sessions, threads)
+  return new WebGpuEngine({ model, sessions, weights, wire, chunkTokens: CHUNK_TOKENS })
+}
