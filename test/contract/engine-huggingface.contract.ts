@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import type { Engine, Kv } from '../../worker/engine/engine.ts'
-import { type Candidate, engineOf, titleOf } from '../support/candidate.ts'
+import { type Candidate, engineOf, isSlow, titleOf } from '../support/candidate.ts'
 import { type ExpectedCase, expectedCases } from '../support/hf-expected.ts'
 import { argmax, logProbability, maxAbsDifference } from '../support/numbers.ts'
 import { fixture } from '../support/paths.ts'
@@ -10,7 +10,7 @@ import { type Cutting, PlainRun } from '../support/plain-run.ts'
 /** The references are printed with five decimals. */
 const TOLERANCE = 5e-5
 
-/** The reference engine is slow: it runs the first two. */
+/** A slow engine runs the first two. */
 const CUTTINGS: readonly Cutting[] = [
   { chunkTokens: 256, blockTokens: 512 },
   { chunkTokens: 100, blockTokens: 37, order: (blocks) => blocks.toReversed() },
@@ -30,7 +30,7 @@ export function huggingFaceContract(name: Candidate, folder: string): void {
 
     for (const expected of expectedCases(fixture(folder))) {
       const { length } = expected.ids
-      for (const cutting of name === 'reference' ? CUTTINGS.slice(0, 2) : CUTTINGS)
+      for (const cutting of isSlow(name) ? CUTTINGS.slice(0, 2) : CUTTINGS)
         test(`${length} tokens in chunks of ${cutting.chunkTokens} and blocks of ${cutting.blockTokens}`, async () => {
           const run = new PlainRun(engine, length, cutting)
           const logits = await run.feed(expected.ids)

@@ -23,23 +23,24 @@ export async function loadWebGpuEngine(folder: string, { weights, threads }: Eng
   const shape = await readModelShape(folder)
   const adapter = await probeAdapter()
   const element = adapter.f16 && weights === undefined ? 'float16' : 'float32'
-  return buildDeviceEngine({ shape, element }, 'webgpu', threads, (sessions) =>
-    loadDeviceWeights(folder, shape, sessions),
-  )
+  const load = (sessions: DeviceSessions) => loadDeviceWeights(folder, shape, sessions)
+  return buildDeviceEngine({ model: { shape, element }, provider: 'webgpu', threads, load })
 }
 
 /** The same on any provider, with weights from anywhere. */
-export async function buildDeviceEngine(
-  model: DeviceModel,
-  provider: Provider,
-  threads: number,
-  load: (sessions: DeviceSessions) => Promise<DeviceWeights>,
-): Promise<WebGpuEngine> {
+export async function buildDeviceEngine(of: {
+  model: DeviceModel
+  provider: Provider
+  threads: number
+  chunkTokens?: number
+  load: (sessions: DeviceSessions) => Promise<DeviceWeights>
+}): Promise<WebGpuEngine> {
+  const { model, provider, threads, chunkTokens = CHUNK_TOKENS, load } = of
   const sessions = new DeviceSessions(provider)
   for (const [kind, graph] of Object.entries(DEVICE_GRAPHS)) await sessions.add(kind, graph(model, new GraphBuilder()))
   for (const [kind, graph] of Object.entries(LEAVING_GRAPHS))
     await sessions.add(kind, graph(model, new GraphBuilder()), true)
   const weights = await load(sessions)
   const wire = await DeviceWire.create(model.shape, sessions, threads)
-  return new WebGpuEngine({ model, sessions, weights, wire, chunkTokens: CHUNK_TOKENS })
+  return new WebGpuEngine({ model, sessions, weights, wire, chunkTokens })
 }
