@@ -1,37 +1,25 @@
 import { z } from 'zod'
+import { ARCHITECTURES, type Architecture } from './architectures.ts'
+import { type Config, configSchema, MAX_VOCAB } from './config-schema.ts'
 import { HeadraceError } from './errors.ts'
-import type { ModelShape, RopeShape } from './model-shape.ts'
+import type { Activation, LayerShape, ModelShape, RopeShape } from './model-shape.ts'
+import { type Ropes, readRopes } from './rope-config.ts'
 
 /**
  * `config.json` of a Hugging Face folder to the shape that Headrace computes, or a coded error: an option that would
  * change the arithmetic is refused by name, never ignored. Reads transformers 5 (`rope_parameters`, `dtype`) and the
  * older style (`rope_theta`, `rope_scaling`, `torch_dtype`). The dtype of the weights is taken from the weight files.
- *
- * Absent options have the defaults of transformers' `LlamaConfig`.
+ * Absent options have the defaults of transformers' own configuration of that `model_type`.
  */
 export function parseModelConfig(json: unknown): ModelShape {
   const { model_type } = read(typeSchema, json)
-  if (model_type !== 'llama') throw unsupported('model_type', model_type)
-  const config = read(llamaSchema, json)
-  refuseOtherArithmetic(config)
-  const heads = config.num_attention_heads
-  const kvHeads = config.num_key_value_heads ?? heads
-  if (heads % kvHeads !== 0)
-    throw bad(`num_attention_heads ${heads} is not a multiple of num_key_value_heads ${kvHeads}`)
-  return {
-    architecture: 'llama',
-    layers: config.num_hidden_layers,
-    hidden: config.hidden_size,
-    heads,
-    kvHeads,
-    headDim: headDimOf(config),
-    ffn: config.intermediate_size,
-    vocab: config.vocab_size,
-    contextLength: config.max_position_embeddings,
-    normEpsilon: config.rms_norm_eps,
-    tiedHead: config.tie_word_embeddings,
-    rope: ropeOf(config),
-  }
+  const architecture = Object.hasOwn(ARCHITECTURES, model_type) ? ARCHITECTURES[model_type] : undefined
+  if (architecture === undefined) throw unsupported('model_type', model_type)
+  const given = z.record(z.string(), z.unknown()).parse(json)
+  refuseUnknownValues(given, architecture)
+  const config = read(configSchema, { ...architecture.defaults, ...given })
+  refuseOtherArithmetic(config, architecture)
+  return shapeOf(model_type, config, architecture)
 }
 
 /** The ids that end an answer: of `generation_config.json` where it names any, else of `config.json`. */
@@ -41,85 +29,161 @@ export function parseEosTokens(config: unknown, generationConfig?: unknown): num
   return [...new Set(typeof ids === 'number' ? [ids] : ids)]
 }
 
-/** Far above any model known, and low enough that products of sizes stay exact integers. */
-const size = (max: number) => z.number().int().min(1).max(max)
-const MAX_LAYERS = 1024
-const MAX_HEADS = 1024
-const MAX_HEAD_DIM = 1024
-const MAX_WIDTH = 1 << 20
-const MAX_VOCAB = 1 << 22
-const MAX_CONTEXT = 1 << 26
-
-const factor = z.number().min(1).max(1e6)
-const theta = z.number().min(1).max(1e15)
 const tokenId = z
   .number()
   .int()
   .min(0)
   .max(MAX_VOCAB - 1)
-
 const typeSchema = z.looseObject({ model_type: z.string() })
 const eosSchema = z.looseObject({ eos_token_id: z.union([tokenId, z.array(tokenId).max(256)]).nullish() })
 
-const ropeSchema = z.looseObject({
-  rope_type: z.string().optional(),
-  type: z.string().optional(),
-  rope_theta: theta.optional(),
-  partial_rotary_factor: z.number().optional(),
-})
-const linearSchema = z.looseObject({ factor })
-const llama3Schema = z.looseObject({
-  factor,
-  low_freq_factor: z.number().positive().max(1e6),
-  high_freq_factor: z.number().positive().max(1e6),
-  original_max_position_embeddings: size(MAX_CONTEXT),
-})
-
-const llamaSchema = z.looseObject({
-  architectures: z.array(z.string()).nullish(),
-  hidden_size: size(MAX_WIDTH),
-  intermediate_size: size(MAX_WIDTH),
-  num_hidden_layers: size(MAX_LAYERS),
-  num_attention_heads: size(MAX_HEADS),
-  num_key_value_heads: size(MAX_HEADS).nullish(),
-  head_dim: size(MAX_HEAD_DIM).nullish(),
-  vocab_size: size(MAX_VOCAB),
-  max_position_embeddings: size(MAX_CONTEXT).default(2048),
-  rms_norm_eps: z.number().positive().max(1).default(1e-6),
-  tie_word_embeddings: z.boolean().default(false),
-  hidden_act: z.string().default('silu'),
-  attention_bias: z.boolean().default(false),
-  mlp_bias: z.boolean().default(false),
-  partial_rotary_factor: z.number().optional(),
-  sliding_window: z.number().nullish(),
-  use_sliding_window: z.boolean().optional(),
-  layer_types: z.array(z.string()).nullish(),
-  quantization_config: z.unknown().optional(),
-  rope_theta: theta.optional(),
-  rope_scaling: ropeSchema.nullish(),
-  rope_parameters: ropeSchema.nullish(),
-})
-type LlamaConfig = z.infer<typeof llamaSchema>
-type RopeConfig = z.infer<typeof ropeSchema>
-
-function refuseOtherArithmetic(config: LlamaConfig): void {
-  const other = config.architectures?.find((name) => name !== 'LlamaForCausalLM')
-  if (other !== undefined) throw unsupported('architectures', other)
-  if (config.hidden_act !== 'silu') throw unsupported('hidden_act', config.hidden_act)
-  if (config.attention_bias) throw unsupported('attention_bias', true)
-  if (config.mlp_bias) throw unsupported('mlp_bias', true)
-  if (config.sliding_window != null && config.use_sliding_window !== false)
-    throw unsupported('sliding_window', config.sliding_window)
-  const layerType = config.layer_types?.find((type) => type !== 'full_attention')
-  if (layerType !== undefined) throw unsupported('layer_types', layerType)
-  if (config.quantization_config != null) throw unsupported('quantization_config', config.quantization_config)
-  for (const holder of [config, config.rope_parameters, config.rope_scaling]) {
-    const part = holder?.partial_rotary_factor ?? 1
-    if (part !== 1) throw unsupported('partial_rotary_factor', part)
+function shapeOf(type: string, config: Config, architecture: Architecture): ModelShape {
+  const heads = config.num_attention_heads
+  const kvHeads = config.num_key_value_heads ?? heads
+  if (heads % kvHeads !== 0)
+    throw bad(`num_attention_heads ${heads} is not a multiple of num_key_value_heads ${kvHeads}`)
+  const headDim = headDimOf(config)
+  const ropes = readRopes(config, architecture)
+  const experts = architecture.experts?.(config)
+  if (experts && experts.perToken > experts.count)
+    throw bad(`num_experts_per_tok ${experts.perToken} is more than the ${experts.count} experts`)
+  const { attn_logit_softcapping: scoreCap, final_logit_softcapping: logitCap } = config
+  const capsScores = architecture.computes?.includes('attn_logit_softcapping')
+  const attentionBias = config.attention_bias ?? false
+  return {
+    architecture: type,
+    layers: config.num_hidden_layers,
+    hidden: config.hidden_size,
+    heads,
+    kvHeads,
+    headDim,
+    ffn: config.intermediate_size,
+    vocab: config.vocab_size,
+    contextLength: contextLengthOf(config, ropes.full),
+    tiedHead: config.tie_word_embeddings,
+    normEpsilon: config.rms_norm_eps,
+    norms: architecture.norms ?? 'pre',
+    qkNorm: architecture.qkNorm ?? 'none',
+    activation: activationOf(config, architecture),
+    biases: { qkv: attentionBias || (architecture.qkvBias ?? false), o: attentionBias, mlp: config.mlp_bias ?? false },
+    embeddingScale: architecture.embeddingScale?.(config) ?? 1,
+    residualScale: config.residual_multiplier ?? 1,
+    scoreScale: config.attention_multiplier ?? 1 / Math.sqrt(config.query_pre_attn_scalar ?? headDim),
+    ...(scoreCap != null && capsScores && { scoreCap }),
+    logitScale: 1 / (config.logits_scaling ?? 1),
+    ...(logitCap != null && { logitCap }),
+    ...(experts && { experts }),
+    rotaryDim: rotaryDimOf(headDim, ropes),
+    layerShapes: layerShapesOf(config, architecture, ropes),
   }
 }
 
-function headDimOf(config: LlamaConfig): number {
+function layerShapesOf(config: Config, architecture: Architecture, ropes: Ropes): LayerShape[] {
+  const layers = config.num_hidden_layers
+  const types = architecture.computes?.includes('layer_types') ? config.layer_types : undefined
+  for (const [option, list] of Object.entries({ layer_types: types, no_rope_layers: config.no_rope_layers }))
+    if (list != null && list.length !== layers) throw bad(`${option} has ${list.length} entries for ${layers} layers`)
+  const window = config.use_sliding_window === false ? undefined : (config.sliding_window ?? undefined)
+  if (window === undefined && types?.includes('sliding_attention'))
+    throw bad('layer_types has sliding_attention, but there is no sliding_window')
+  return Array.from({ length: layers }, (_, layer) => {
+    const slides = types ? types[layer] === 'sliding_attention' : (architecture.slides?.(config, layer) ?? false)
+    const rotates = architecture.rotates?.(config, layer) ?? true
+    return {
+      ...(rotates && { rope: slides ? ropes.sliding : ropes.full }),
+      ...(slides && window !== undefined && { window }),
+      experts: architecture.expertsIn?.(config, layer) ?? false,
+    }
+  })
+}
+
+/**
+ * Every option that changes the arithmetic of some type, and when it changes nothing. `attn_logit_softcapping` is not among
+ * them: transformers reads it for Gemma 2 alone, and ignores it in the configurations of its successors.
+ */
+const NEUTRAL: Readonly<Record<string, (value: never) => boolean>> = {
+  attention_bias: (is: boolean) => !is,
+  mlp_bias: (is: boolean) => !is,
+  partial_rotary_factor: (part: number) => part === 1,
+  sliding_window: () => false,
+  no_rope_layers: (layers: number[]) => layers.every((rotates) => rotates === 1),
+  no_rope_layer_interval: () => false,
+  rope_local_base_freq: () => false,
+  query_pre_attn_scalar: () => false,
+  final_logit_softcapping: () => false,
+  embedding_multiplier: (factor: number) => factor === 1,
+  residual_multiplier: (factor: number) => factor === 1,
+  attention_multiplier: () => false,
+  logits_scaling: (factor: number) => factor === 1,
+  num_local_experts: () => false,
+  num_experts: () => false,
+}
+
+function refuseOtherArithmetic(config: Config, { className, computes = [] }: Architecture): void {
+  const other = config.architectures?.find((name) => name !== className)
+  if (other !== undefined) throw unsupported('architectures', other)
+  for (const [option, isNeutral] of Object.entries(NEUTRAL)) {
+    const value = config[option]
+    const off = option === 'sliding_window' && config.use_sliding_window === false
+    if (value != null && !off && !computes.includes(option) && !isNeutral(value as never))
+      throw unsupported(option, value)
+  }
+  if (!computes.includes('partial_rotary_factor') && partialRotation(config) !== 1)
+    throw unsupported('partial_rotary_factor', partialRotation(config))
+}
+
+function partialRotation({ rope_parameters, rope_scaling }: Config): number {
+  for (const holder of [rope_parameters, rope_scaling]) {
+    const part = (holder as Record<string, unknown> | null | undefined)?.['partial_rotary_factor']
+    if (typeof part === 'number') return part
+  }
+  return 1
+}
+
+/** Options that no type here computes: whatever they say but nothing is another arithmetic. */
+const NOT_COMPUTED = [
+  'quantization_config',
+  'use_bidirectional_attention',
+  'clip_qkv',
+  'qk_layernorm',
+  'use_qk_norm',
+  'attention_chunk_size',
+  'kv_lora_rank',
+  'q_lora_rank',
+  'n_shared_experts',
+  'shared_expert_intermediate_size',
+] as const
+
+function refuseUnknownValues(given: Record<string, unknown>, { computes }: Architecture): void {
+  for (const option of NOT_COMPUTED)
+    if (given[option] != null && given[option] !== false) throw unsupported(option, given[option])
+  const known = computes?.includes('layer_types') ? ['full_attention', 'sliding_attention'] : ['full_attention']
+  const types = given['layer_types']
+  const unknown = Array.isArray(types) ? types.find((type) => !known.includes(type)) : undefined
+  if (unknown !== undefined) throw unsupported('layer_types', unknown)
+}
+
+/** Names of the same function differ between models, and the gate's option between types. */
+const ACTIVATIONS: Readonly<Record<string, Activation>> = {
+  silu: 'silu',
+  swish: 'silu',
+  gelu: 'gelu',
+  gelu_pytorch_tanh: 'gelu_tanh',
+  gelu_new: 'gelu_tanh',
+  gelu_fast: 'gelu_tanh',
+  gelu_python_tanh: 'gelu_tanh',
+  gelu_accurate: 'gelu_tanh',
+}
+
+function activationOf(config: Config, architecture: Architecture): Activation {
+  const option = architecture.activation ?? 'hidden_act'
+  const name = config[option] ?? 'silu'
+  const activation = Object.hasOwn(ACTIVATIONS, name) ? ACTIVATIONS[name] : undefined
+  if (activation === undefined) throw unsupported(option, name)
+  return activation
+}
+
+function headDimOf(config: Config): number {
   const headDim = config.head_dim ?? config.hidden_size / config.num_attention_heads
   if (!Number.isInteger(headDim))
     throw bad(`hidden_size ${config.hidden_size} is not a multiple of num_attention_heads and head_dim is absent`)
@@ -127,42 +191,23 @@ function headDimOf(config: LlamaConfig): number {
   return headDim
 }
 
-/** Both styles may be present (converters write both); they must then say the same. */
-function ropeOf(config: LlamaConfig): RopeShape {
-  const [one, other] = [config.rope_parameters, config.rope_scaling]
-    .filter((rope) => rope != null)
-    .map((rope) => ropeShape(rope, config.rope_theta))
-  if (one && other && JSON.stringify(one) !== JSON.stringify(other))
-    throw bad('rope_parameters and rope_scaling contradict each other')
-  return one ?? ropeShape({}, config.rope_theta)
+function rotaryDimOf(headDim: number, { full, partial }: Ropes): number {
+  const dim = Math.floor(headDim * partial)
+  if (dim < 2 || dim % 2 !== 0)
+    throw bad(`partial_rotary_factor ${partial} of head_dim ${headDim} is not a number of pairs`)
+  if (full.kind !== 'longrope') return dim
+  for (const { length } of [full.shortFactors, full.longFactors])
+    if (length !== dim / 2) throw bad(`a list of rope factors has ${length} entries for ${dim / 2} pairs`)
+  return dim
 }
 
-function ropeShape(rope: RopeConfig, outerTheta: number | undefined): RopeShape {
-  if (rope.rope_theta !== undefined && outerTheta !== undefined && rope.rope_theta !== outerTheta)
-    throw bad(`rope_theta is ${outerTheta} and also ${rope.rope_theta}`)
-  const theta = rope.rope_theta ?? outerTheta ?? 10_000
-  const kind = rope.rope_type ?? rope.type ?? 'default'
-  if (rope.type !== undefined && rope.type !== kind) throw bad(`rope_type ${kind} contradicts type ${rope.type}`)
-  switch (kind) {
-    case 'default':
-      return { kind, theta }
-    case 'linear':
-      return { kind, theta, factor: read(linearSchema, rope).factor }
-    case 'llama3': {
-      const r = read(llama3Schema, rope)
-      if (r.low_freq_factor >= r.high_freq_factor) throw bad('low_freq_factor is not below high_freq_factor')
-      return {
-        kind,
-        theta,
-        factor: r.factor,
-        lowFreqFactor: r.low_freq_factor,
-        highFreqFactor: r.high_freq_factor,
-        originalContextLength: r.original_max_position_embeddings,
-      }
-    }
-    default:
-      throw unsupported('rope_type', kind)
-  }
+/** Scaling that grows with the sequence has no end of its own; this much of it keeps tables and sizes bounded. */
+const DYNAMIC_REACH = 8
+
+/** Stretched models mostly keep their trained length in `max_position_embeddings`. */
+function contextLengthOf({ max_position_embeddings: most }: Config, rope: RopeShape): number {
+  if (rope.kind === 'yarn') return Math.max(most, Math.floor(rope.factor * rope.originalContextLength))
+  return rope.kind === 'dynamic' ? Math.ceil(most * Math.max(rope.factor, DYNAMIC_REACH)) : most
 }
 
 function read<T>(schema: z.ZodType<T>, json: unknown): T {

@@ -4,7 +4,7 @@
  * to take in what others made.
  * Every worker is calibrated on its own: a/b differs between engines, and kernels do not follow FLOP counts.
  */
-import type { ModelShape } from '../../shared/model-shape.ts'
+import { layerMatrixParameters, type ModelShape } from '../../shared/model-shape.ts'
 import type { Span } from '../../shared/plan.ts'
 import { spanTokens } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
@@ -56,6 +56,6 @@ export const headSeconds = ({ a }: Cost, shape: ModelShape): number => (a * shap
 const projectedShare = (shape: ModelShape): number =>
   ((shape.heads + 2 * shape.kvHeads) * shape.headDim) / linearWidth(shape)
 
-/** Weights of a layer for each number of a hidden state. */
-const linearWidth = ({ heads, kvHeads, headDim, ffn }: ModelShape): number =>
-  (heads + 2 * kvHeads) * headDim + heads * headDim + 3 * ffn
+/** Weights that a token meets in a layer, for each number of a hidden state; of a mixture, the experts that it is sent to. */
+const linearWidth = (shape: ModelShape): number =>
+  layerMatrixParameters(shape, shape.layers - 1, shape.experts?.perToken) / shape.hidden

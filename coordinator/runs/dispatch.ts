@@ -102,7 +102,8 @@ function assign(run: RunId, plan: Plan, request: RunRequest, to: Workers): void 
   for (const [rank, { worker, spans }] of plan.workers.entries()) {
     const own = Int32Array.from(spans.flatMap(({ start, end }) => [...tokens.subarray(start, end)]))
     const { strategy } = plan
-    to.send(worker, { kind: 'prefill', run, strategy, rank, workers, decode, blockTokens }, bytesOf(own))
+    const promptTokens = tokens.length
+    to.send(worker, { kind: 'prefill', run, strategy, rank, workers, decode, blockTokens, promptTokens }, bytesOf(own))
   }
 }
 

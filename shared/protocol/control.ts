@@ -6,7 +6,7 @@ import { finishReason, sampling, tokenLogprob, workerReport } from './run-types.
 /** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
 
 /** Raised whenever a message changes its meaning; both sides must have the same. */
-export const PROTOCOL_VERSION = 3
+export const PROTOCOL_VERSION = 4
 
 const text = z.string().max(512)
 const name = z.string().min(1).max(64)
@@ -39,7 +39,10 @@ const wire = z.enum(WIRES)
 const runWorker = z.strictObject({ worker: name, url: text, spans: flatSpans, prefixWire: wire, handoffWire: wire })
 export type RunWorker = Readonly<z.infer<typeof runWorker>>
 
-/** The worker at `rank` computes its spans. Payload: its token ids, int32 little-endian, in ascending position. */
+/**
+ * The worker at `rank` computes its spans of a prompt of `promptTokens`. Payload: its token ids, int32 little-endian, in
+ * ascending position.
+ */
 const prefill = z.strictObject({
   kind: z.literal('prefill'),
   run: name,
@@ -48,6 +51,7 @@ const prefill = z.strictObject({
   workers: z.array(runWorker).min(1).max(64),
   decode: name,
   blockTokens: z.number().int().min(1),
+  promptTokens: z.number().int().min(1),
 })
 export type PrefillAssignment = Readonly<z.infer<typeof prefill>>
 

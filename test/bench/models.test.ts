@@ -6,11 +6,11 @@ import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { loadTokenizer } from '../../coordinator/tokenizer/tokenizer.ts'
 import { readModelShape } from '../../shared/model-folder.ts'
-import type { ModelShape } from '../../shared/model-shape.ts'
 import { createEngine } from '../../worker/engine/create-engine.ts'
 import { PLAIN } from '../../worker/engine/reference-engine.ts'
 import { loadWeights } from '../../worker/model/weights.ts'
 import { widenF16 } from '../../worker/model/widen.ts'
+import { llamaShape } from '../support/llama-shape.ts'
 import { PlainRun } from '../support/plain-run.ts'
 import { prefill } from './harness/engine-run.ts'
 import { cached } from './models/cache.ts'
@@ -24,20 +24,20 @@ import { type GgufFile, readGguf } from './models/read-gguf.ts'
 import { ggufRow } from './models/tensors.ts'
 import { END_TOKEN } from './models/tokenizer.ts'
 
-const SHAPE: ModelShape = {
-  architecture: 'llama',
-  layers: 3,
-  hidden: 96,
-  heads: 6,
-  kvHeads: 2,
-  headDim: 16,
-  ffn: 160,
-  vocab: 320,
-  contextLength: 4096,
-  normEpsilon: 1e-5,
-  tiedHead: false,
-  rope: PRESETS.llama1b.rope,
-}
+const SHAPE = llamaShape(
+  {
+    layers: 3,
+    hidden: 96,
+    heads: 6,
+    kvHeads: 2,
+    headDim: 16,
+    ffn: 160,
+    vocab: 320,
+    contextLength: 4096,
+    tiedHead: false,
+  },
+  PRESETS.llama1b.layerShapes[0]!.rope,
+)
 const SEED = 5
 
 describe('models of random weights', () => {
@@ -68,8 +68,8 @@ describe('models of random weights', () => {
     assert.deepEqual(bf16, f32)
     await writeFolder(join(folder, 'other'), SHAPE, SEED + 1, 'F32')
     const other = await load('other')
-    assert.notDeepEqual(other.layers[0]?.down, f32.layers[0]?.down)
-    assert.notDeepEqual(f32.layers[1]?.down, f32.layers[0]?.down)
+    assert.notDeepEqual(other.layers[0]?.mlp?.down, f32.layers[0]?.mlp?.down)
+    assert.notDeepEqual(f32.layers[1]?.mlp?.down, f32.layers[0]?.mlp?.down)
   })
 
   it('have no two equal rows and a spread that keeps products at one size', async () => {
@@ -78,7 +78,7 @@ describe('models of random weights', () => {
       Array.from({ length: SHAPE.vocab }, (_, i) => String(embedding_vocab_dim.subarray(i * 96, i * 96 + 4))),
     )
     assert.equal(rows.size, SHAPE.vocab)
-    const { down } = layers[0]!
+    const { down } = layers[0]!.mlp!
     const deviation = Math.sqrt(down.reduce((total, w) => total + w * w, 0) / down.length)
     assert.ok(Math.abs(deviation * Math.sqrt(SHAPE.ffn) - 1) < 0.05, `${deviation}`)
   })
@@ -89,14 +89,14 @@ describe('models of random weights', () => {
     equal('token_embd.weight', embedding_vocab_dim)
     equal('output.weight', head[0]!)
     equal('output_norm.weight', finalNorm_dim)
-    const layer = layers[2]!
-    equal('blk.2.ffn_gate.weight', layer.gate)
-    equal('blk.2.ffn_up.weight', layer.up)
-    equal('blk.2.ffn_down.weight', layer.down)
-    equal('blk.2.attn_output.weight', layer.o)
-    equal('blk.2.attn_norm.weight', layer.attentionNorm_dim)
-    equal('blk.2.ffn_norm.weight', layer.mlpNorm_dim)
-    equal('blk.2.attn_v.weight', layer.v)
+    const { attention, mlp, vectors } = layers[2]!
+    equal('blk.2.ffn_gate.weight', mlp!.gate)
+    equal('blk.2.ffn_up.weight', mlp!.up)
+    equal('blk.2.ffn_down.weight', mlp!.down)
+    equal('blk.2.attn_output.weight', attention.o)
+    equal('blk.2.attn_norm.weight', vectors.attention_norm!)
+    equal('blk.2.ffn_norm.weight', vectors.mlp_norm!)
+    equal('blk.2.attn_v.weight', attention.v)
     const q = plain.f32('blk.2.attn_q.weight')
     const k = plain.f32('blk.2.attn_k.weight')
     for (const [half, from] of [
@@ -105,9 +105,9 @@ describe('models of random weights', () => {
     ] as const) // head 3: pair 2 of GGUF is rows 2 and 2 + 8 of the halves
       assert.deepEqual(
         q.subarray((48 + 4 + half) * 96, (48 + 5 + half) * 96),
-        layer.q.subarray((48 + 2 + from) * 96, (48 + 3 + from) * 96),
+        attention.q.subarray((48 + 2 + from) * 96, (48 + 3 + from) * 96),
       )
-    assert.deepEqual(k.subarray(0, 96), layer.k.subarray(0, 96))
+    assert.deepEqual(k.subarray(0, 96), attention.k.subarray(0, 96))
   })
 
   it('order every row of a head once', () => {

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
-import { fixture } from '../support/paths.ts'
+import { FIXTURES, fixture } from '../support/paths.ts'
 import { Headrace } from '../support/processes.ts'
 
 interface Verdict {
@@ -26,8 +26,9 @@ async function verify(...args: string[]): Promise<{ code: number | null; verdict
 
 describe('headrace verify', () => {
   for (const { model, engine, workers } of [
-    { model: 'llama', engine: 'onnx', workers: 3 },
+    ...FIXTURES.map((model) => ({ model, engine: 'onnx', workers: 3 })),
     { model: 'llama3-rope', engine: 'onnx', workers: 5 },
+    { model: 'gemma3', engine: 'onnx', workers: 2 },
     { model: 'llama3-rope', engine: 'reference', workers: 2 },
   ]) {
     it(`finds ${model} right on ${engine} over ${workers} workers, by every strategy`, async () => {

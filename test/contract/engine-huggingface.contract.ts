@@ -41,9 +41,11 @@ export function huggingFaceContract(name: Candidate, folder: string): void {
       test(`${length} tokens one by one, and what follows`, async () => {
         const run = new PlainRun(engine, length + 8, { chunkTokens: 1, blockTokens: length + 8 })
         const logits: Float32Array[] = []
-        for (const id of expected.ids) logits.push(await run.feed([id]))
+        for (const id of expected.ids) logits.push(await run.feed([id], length))
         assert.ok(maxAbsDifference(logits.at(-1)!, expected.last_logits) < TOLERANCE)
-        assert.deepEqual(logits.map(argmax), expected.argmax_per_position)
+        // where two logits are as near each other as rounding goes, either may win
+        for (const [i, likeliest] of expected.argmax_per_position.entries())
+          assert.ok(Math.max(...logits[i]!) - logits[i]![likeliest]! < TOLERANCE, `position ${i}`)
         if (expected.mean_nll !== null) {
           const nll = expected.ids.slice(1).reduce((sum, id, i) => sum - logProbability(logits[i]!, id), 0)
           assert.ok(Math.abs(nll / (length - 1) - expected.mean_nll) < TOLERANCE)

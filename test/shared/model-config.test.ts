@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { HeadraceError } from '../../shared/errors.ts'
 import { parseEosTokens, parseModelConfig } from '../../shared/model-config.ts'
+import { llamaShape } from '../support/llama-shape.ts'
 
 const BASE = {
   architectures: ['LlamaForCausalLM'],
@@ -34,20 +35,11 @@ function refused(code: string, mentions: string, config: unknown): void {
 
 describe('a Llama config', () => {
   test('in the older style gives the shape', () => {
-    assert.deepEqual(parseModelConfig({ ...BASE, torch_dtype: 'bfloat16', rope_scaling: null }), {
-      architecture: 'llama',
-      layers: 8,
-      hidden: 256,
-      heads: 8,
-      kvHeads: 4,
-      headDim: 32,
-      ffn: 704,
-      vocab: 4096,
-      contextLength: 65536,
-      normEpsilon: 1e-5,
-      tiedHead: true,
-      rope: { kind: 'default', theta: 500000 },
-    })
+    const sizes = { layers: 8, hidden: 256, heads: 8, kvHeads: 4, headDim: 32, ffn: 704, vocab: 4096 }
+    assert.deepEqual(
+      parseModelConfig({ ...BASE, torch_dtype: 'bfloat16', rope_scaling: null }),
+      llamaShape({ ...sizes, contextLength: 65536, tiedHead: true }, { kind: 'default', theta: 500000 }),
+    )
   })
 
   test('in the style of transformers 5 gives the same shape', () => {
@@ -77,7 +69,7 @@ describe('a Llama config', () => {
     assert.equal(shape.normEpsilon, 1e-6)
     assert.equal(shape.tiedHead, false)
     assert.equal(shape.contextLength, 2048)
-    assert.deepEqual(shape.rope, { kind: 'default', theta: 10000 })
+    assert.deepEqual(shape.layerShapes[0]!.rope, { kind: 'default', theta: 10000 })
   })
 
   test('may have a head_dim that is not hidden / heads', () => {
@@ -93,7 +85,7 @@ describe('a Llama config', () => {
       { rope_parameters: { rope_type: 'linear', factor: 4, rope_theta: 500000 } },
       { rope_parameters: { rope_type: 'linear', factor: 4 }, rope_scaling: { type: 'linear', factor: 4 } },
     ])
-      assert.deepEqual(parseModelConfig({ ...BASE, ...rope }).rope, linear)
+      assert.deepEqual(parseModelConfig({ ...BASE, ...rope }).layerShapes[0]!.rope, linear)
   })
 
   test('gives llama3 rope in both styles', () => {
@@ -105,26 +97,85 @@ describe('a Llama config', () => {
       highFreqFactor: 4,
       originalContextLength: 8192,
     }
-    assert.deepEqual(parseModelConfig({ ...BASE, rope_scaling: { rope_type: 'llama3', ...LLAMA3 } }).rope, wanted)
+    assert.deepEqual(
+      parseModelConfig({ ...BASE, rope_scaling: { rope_type: 'llama3', ...LLAMA3 } }).layerShapes[0]!.rope,
+      wanted,
+    )
     const rope_parameters = { rope_type: 'llama3', rope_theta: 500000, ...LLAMA3 }
-    assert.deepEqual(parseModelConfig({ ...without('rope_theta'), rope_parameters }).rope, wanted)
+    assert.deepEqual(parseModelConfig({ ...without('rope_theta'), rope_parameters }).layerShapes[0]!.rope, wanted)
+  })
+})
+
+/** Of 8 layers; `S` has a window, `F` sees all, lower case does not rotate, `x` after it has experts. */
+function layersOf(config: object): string {
+  return parseModelConfig(config)
+    .layerShapes.map(({ window, rope, experts }) => {
+      const kind = window === undefined ? 'F' : 'S'
+      return (rope ? kind : kind.toLowerCase()) + (experts ? 'x' : '')
+    })
+    .join('')
+}
+
+describe('layers of other types', () => {
+  const of = (model_type: string, more: object = {}) => layersOf({ ...BASE, architectures: null, model_type, ...more })
+
+  test('have the windows that transformers gives them where the config is silent', () => {
+    assert.equal(of('mistral'), 'SSSSSSSS')
+    assert.equal(of('mistral', { sliding_window: null }), 'FFFFFFFF')
+    assert.equal(of('qwen2'), 'FFFFFFFF')
+    assert.equal(of('qwen2', { use_sliding_window: true, max_window_layers: 5 }), 'FFFFFSSS')
+    assert.equal(of('qwen3', { use_sliding_window: true, sliding_window: null }), 'FFFFFFFF')
+    assert.equal(of('gemma2'), 'SFSFSFSF')
+    assert.equal(of('gemma3_text'), 'SSSSSFSS')
+    assert.equal(of('gemma3_text', { sliding_window_pattern: 2 }), 'SFSFSFSF')
+    assert.equal(of('phi3'), 'FFFFFFFF')
+    assert.equal(of('phi3', { sliding_window: 64 }), 'SSSSSSSS')
+    assert.equal(of('smollm3'), 'FFFfFFFf')
+    assert.equal(of('smollm3', { no_rope_layers: [0, 1, 1, 0, 1, 1, 1, 1] }), 'fFFfFFFF')
+    assert.equal(of('smollm3', { use_sliding_window: true, sliding_window: 9 }), 'FFFsFFFs')
+  })
+
+  test('follow layer_types where there are any', () => {
+    const layer_types = [...'SSFFSSFF'].map((kind) => (kind === 'S' ? 'sliding_attention' : 'full_attention'))
+    assert.equal(of('gemma2', { layer_types }), 'SSFFSSFF')
+    assert.equal(of('qwen3', { layer_types, use_sliding_window: true }), 'SSFFSSFF')
+    refused('model_bad_config', 'layer_types', { ...BASE, architectures: null, model_type: 'gemma2', layer_types: [] })
+  })
+
+  test('have experts where the config puts them', () => {
+    assert.equal(of('mixtral'), 'FxFxFxFxFxFxFxFx')
+    assert.equal(of('qwen3_moe', { decoder_sparse_step: 2, mlp_only_layers: [3] }), 'FFxFFFFxFFx')
+    refused('model_bad_config', 'num_experts_per_tok', {
+      ...BASE,
+      architectures: null,
+      model_type: 'mixtral',
+      num_experts_per_tok: 9,
+    })
   })
 })
 
 describe('a config is refused as unsupported', () => {
   const cases: [string, object][] = [
-    ['model_type = "mistral"', { model_type: 'mistral' }],
+    ['model_type = "mamba"', { model_type: 'mamba' }],
+    ['model_type = "constructor"', { model_type: 'constructor' }],
     ['architectures = "LlamaForSequenceClassification"', { architectures: ['LlamaForSequenceClassification'] }],
-    ['hidden_act = "gelu"', { hidden_act: 'gelu' }],
-    ['attention_bias = true', { attention_bias: true }],
-    ['mlp_bias = true', { mlp_bias: true }],
+    ['hidden_act = "relu"', { hidden_act: 'relu' }],
+    ['hidden_act = "toString"', { hidden_act: 'toString' }],
+    ['mlp_bias = true', { model_type: 'qwen3', architectures: null, mlp_bias: true }],
+    ['attention_bias = true', { model_type: 'mistral', architectures: null, attention_bias: true }],
+    ['embedding_multiplier = 2', { embedding_multiplier: 2 }],
+    ['num_experts = 8', { num_experts: 8 }],
+    ['use_bidirectional_attention = true', { use_bidirectional_attention: true }],
     ['sliding_window = 4096', { sliding_window: 4096 }],
     ['layer_types = "sliding_attention"', { layer_types: ['full_attention', 'sliding_attention'] }],
     ['quantization_config = {"bits":4}', { quantization_config: { bits: 4 } }],
     ['partial_rotary_factor = 0.5', { partial_rotary_factor: 0.5 }],
     ['partial_rotary_factor = 0.5', { rope_parameters: { partial_rotary_factor: 0.5 } }],
-    ['rope_type = "yarn"', { rope_scaling: { rope_type: 'yarn', factor: 4 } }],
-    ['rope_type = "dynamic"', { rope_scaling: { type: 'dynamic', factor: 2 } }],
+    ['rope_type = "proportional"', { rope_scaling: { rope_type: 'proportional', factor: 4 } }],
+    [
+      'layer_types = "chunked_attention"',
+      { model_type: 'qwen2', architectures: null, layer_types: ['chunked_attention'] },
+    ],
   ]
   for (const [mentions, change] of cases)
     test(`naming ${mentions}`, () => refused('model_unsupported', mentions, { ...BASE, ...change }))

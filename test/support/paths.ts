@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 /** The repository's root, where the lock file is: tests run compiled, at another depth than their source. */
@@ -10,3 +10,8 @@ export const root = (() => {
 
 export const fixture = (name: string): string => join(root, 'test', 'fixtures', name)
 export const bundledModel: string = join(root, 'deploy', 'model', 'logbook-7m')
+
+/** Tiny models with the numbers of Hugging Face transformers, one or more an architecture. */
+export const FIXTURES: readonly string[] = readdirSync(fixture('')).filter((name) =>
+  existsSync(join(fixture(name), 'expected.json')),
+)

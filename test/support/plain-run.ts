@@ -16,6 +16,7 @@ export class PlainRun {
   readonly #engine: Engine
   readonly #cutting: Cutting
   #position = 0
+  #sequence = 0
 
   constructor(engine: Engine, capacity: number, cutting: Cutting) {
     this.#engine = engine
@@ -29,8 +30,9 @@ export class PlainRun {
     })
   }
 
-  /** Appends tokens; the logits after the last of them. */
-  async feed(tokens: readonly number[]): Promise<Float32Array> {
+  /** Appends tokens of a sequence that is `sequence` tokens long when they are computed; the logits after the last of them. */
+  async feed(tokens: readonly number[], sequence = this.#position + tokens.length): Promise<Float32Array> {
+    this.#sequence = sequence
     let logits = new Float32Array(0) as Float32Array
     for (let from = 0; from < tokens.length; from += this.#cutting.chunkTokens) {
       const chunk = Int32Array.from(tokens.slice(from, from + this.#cutting.chunkTokens))
@@ -60,9 +62,9 @@ export class PlainRun {
     const start = this.#position
     const end = start + x.tokens
     const whole = blocks.find((block) => block.start <= start && end <= block.start + block.capacity)
-    if (whole) return engine.project(layer, x, start, whole)
+    if (whole) return engine.project(layer, x, start, whole, this.#sequence)
     const fresh = engine.createKv(start, x.tokens)
-    const q = await engine.project(layer, x, start, fresh)
+    const q = await engine.project(layer, x, start, fresh, this.#sequence)
     for (const block of blocks) {
       const from = Math.max(start, block.start)
       const count = Math.min(end, block.start + block.capacity) - from

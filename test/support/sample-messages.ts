@@ -41,7 +41,16 @@ export const commands: readonly Command[] = [
   { kind: 'joined', worker: 'worker-1' },
   { kind: 'refused', code: 'name_taken', message: 'worker-1 is connected' },
   { kind: 'ping', seq: 300 },
-  { kind: 'prefill', run, strategy: 'chain', rank: 1, workers, decode: 'decode-1', blockTokens: 512 },
+  {
+    kind: 'prefill',
+    run,
+    strategy: 'chain',
+    rank: 1,
+    workers,
+    decode: 'decode-1',
+    blockTokens: 512,
+    promptTokens: 70_001,
+  },
   {
     kind: 'decode',
     run,

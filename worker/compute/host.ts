@@ -93,7 +93,7 @@ export class ComputeHost {
 
   #prefill(assignment: PrefillAssignment, tokens: Int32Array): void {
     this.#opened++
-    const { run, blockTokens, rank } = assignment
+    const { run, blockTokens, promptTokens, rank } = assignment
     const { clock } = this.#of
     const trace = new TraceRecorder(clock)
     const engine = tracedEngine(this.#of.engine, trace)
@@ -120,7 +120,7 @@ export class ComputeHost {
     const encodings = (layer: number) => encodingsOf(assignment, layer, engine.shape.layers)
     const turn = this.#turns.open(controller.signal)
     const moved = this.#watchMoving(run)
-    const layers = runLayers({ engine, spans, blockTokens, tokens, exchange, encodings, clock, turn })
+    const layers = runLayers({ engine, spans, blockTokens, promptTokens, tokens, exchange, encodings, clock, turn })
     this.#settle(
       run,
       turn,
@@ -168,7 +168,7 @@ export class ComputeHost {
         computed: (layer: number, start: number) => assembly.computed(layer, start),
         take: (layer: number) => trace.timed('wait', layer, () => assembly.take(layer)),
       }
-      const tail = { engine: seen, tokens, start: prefillTokens, assembly: awaited, clock, turn, onLayer }
+      const tail = { engine: seen, tokens, promptTokens, start: prefillTokens, assembly: awaited, clock, turn, onLayer }
       const moved = this.#watchMoving(run)
       const { logits, waitSeconds } = await computeTail(tail)
       const computeSeconds = turn.seconds

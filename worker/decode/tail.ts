@@ -49,7 +49,8 @@ export async function computeTail(task: TailTask): Promise<TailResult> {
 async function projectChunks(task: TailTask, layer: number, chunks: readonly Chunk[]): Promise<void> {
   for (const chunk of chunks) {
     await task.turn.take()
-    chunk.q = await task.engine.project(layer, chunk.x, chunk.start, task.assembly.kv_layers[layer]!)
+    const kv = task.assembly.kv_layers[layer]!
+    chunk.q = await task.engine.project(layer, chunk.x, chunk.start, kv, task.promptTokens)
   }
 }
 
@@ -63,7 +64,8 @@ async function lastTokenOnly(task: TailTask, layer: number, chunks: readonly Chu
   await turn.take()
   const x = engine.lastRow(last.x)
   dropChunk(task, last)
-  return { start: position, x, q: await engine.project(layer, x, position, assembly.kv_layers[layer]!) }
+  const kv = assembly.kv_layers[layer]!
+  return { start: position, x, q: await engine.project(layer, x, position, kv, task.promptTokens) }
 }
 
 function dropChunk({ engine }: TailTask, chunk: Chunk): void {

@@ -15,24 +15,27 @@ export interface Engine {
   /** How many tokens are best computed at once; callers cut spans into chunks of at most this many. */
   readonly chunkTokens: number
 
-  /** x_seq_dim: the embedding rows of `tokens_seq`. An id outside the vocabulary is `invalid_request`. */
+  /** x_seq_dim: the embedding rows of `tokens_seq`, scaled as the model wants it. An id outside the vocabulary is `invalid_request`. */
   embed(tokens_seq: Int32Array): Promise<Hidden>
 
   /**
    * Norm, q/k/v projection and RoPE at global positions `start ..`. K and V are written into `kv` at those positions
    * (which must lie inside it); q is returned. `x` is only read.
+   *
+   * @param sequence tokens that are computed in one go with these: all of a prompt. Some scalings of rotary embedding depend
+   *   on it. Default: none after these, as in decoding
    */
-  project(layer: number, x: Hidden, start: number, kv: Kv): Promise<Query>
+  project(layer: number, x: Hidden, start: number, kv: Kv, sequence?: number): Promise<Query>
 
   /**
    * Folds the keys of `kv` into `acc` by online softmax (arXiv 1805.02867), all in float32: causal by original
-   * positions, so a key at position j is seen by a query at position i exactly if j <= i. Keys no query may see are not
-   * computed. The order in which blocks are folded does not matter beyond rounding. `range` leaves out all keys but its
+   * positions, so a key at position j is seen by a query at position i exactly if j <= i, and i - j < window where the layer
+   * has one. Keys no query may see are not computed. The order in which blocks are folded does not matter beyond rounding. `range` leaves out all keys but its
    * own, which must lie inside `kv` (else `kv_shape`).
    */
   attend(layer: number, q: Query, kv: Kv, acc: Accumulator, range?: Positions): Promise<void>
 
-  /** Normalises `acc`, output projection, residual, norm, MLP, residual. Consumes `x` and `acc`: neither is used again. */
+  /** Normalises `acc`, output projection, residual, norm, MLP or experts, residual. Consumes `x` and `acc`: neither is used again. */
   mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden>
 
   /** Final norm and head, of the last row of `x` only: `[vocab]`. `x` is only read. */

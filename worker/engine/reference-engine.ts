@@ -1,8 +1,8 @@
-import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Activation, ModelShape } from '../../shared/model-shape.ts'
 import type { Wire } from '../../shared/plan.ts'
-import { RopeTable } from '../model/rope-table.ts'
-import { gatherRows, type Rows } from '../model/rows.ts'
-import type { Keeping, LayerWeights, ModelWeights } from '../model/weights.ts'
+import { type RopeRows, RopeTables } from '../model/rope-table.ts'
+import { gatherRows, type Rows, scaleRows } from '../model/rows.ts'
+import type { Experts, Keeping, LayerWeights, Mlp, ModelWeights } from '../model/weights.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from './engine.ts'
 import {
   checkEncoded,
@@ -15,6 +15,7 @@ import {
   importHostKv,
   own,
 } from './host-tensors.ts'
+import { gather, routeRows, scatterAdd } from './routing.ts'
 import { decodeRows, encodeRows } from './wire-codec.ts'
 
 /** The checkpoint's own numbers in its own order. */
@@ -26,7 +27,7 @@ export const PLAIN: Keeping<Floats> = {
 }
 
 /**
- * The oracle of the tests: the Llama layer written as its formulas, in plain loops. Tensors are float32, sums are
+ * The oracle of the tests: every architecture written as its formulas, in plain loops. Tensors are float32, sums are
  * double. Nothing here is fast, and nothing should be.
  */
 export class ReferenceEngine implements Engine {
@@ -34,44 +35,52 @@ export class ReferenceEngine implements Engine {
   readonly shape: ModelShape
   readonly chunkTokens = 256
   readonly #weights: ModelWeights<Floats>
-  readonly #rope: RopeTable
+  readonly #ropes: RopeTables
 
   constructor(shape: ModelShape, weights: ModelWeights<Floats>) {
     this.shape = shape
     this.#weights = weights
-    this.#rope = new RopeTable(shape)
+    this.#ropes = new RopeTables(shape)
   }
 
   async embed(tokens_seq: Int32Array): Promise<Hidden> {
     const x_seq_dim = new Float32Array(tokens_seq.length * this.shape.hidden)
     gatherRows(tokens_seq, this.#weights.embedding_vocab_dim, this.shape.hidden, x_seq_dim)
+    scaleRows(x_seq_dim, this.shape.embeddingScale)
     return new HostHidden(tokens_seq.length, x_seq_dim)
   }
 
-  async project(layer: number, x: Hidden, start: number, kv: Kv): Promise<Query> {
-    const { heads, kvHeads, headDim, normEpsilon } = this.shape
+  async project(layer: number, x: Hidden, start: number, kv: Kv, sequence?: number): Promise<Query> {
+    const { heads, kvHeads, headDim, qkNorm } = this.shape
     const { x_seq_dim, tokens } = own(x, HostHidden)
     const cache = own(kv, HostKv)
     cache.checkRange(start, tokens)
-    const { attentionNorm_dim, q, k, v } = this.#layer(layer)
-    const normed = rmsNorm(x_seq_dim, attentionNorm_dim, normEpsilon)
-    const [q_seq_out, k_seq_out, v_seq_out] = [q, k, v].map((w) => matmul(normed, w, this.shape.hidden))
+    const { attention, vectors } = this.#layer(layer)
+    const normed = this.#normed(x_seq_dim, vectors.attention_norm)
+    const { q: qWeight, k: kWeight, v: vWeight } = attention
+    const projected = (weight: Floats, bias?: Floats) => biased(matmul(normed, weight, this.shape.hidden), bias)
+    // where all heads are normed as one vector, the gain is as long as a row, else as long as a head: rows of either
+    const q_seq_out = this.#normed(projected(qWeight, vectors.q_bias), qkNorm === 'none' ? undefined : vectors.q_norm)
+    const k_seq_out = this.#normed(projected(kWeight, vectors.k_bias), qkNorm === 'none' ? undefined : vectors.k_norm)
+    const v_seq_out = projected(vWeight, vectors.v_bias)
     const q_heads_seq_hdim = new Float32Array(heads * tokens * headDim)
     for (let t = 0; t < tokens; t++) {
+      const rotation = this.#ropes.rows(layer, start + t, 1, sequence ?? start + tokens)
       const head = (all: Floats, of: number, h: number) =>
         all.subarray((t * of + h) * headDim, (t * of + h + 1) * headDim)
       for (let h = 0; h < heads; h++)
-        q_heads_seq_hdim.set(this.#rotate(head(q_seq_out!, heads, h), start + t), (h * tokens + t) * headDim)
+        q_heads_seq_hdim.set(rotated(head(q_seq_out, heads, h), rotation), (h * tokens + t) * headDim)
       for (let h = 0; h < kvHeads; h++) {
-        cache.keys(h, start + t, 1).set(this.#rotate(head(k_seq_out!, kvHeads, h), start + t))
-        cache.values(h, start + t, 1).set(head(v_seq_out!, kvHeads, h))
+        cache.keys(h, start + t, 1).set(rotated(head(k_seq_out, kvHeads, h), rotation))
+        cache.values(h, start + t, 1).set(head(v_seq_out, kvHeads, h))
       }
     }
     return new HostQuery(start, tokens, q_heads_seq_hdim)
   }
 
-  async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator, range?: Positions): Promise<void> {
-    const { heads, kvHeads, headDim } = this.shape
+  async attend(layer: number, q: Query, kv: Kv, acc: Accumulator, range?: Positions): Promise<void> {
+    const { heads, kvHeads, headDim, scoreScale, scoreCap } = this.shape
+    const window = this.shape.layerShapes[layer]?.window ?? Number.POSITIVE_INFINITY
     const query = own(q, HostQuery)
     const cache = own(kv, HostKv)
     const { o_heads_seq_hdim, l_heads_seq, m_heads_seq } = own(acc, HostAccumulator)
@@ -83,10 +92,11 @@ export class ReferenceEngine implements Engine {
       const v_keys_hdim = cache.values(kvHead, start, count)
       for (let t = 0; t < q.tokens; t++) {
         const row = h * q.tokens + t
-        const visible = Math.min(count, query.start + t + 1 - start)
-        for (let j = 0; j < visible; j++) {
+        const position = query.start + t
+        const visible = Math.min(count, position + 1 - start)
+        for (let j = Math.max(0, position - window + 1 - start); j < visible; j++) {
           const product = dot(query.q_heads_seq_hdim, row * headDim, k_keys_hdim, j * headDim, headDim)
-          const score = product / Math.sqrt(headDim)
+          const score = capped(product * scoreScale, scoreCap)
           const m = Math.max(m_heads_seq[row]!, score)
           const old = Math.exp(m_heads_seq[row]! - m) // 0 while the row is empty, as m is -inf
           const weight = Math.exp(score - m)
@@ -102,10 +112,10 @@ export class ReferenceEngine implements Engine {
   }
 
   async mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden> {
-    const { heads, headDim, hidden, normEpsilon } = this.shape
+    const { heads, headDim, residualScale } = this.shape
     const { tokens, x_seq_dim } = own(x, HostHidden)
     const { o_heads_seq_hdim, l_heads_seq } = own(acc, HostAccumulator)
-    const { o: output, mlpNorm_dim, gate, up, down } = this.#layer(layer)
+    const { attention, vectors, mlp, experts } = this.#layer(layer)
     const attention_seq_in = new Float32Array(tokens * heads * headDim)
     for (let h = 0; h < heads; h++)
       for (let t = 0; t < tokens; t++)
@@ -114,18 +124,19 @@ export class ReferenceEngine implements Engine {
           const o = o_heads_seq_hdim[(h * tokens + t) * headDim + i]!
           attention_seq_in[(t * heads + h) * headDim + i] = l === 0 ? 0 : o / l
         }
-    const middle_seq_dim = add(x_seq_dim, matmul(attention_seq_in, output, heads * headDim))
-    const normed = rmsNorm(middle_seq_dim, mlpNorm_dim, normEpsilon)
-    const up_seq_ffn = matmul(normed, up, hidden)
-    const silu = (value: number): number => value / (1 + Math.exp(-value))
-    const gated_seq_ffn = matmul(normed, gate, hidden).map((value, i) => silu(value) * up_seq_ffn[i]!)
-    return new HostHidden(tokens, add(middle_seq_dim, matmul(gated_seq_ffn, down, this.shape.ffn)))
+    const gathered = biased(matmul(attention_seq_in, attention.o, heads * headDim), vectors.o_bias)
+    const middle_seq_dim = addScaled(x_seq_dim, this.#normed(gathered, vectors.attention_out_norm), residualScale)
+    const input_seq_dim = this.#normed(middle_seq_dim, vectors.mlp_norm)
+    const output_seq_dim = mlp ? this.#mlp(input_seq_dim, mlp, vectors) : this.#experts(input_seq_dim, experts!)
+    const added_seq_dim = this.#normed(output_seq_dim, vectors.mlp_out_norm)
+    return new HostHidden(tokens, addScaled(middle_seq_dim, added_seq_dim, residualScale))
   }
 
   async logits(x: Hidden): Promise<Float32Array> {
-    const { hidden, normEpsilon } = this.shape
+    const { hidden, logitScale, logitCap } = this.shape
     const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
-    return matmul(rmsNorm(last_dim, this.#weights.finalNorm_dim, normEpsilon), this.#weights.head[0]!, hidden)
+    const normed = this.#normed(last_dim, this.#weights.finalNorm_dim)
+    return matmul(normed, this.#weights.head[0]!, hidden).map((logit) => capped(logit * logitScale, logitCap))
   }
 
   lastRow(x: Hidden): Hidden {
@@ -179,19 +190,67 @@ export class ReferenceEngine implements Engine {
     return this.#weights.layers[layer]!
   }
 
-  /** Element i turns with element i + headDim / 2: the checkpoint layout of transformers, not of the paper. */
-  #rotate(vector_hdim: Floats, position: number): Floats {
-    const { cos, sin } = this.#rope.rows(position, 1)
-    const pairs = cos.length
-    return vector_hdim.map((value, i) => {
-      const pair = i % pairs
-      const turned = i < pairs ? -vector_hdim[i + pairs]! : vector_hdim[pair]!
-      return value * cos[pair]! + turned * sin[pair]!
-    })
+  /** The same rows where there is no gain. */
+  #normed(x_seq_dim: Floats, gain_dim: Floats | undefined): Floats {
+    return gain_dim === undefined ? x_seq_dim : rmsNorm(x_seq_dim, gain_dim, this.shape.normEpsilon)
+  }
+
+  #mlp(x_seq_dim: Floats, { gate, up, down }: Mlp<Floats>, vectors: LayerWeights<Floats>['vectors']): Floats {
+    const { hidden, activation } = this.shape
+    const activate = ACTIVATIONS[activation]
+    const up_seq_ffn = biased(matmul(x_seq_dim, up, hidden), vectors.up_bias)
+    const gate_seq_ffn = biased(matmul(x_seq_dim, gate, hidden), vectors.gate_bias)
+    const gated_seq_ffn = gate_seq_ffn.map((value, i) => activate(value) * up_seq_ffn[i]!)
+    return biased(matmul(gated_seq_ffn, down, down.length / hidden), vectors.down_bias)
+  }
+
+  #experts(x_seq_dim: Floats, { router_experts_dim, mlps }: Experts<Floats>): Floats {
+    const { hidden, experts } = this.shape
+    const sum_seq_dim = new Float32Array(x_seq_dim.length)
+    for (const group of routeRows(matmul(x_seq_dim, router_experts_dim, hidden), experts!)) {
+      const rows = new Float32Array(group.rows.length * hidden)
+      gather(x_seq_dim, hidden, group.rows, rows)
+      scatterAdd(sum_seq_dim, hidden, group, this.#mlp(rows, mlps[group.expert]!, {}))
+    }
+    return sum_seq_dim
   }
 }
 
-const add = (a: Floats, b: Floats): Floats => a.map((value, i) => value + b[i]!)
+const ACTIVATIONS: Readonly<Record<Activation, (x: number) => number>> = {
+  silu: (x) => x / (1 + Math.exp(-x)),
+  gelu: (x) => (x * (1 + erf(x / Math.SQRT2))) / 2,
+  gelu_tanh: (x) => (x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)))) / 2,
+}
+
+/** Its Taylor series; beyond 4 it is 1 to nine digits. */
+function erf(x: number): number {
+  if (Math.abs(x) > 4) return Math.sign(x)
+  let term = x
+  let sum = x
+  for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n++) {
+    term *= -(x * x) / n
+    sum += term / (2 * n + 1)
+  }
+  return (2 / Math.sqrt(Math.PI)) * sum
+}
+
+const capped = (x: number, cap: number | undefined): number => (cap === undefined ? x : cap * Math.tanh(x / cap))
+
+/** Element i turns with element i + pairs: the checkpoint layout of transformers, not of the paper. Others stay. */
+function rotated(vector_hdim: Floats, { cos, sin }: RopeRows): Floats {
+  const pairs = cos.length
+  return vector_hdim.map((value, i) => {
+    if (i >= 2 * pairs) return value
+    const pair = i % pairs
+    const turned = i < pairs ? -vector_hdim[i + pairs]! : vector_hdim[pair]!
+    return value * cos[pair]! + turned * sin[pair]!
+  })
+}
+
+const addScaled = (a: Floats, b: Floats, scale: number): Floats => a.map((value, i) => value + scale * b[i]!)
+
+const biased = (x_seq_out: Floats, bias_out?: Floats): Floats =>
+  bias_out === undefined ? x_seq_out : x_seq_out.map((value, i) => value + bias_out[i % bias_out.length]!)
 
 /** a [seq, dim] times the transpose of w [out, dim]. */
 function matmul(a_seq_dim: Floats, w_out_dim: Floats, dim: number): Floats {

@@ -14,6 +14,11 @@ export function gatherRows(ids_seq: Int32Array, rows: Rows, dim: number, out_seq
   })
 }
 
+/** Multiplies in place. */
+export function scaleRows(x: Float32Array, by: number): void {
+  if (by !== 1) for (let i = 0; i < x.length; i++) x[i] = x[i]! * by
+}
+
 export function widenRows(rows: Rows, out: Float32Array): void {
   if (rows instanceof Float32Array) out.set(rows)
   else widenBf16(rows, out)

@@ -1,22 +1,33 @@
+import { ARCHITECTURES } from '../../shared/architectures.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { locateModel } from '../../shared/model-folder.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
+import { type Bias, biasesOf, type ExpertMatrix, type Norm, namesOf } from './checkpoint-names.ts'
 import type { Rows } from './rows.ts'
 import { WeightReader } from './weight-reader.ts'
 
 type Floats = Float32Array<ArrayBuffer>
 
-/** One decoder layer; `M` is how a matrix is kept. */
+type AttentionMatrix = 'q' | 'k' | 'v' | 'o'
+/** What a layer adds or multiplies a row by: gains of norms, and biases. */
+type VectorName = `${Norm}_norm` | `${Bias}_bias`
+
+/** The MLP, or one expert. */
+export type Mlp<M> = Readonly<Record<ExpertMatrix, M>>
+
+/** One decoder layer; `M` is how a matrix is kept. Which vectors there are, the model's shape says. */
 export interface LayerWeights<M> {
-  readonly attentionNorm_dim: Floats
-  readonly q: M
-  readonly k: M
-  readonly v: M
-  readonly o: M
-  readonly mlpNorm_dim: Floats
-  readonly gate: M
-  readonly up: M
-  readonly down: M
+  readonly vectors: Readonly<Partial<Record<VectorName, Floats>>>
+  readonly attention: Readonly<Record<AttentionMatrix, M>>
+  /** Absent where the layer has experts. */
+  readonly mlp?: Mlp<M>
+  readonly experts?: Experts<M>
+}
+
+export interface Experts<M> {
+  /** Always float32: a few numbers that decide which of the others count. */
+  readonly router_experts_dim: Floats
+  readonly mlps: readonly Mlp<M>[]
 }
 
 export interface ModelWeights<M, L = LayerWeights<M>, H = M> {
@@ -38,7 +49,7 @@ export interface Keeping<M, L = LayerWeights<M>, H = M> {
 const EMBEDDING = 'model.embed_tokens.weight'
 const HEAD = 'lm_head.weight'
 
-/** Reads all weights of a Llama folder, a matrix at a time, so that only one is ever there as float32 and as what is kept. */
+/** Reads all weights of a model, a matrix at a time, so that only one is ever there as float32 and as what is kept. */
 export async function loadWeights<M, L, H = M>(
   folder: string,
   shape: ModelShape,
@@ -70,28 +81,84 @@ class ModelReader<M, L, H> {
     const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]))
     const kept: L[] = []
     for (let layer = 0; layer < layers; layer++) kept.push(await this.#keeping.keepLayer(await this.#layer(layer)))
-    const finalNorm_dim = await this.#values('model.norm.weight', [hidden])
+    const finalNorm_dim = await this.#gain('model.norm.weight', hidden)
     const head = this.#keeping.keepHead(await this.#headRows(embedding_vocab_dim), hidden)
     this.#refuseUnread()
     return { embedding_vocab_dim, layers: kept, finalNorm_dim, head }
   }
 
   async #layer(layer: number): Promise<LayerWeights<M>> {
-    const { hidden, ffn, heads, kvHeads, headDim } = this.#shape
-    const at = (name: string) => `model.layers.${layer}.${name}.weight`
-    const matrix = async (name: string, out: number, width: number): Promise<M> =>
-      this.#keeping.keep({ values_out_in: await this.#values(at(name), [out, width]), out, in: width })
-    return {
-      attentionNorm_dim: await this.#values(at('input_layernorm'), [hidden]),
-      q: await matrix('self_attn.q_proj', heads * headDim, hidden),
-      k: await matrix('self_attn.k_proj', kvHeads * headDim, hidden),
-      v: await matrix('self_attn.v_proj', kvHeads * headDim, hidden),
-      o: await matrix('self_attn.o_proj', hidden, heads * headDim),
-      mlpNorm_dim: await this.#values(at('post_attention_layernorm'), [hidden]),
-      gate: await matrix('mlp.gate_proj', ffn, hidden),
-      up: await matrix('mlp.up_proj', ffn, hidden),
-      down: await matrix('mlp.down_proj', hidden, ffn),
+    const attention = await this.#attention(layer)
+    const vectors = await this.#vectors(layer)
+    if (this.#shape.layerShapes[layer]!.experts) return { vectors, attention, experts: await this.#experts(layer) }
+    return { vectors, attention, mlp: await this.#mlp(layer) }
+  }
+
+  async #attention(layer: number): Promise<Record<AttentionMatrix, M>> {
+    const { hidden, heads, kvHeads, headDim } = this.#shape
+    const names = namesOf(this.#shape, layer)
+    const [qRows, kvRows] = [heads * headDim, kvHeads * headDim]
+    const [q, k, v] = await this.#stacked(names.qkv, [qRows, kvRows, kvRows], hidden)
+    return { q: q!, k: k!, v: v!, o: await this.#matrix(names.o, hidden, qRows) }
+  }
+
+  async #mlp(layer: number): Promise<Mlp<M>> {
+    const { hidden, ffn } = this.#shape
+    const names = namesOf(this.#shape, layer)
+    const [gate, up] = await this.#stacked(names.gateUp, [ffn, ffn], hidden)
+    return { gate: gate!, up: up!, down: await this.#matrix(names.down, hidden, ffn) }
+  }
+
+  async #experts(layer: number): Promise<Experts<M>> {
+    const { hidden, experts } = this.#shape
+    const { count, ffn } = experts!
+    const names = namesOf(this.#shape, layer)
+    const router_experts_dim = await this.#values(`${names.router}.weight`, [count, hidden])
+    const mlps: Mlp<M>[] = []
+    for (let expert = 0; expert < count; expert++)
+      mlps.push({
+        gate: await this.#matrix(names.expert(expert, 'gate'), ffn, hidden),
+        up: await this.#matrix(names.expert(expert, 'up'), ffn, hidden),
+        down: await this.#matrix(names.expert(expert, 'down'), hidden, ffn),
+      })
+    return { router_experts_dim, mlps }
+  }
+
+  async #vectors(layer: number): Promise<LayerWeights<M>['vectors']> {
+    const { norms, bias } = namesOf(this.#shape, layer)
+    const vectors: Partial<Record<VectorName, Floats>> = {}
+    for (const [norm, { name, width }] of Object.entries(norms))
+      vectors[`${norm as Norm}_norm`] = await this.#gain(`${name}.weight`, width)
+    const widths = biasesOf(this.#shape, layer)
+    for (const [of, width] of Object.entries(widths) as [Bias, number][])
+      vectors[`${of}_bias`] = await this.#values(bias(of), [width])
+    return vectors
+  }
+
+  /** Matrices of the same width that the checkpoint has below each other in one tensor, or each in its own. */
+  async #stacked(names: readonly string[], rows: readonly number[], width: number): Promise<M[]> {
+    if (names.length === rows.length) {
+      const matrices: M[] = []
+      for (const [i, name] of names.entries()) matrices.push(await this.#matrix(name, rows[i]!, width))
+      return matrices
     }
+    const all = rows.reduce((sum, count) => sum + count, 0)
+    const values = await this.#values(`${names[0]}.weight`, [all, width])
+    let from = 0
+    return rows.map((out) => {
+      const values_out_in = values.subarray(from * width, (from + out) * width)
+      from += out
+      return this.#keeping.keep({ values_out_in, out, in: width })
+    })
+  }
+
+  async #matrix(name: string, out: number, width: number): Promise<M> {
+    return this.#keeping.keep({ values_out_in: await this.#values(`${name}.weight`, [out, width]), out, in: width })
+  }
+
+  async #gain(name: string, width: number): Promise<Floats> {
+    const gain_dim = await this.#values(name, [width])
+    return ARCHITECTURES[this.#shape.architecture]?.gainsLessOne ? gain_dim.map((gain) => 1 + gain) : gain_dim
   }
 
   async #headRows(embedding: Rows): Promise<Rows> {
@@ -117,7 +184,10 @@ class ModelReader<M, L, H> {
     for (const name of this.#reader.names()) {
       const derived = name.endsWith('.rotary_emb.inv_freq') // old checkpoints store what the config already says
       if (!derived && !this.#seen.has(name))
-        throw new HeadraceError('model_bad_tensor', `${name} is in the weights, but no part of a Llama model uses it`)
+        throw new HeadraceError(
+          'model_bad_tensor',
+          `${name} is in the weights, but no part of a ${this.#shape.architecture} model uses it`,
+        )
     }
   }
 }

@@ -1,4 +1,5 @@
 import type { Clock } from '../../shared/clock.ts'
+import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { wireBytes } from '../../shared/wire-bytes.ts'
 import type { Engine } from '../engine/engine.ts'
@@ -19,8 +20,9 @@ interface Point {
 }
 
 /**
- * Fits o + a n + b n (P + n/2), the seconds of one layer (DESIGN section 6), to timings of the engine's own calls on
- * layer 0. Random tokens do: the time of dense arithmetic does not depend on the values.
+ * Fits o + a n + b n (P + n/2), the seconds of one layer (DESIGN section 6), to timings of the engine's own calls: of a layer
+ * of every kind, each counting as often as the model has it. Random tokens do: the time of dense arithmetic does not depend
+ * on the values, and they spread over experts as others do.
  */
 export async function calibrate(engine: Engine, clock: Clock): Promise<Cost> {
   const chunk = Math.min(engine.chunkTokens, engine.shape.contextLength)
@@ -94,17 +96,31 @@ async function timeLayer(engine: Engine, clock: Clock, n: number, p: number): Pr
     await engine.importKv(kv, kv.start, kv.capacity, { dtype: 'f32', bytes })
     prefix.push(kv)
   }
-  const x = await engine.embed(tokens)
-  const own = engine.createKv(p, n)
-  const started = clock.now()
-  const q = await engine.project(0, x, p, own)
-  const acc = engine.accumulator(q)
-  await engine.attend(0, q, own, acc)
-  for (const kv of prefix) await engine.attend(0, q, kv, acc)
-  const mixed = await engine.mix(0, x, acc)
-  const seconds = clock.now() - started
-  engine.release(mixed, q, own, ...prefix)
+  let seconds = 0
+  for (const { layer, share } of layerKinds(engine.shape)) {
+    const x = await engine.embed(tokens)
+    const own = engine.createKv(p, n)
+    const started = clock.now()
+    const q = await engine.project(layer, x, p, own)
+    const acc = engine.accumulator(q)
+    await engine.attend(layer, q, own, acc)
+    for (const kv of prefix) await engine.attend(layer, q, kv, acc)
+    const mixed = await engine.mix(layer, x, acc)
+    seconds += share * (clock.now() - started)
+    engine.release(mixed, q, own)
+  }
+  engine.release(...prefix)
   return { n, p, seconds }
+}
+
+/** A layer of each kind that takes its own time, and what part of the layers is like it. */
+export function layerKinds({ layers, layerShapes }: ModelShape): { readonly layer: number; readonly share: number }[] {
+  const kinds = new Map<string, { layer: number; share: number }>()
+  for (const [layer, { window, experts }] of layerShapes.entries()) {
+    const kind = kinds.get(`${window} ${experts}`) ?? { layer, share: 0 }
+    kinds.set(`${window} ${experts}`, { ...kind, share: kind.share + 1 / layers })
+  }
+  return [...kinds.values()]
 }
 
 /**

@@ -27,6 +27,8 @@ export interface ChunkTask {
   readonly engine: Engine
   /** Ids of the own tokens, in ascending position. */
   readonly tokens: Int32Array
+  /** Of the whole run: rotary embedding may depend on it. */
+  readonly promptTokens: number
   /** Taken before each piece of arithmetic. */
   readonly turn: Turn
 }
@@ -98,7 +100,7 @@ async function projectLayer(task: PrefillTask, layer: number, blocks: readonly S
     for (const chunk of chunks) {
       if (chunk.start < block.start || chunk.start >= block.end) continue
       await task.turn.take()
-      chunk.q = await engine.project(layer, chunk.x, chunk.start, kv)
+      chunk.q = await engine.project(layer, chunk.x, chunk.start, kv, task.promptTokens)
     }
     for (const { wire, uses } of task.encodings(layer))
       exchange.publish(await exportBlock(engine, layer, kv, wire), uses)

@@ -12,9 +12,9 @@ export const tracedEngine = (engine: Engine, trace: TraceRecorder): Engine => {
     shape: engine.shape,
     chunkTokens: engine.chunkTokens,
     embed: (tokens) => trace.timed('project', 0, () => engine.embed(tokens)),
-    project: (layer, x, start, kv) => {
+    project: (layer, x, start, kv, sequence) => {
       projected = layer
-      return trace.timed('project', layer, () => engine.project(layer, x, start, kv))
+      return trace.timed('project', layer, () => engine.project(layer, x, start, kv, sequence))
     },
     attend: (layer, q, kv, acc, of) => trace.timed('attend', layer, () => engine.attend(layer, q, kv, acc, of)),
     mix: (layer, x, acc) => trace.timed('mix', layer, () => engine.mix(layer, x, acc)),

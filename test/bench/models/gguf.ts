@@ -41,7 +41,8 @@ export async function writeGguf(path: string, shape: ModelShape, seed: number, t
 const typeOf = ({ kind }: TensorSpec, type: GgufType): GgufType => (kind === 'norm' ? 'F32' : type)
 
 /** How many times slower each rotated pair turns than without scaling; absent where nothing is scaled. */
-function ropeFactors({ rope, headDim }: ModelShape): Float32Array | undefined {
+function ropeFactors({ layerShapes, headDim }: ModelShape): Float32Array | undefined {
+  const rope = layerShapes[0]!.rope!
   if (rope.kind === 'default') return undefined
   const scaled = inverseFrequencies(rope, headDim)
   return inverseFrequencies({ kind: 'default', theta: rope.theta }, headDim).map((plain, i) => plain / scaled[i]!)
@@ -107,7 +108,7 @@ function metadataOf(shape: ModelShape, type: GgufType): [string, MetadataValue][
     ['llama.attention.value_length', { u32: shape.headDim }],
     ['llama.attention.layer_norm_rms_epsilon', { f32: shape.normEpsilon }],
     ['llama.rope.dimension_count', { u32: shape.headDim }],
-    ['llama.rope.freq_base', { f32: shape.rope.theta }],
+    ['llama.rope.freq_base', { f32: shape.layerShapes[0]!.rope!.theta }],
     ['tokenizer.ggml.model', { text: 'gpt2' }],
     ['tokenizer.ggml.pre', { text: 'llama-bpe' }],
     ['tokenizer.ggml.tokens', { texts }],

@@ -60,7 +60,7 @@ function configOf(shape: ModelShape, dtype: Dtype): object {
     tie_word_embeddings: shape.tiedHead,
     dtype: dtype === 'BF16' ? 'bfloat16' : 'float32',
     eos_token_id: END_TOKEN,
-    rope_parameters: ropeOf(shape.rope),
+    rope_parameters: ropeOf(shape.layerShapes[0]!.rope!),
   }
 }
 

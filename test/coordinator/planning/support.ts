@@ -3,6 +3,7 @@ import { type DecodeFacts, type LinkFacts, linkKey, type PrefillFacts } from '..
 import { asWorkerId } from '../../../shared/ids.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Cost } from '../../../shared/protocol/control.ts'
+import { llamaShape } from '../../support/llama-shape.ts'
 
 /** Published shapes, and the cost that their FLOP counts give: a per token, b per token and token before it. */
 const shape = (
@@ -12,20 +13,11 @@ const shape = (
   kvHeads: number,
   headDim: number,
   ffn: number,
-): ModelShape => ({
-  architecture: 'llama',
-  layers,
-  hidden,
-  heads,
-  kvHeads,
-  headDim,
-  ffn,
-  vocab: 128_256,
-  contextLength: 131_072,
-  normEpsilon: 1e-5,
-  tiedHead: false,
-  rope: { kind: 'default', theta: 500_000 },
-})
+): ModelShape =>
+  llamaShape(
+    { layers, hidden, heads, kvHeads, headDim, ffn, vocab: 128_256, contextLength: 131_072, tiedHead: false },
+    { kind: 'default', theta: 500_000 },
+  )
 
 export const LLAMA_7B = shape(32, 4096, 32, 32, 128, 11_008)
 export const LLAMA_32_1B = shape(16, 2048, 32, 8, 64, 8192)

@@ -126,7 +126,15 @@ describe('a message is refused', () => {
   it('before it is sent, too', () => {
     assert.throws(() => encodeMessage(commandSchema, { kind: 'ping', seq: -1 }), { code: 'frame_bad_schema' })
     const span = { start: 5, end: 5 }
-    const wrong = { kind: 'prefill', run: 'r', strategy: 'solo', rank: 0, decode: 'd', blockTokens: 1 } as const
+    const wrong = {
+      kind: 'prefill',
+      run: 'r',
+      strategy: 'solo',
+      rank: 0,
+      decode: 'd',
+      blockTokens: 1,
+      promptTokens: 9,
+    } as const
     assert.throws(
       () =>
         encodeMessage(commandSchema, {

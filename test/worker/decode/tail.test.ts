@@ -54,6 +54,7 @@ describe('the tail of a prefill', () => {
     const result = computeTail({
       engine,
       tokens: Int32Array.from(prompt.slice(prefillTokens)),
+      promptTokens: PROMPT,
       start: prefillTokens,
       assembly,
       clock,

@@ -20,14 +20,17 @@ describe('key ranges', () => {
     const small = fc.integer({ min: 0, max: 60 })
     const size = fc.integer({ min: 1, max: 40 })
     fc.assert(
-      fc.property(small, size, small, size, size, (start, tokens, kvStart, capacity, most) => {
-        const ranges = keyRanges({ start, tokens }, kvStart, kvStart + capacity, most)
+      fc.property(small, size, small, size, size, fc.option(size), (start, tokens, kvStart, capacity, most, window) => {
+        const reach = window ?? 1000
+        const ranges = keyRanges({ start, tokens }, kvStart, kvStart + capacity, most, window ?? undefined)
         const keys = ranges.flatMap((r) => Array.from({ length: r.count }, (_, i) => r.start + i))
-        const visible = Array.from({ length: capacity }, (_, i) => kvStart + i).filter((key) => key < start + tokens)
+        const visible = Array.from({ length: capacity }, (_, i) => kvStart + i).filter(
+          (key) => key < start + tokens && key > start - reach,
+        )
         assert.deepEqual(keys, visible)
         for (const { start: from, count, masked } of ranges) {
           assert.ok(count >= 1 && count <= most)
-          if (!masked) assert.ok(from + count - 1 <= start)
+          if (!masked) assert.ok(from + count - 1 <= start && from > start + tokens - 1 - reach)
         }
       }),
       { seed: 2 },

@@ -89,7 +89,7 @@ describe('attention in float32', () => {
         [CONTEXT / 2, CONTEXT],
         [CONTEXT, CONTEXT + TOKENS],
       ] as const)
-        await attention.fold(given.query, given.kv, { start, count: end - start }, state)
+        await attention.fold(0, given.query, given.kv, { start, count: end - start }, state)
       const error = maxAbsDifference(normalised(state), Float32Array.from(exact(given)))
       assert.ok(error < 1e-4, `off by ${error}`)
       assert.equal(
@@ -104,8 +104,8 @@ describe('attention in float32', () => {
     const given = inputs([-150, 100, 20])
     const [forward, backward] = [attention.state(TOKENS), attention.state(TOKENS)]
     const ranges = [0, 1, 2, 3].map((i) => ({ start: i * 8, count: 8 }))
-    for (const range of ranges) await attention.fold(given.query, given.kv, range, forward)
-    for (const range of ranges.toReversed()) await attention.fold(given.query, given.kv, range, backward)
+    for (const range of ranges) await attention.fold(0, given.query, given.kv, range, forward)
+    for (const range of ranges.toReversed()) await attention.fold(0, given.query, given.kv, range, backward)
     assert.ok(maxAbsDifference(normalised(forward), normalised(backward)) < 1e-4)
   })
 })

@@ -5,11 +5,11 @@ import { MaskCache } from '../../../worker/engine/onnx/mask-cache.ts'
 import { TensorPool } from '../../../worker/engine/onnx/tensor-pool.ts'
 import { engineContract } from '../../contract/engine.contract.ts'
 import { huggingFaceContract } from '../../contract/engine-huggingface.contract.ts'
+import { FIXTURES } from '../../support/paths.ts'
 import { createTinyModel } from '../../support/tiny-model.ts'
 
 engineContract('onnx')
-huggingFaceContract('onnx', 'llama')
-huggingFaceContract('onnx', 'llama3-rope')
+for (const folder of FIXTURES) huggingFaceContract('onnx', folder)
 
 describe('the onnx engine', () => {
   test('fails by code, with the native reason, when a released tensor is used', async (t) => {
@@ -58,5 +58,13 @@ describe('the mask cache', () => {
     assert.deepEqual(visible(-1), [true, true, false, true, true, true])
     assert.deepEqual(visible(1), [false, false, false, true, false, false])
     assert.equal(masks.get(2, 3, 1), masks.get(2, 3, 1))
+  })
+
+  test('hides the keys before a window', () => {
+    const masks = new MaskCache()
+    const visible = (offset: number, window: number) => [...masks.get(2, 4, offset, window)].map((value) => value === 0)
+    assert.deepEqual(visible(-2, 2), [false, true, true, false, false, false, true, true])
+    assert.deepEqual(visible(-2, 1), [false, false, true, false, false, false, false, true])
+    assert.deepEqual(visible(-9, 2), Array(8).fill(false))
   })
 })

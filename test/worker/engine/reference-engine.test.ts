@@ -1,6 +1,6 @@
 import { engineContract } from '../../contract/engine.contract.ts'
 import { huggingFaceContract } from '../../contract/engine-huggingface.contract.ts'
+import { FIXTURES } from '../../support/paths.ts'
 
 engineContract('reference')
-huggingFaceContract('reference', 'llama')
-huggingFaceContract('reference', 'llama3-rope')
+for (const folder of FIXTURES) huggingFaceContract('reference', folder)

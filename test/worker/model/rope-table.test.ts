@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { parseModelConfig } from '../../../shared/model-config.ts'
-import { inverseFrequencies, RopeTable } from '../../../worker/model/rope-table.ts'
+import { inverseFrequencies, RopeTables } from '../../../worker/model/rope-table.ts'
 
 const shape = parseModelConfig({
   model_type: 'llama',
@@ -15,16 +15,16 @@ const shape = parseModelConfig({
 
 describe('the rope table', () => {
   test('gives the same rows however far it has grown', () => {
-    const early = new RopeTable(shape).rows(3, 5)
-    const table = new RopeTable(shape)
-    table.rows(4990, 10)
-    assert.deepEqual(table.rows(3, 5), early)
+    const early = new RopeTables(shape).rows(0, 3, 5, 5000)
+    const table = new RopeTables(shape)
+    table.rows(0, 4990, 10, 5000)
+    assert.deepEqual(table.rows(0, 3, 5, 5000), early)
     assert.equal(early.cos.length, 5 * 8)
   })
 
   test('holds the cosine and sine of the float32 angle', () => {
-    const { cos, sin } = new RopeTable(shape).rows(4321, 1)
-    inverseFrequencies(shape.rope, 16).forEach((frequency, pair) => {
+    const { cos, sin } = new RopeTables(shape).rows(0, 4321, 1, 5000)
+    inverseFrequencies(shape.layerShapes[0]!.rope!, 16).forEach((frequency, pair) => {
       const angle = Math.fround(4321 * frequency)
       assert.equal(cos[pair], Math.fround(Math.cos(angle)))
       assert.equal(sin[pair], Math.fround(Math.sin(angle)))
@@ -32,9 +32,9 @@ describe('the rope table', () => {
   })
 
   test('ends with the context length', () => {
-    const table = new RopeTable(shape)
-    table.rows(4999, 1)
-    assert.throws(() => table.rows(4999, 2), { code: 'context_length_exceeded' })
+    const table = new RopeTables(shape)
+    table.rows(0, 4999, 1, 5000)
+    assert.throws(() => table.rows(0, 4999, 2, 5001), { code: 'context_length_exceeded' })
   })
 })
 

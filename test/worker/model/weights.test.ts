@@ -32,7 +32,8 @@ describe('weights', () => {
     const all = tinyTensors({ layers: 2 })
     const { layers } = await load(t, { layers: 2 })
     const at = (name: string) => `model.layers.1.${name}.weight`
-    const { q, k, v, o, gate, up, down } = layers[1]!
+    const { q, k, v, o } = layers[1]!.attention
+    const { gate, up, down } = layers[1]!.mlp!
     const names = ['q', 'k', 'v', 'o'].map((name) => `self_attn.${name}_proj`)
     const mlp = ['gate', 'up', 'down'].map((name) => `mlp.${name}_proj`)
     for (const [i, matrix] of [q, k, v, o, gate, up, down].entries())

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { fitCost, spreadOverhead, typicalPoints } from '../../../worker/prefill/calibrate.ts'
+import { readModelShape } from '../../../shared/model-folder.ts'
+import { fitCost, layerKinds, spreadOverhead, typicalPoints } from '../../../worker/prefill/calibrate.ts'
+import { fixture } from '../../support/paths.ts'
 
 const POINTS = [
   [32, 0],
@@ -50,6 +52,18 @@ describe("the fit of a worker's cost", () => {
         return o >= 0 && a >= 0 && b >= 0 && o + a + b > 0
       }),
       { seed: 6 },
+    )
+  })
+
+  it('times a layer of every kind', async () => {
+    const kindsOf = async (folder: string) => layerKinds(await readModelShape(fixture(folder)))
+    assert.deepEqual(await kindsOf('llama'), [{ layer: 0, share: 1 }])
+    assert.deepEqual(
+      (await kindsOf('gemma3')).map(({ layer, share }) => [layer, Math.round(share * 6)]),
+      [
+        [0, 5],
+        [5, 1],
+      ],
     )
   })
 

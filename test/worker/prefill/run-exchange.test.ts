@@ -30,6 +30,7 @@ const assignment: PrefillAssignment = {
   })),
   decode: 'd',
   blockTokens: 8,
+  promptTokens: 9,
 }
 
 function exchange() {

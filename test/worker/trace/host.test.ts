@@ -27,6 +27,7 @@ const assignment: PrefillAssignment = {
   })),
   decode: 'd',
   blockTokens: 4,
+  promptTokens: 9,
 }
 
 function timedEngine(clock: ManualClock): Engine {

@@ -1,7 +1,7 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Accumulator, Positions } from '../engine.ts'
 import type { Floats, HostKv, HostQuery } from '../host-tensors.ts'
-import { EMPTY_MAX } from './graphs.ts'
+import { EMPTY_MAX } from './attend-graph.ts'
 import { type KeyRange, keyRanges } from './key-ranges.ts'
 import { MaskCache } from './mask-cache.ts'
 import { foldState } from './one-row.ts'
@@ -28,6 +28,8 @@ export class SoftmaxState implements Accumulator {
   o_heads_seq_hdim: Floats
   l_heads_seq: Floats
   m_heads_seq: Floats | undefined
+  /** Only where a layer has a window: 1 for each query that has seen any key. */
+  seen_seq: Uint8Array | undefined
 
   constructor(tokens: number, o_heads_seq_hdim: Floats, l_heads_seq: Floats) {
     this.tokens = tokens
@@ -59,18 +61,21 @@ export class Attention {
     return new SoftmaxState(tokens, o_heads_seq_hdim, this.#pool.take(rows).fill(0))
   }
 
-  /** Folds the keys of `of` that the queries may see. */
-  async fold(query: HostQuery, kv: HostKv, of: Positions, state: SoftmaxState): Promise<void> {
+  /** Folds the keys of `of` that the queries may see in this layer. */
+  async fold(layer: number, query: HostQuery, kv: HostKv, of: Positions, state: SoftmaxState): Promise<void> {
+    const window = this.#shape.layerShapes[layer]?.window
     const rows = (this.#shape.heads / this.#shape.kvHeads) * query.tokens
     const maxKeys = Math.max(KEYS_PER_CALL, Math.floor(SCORES_PER_CALL / rows))
-    for (const range of keyRanges(query, of.start, of.start + of.count, maxKeys))
+    for (const range of keyRanges(query, of.start, of.start + of.count, maxKeys, window)) {
+      const seen: Seen = { ...range, window }
       if (query.tokens === 1) await this.#foldOne(query, kv, range, state)
-      else if (state.m_heads_seq !== undefined || !(await this.#foldUnshifted(query, kv, range, state)))
-        await this.#foldShifted(query, kv, range, state)
+      else if (state.m_heads_seq !== undefined || !(await this.#foldUnshifted(query, kv, seen, state)))
+        await this.#foldShifted(query, kv, seen, state)
+    }
   }
 
   /** Leaves the state as it was, and returns false, if float32 is too small for it. */
-  async #foldUnshifted(query: HostQuery, kv: HostKv, range: KeyRange, state: SoftmaxState): Promise<boolean> {
+  async #foldUnshifted(query: HostQuery, kv: HostKv, range: Seen, state: SoftmaxState): Promise<boolean> {
     const { o_heads_seq_hdim: o, l_heads_seq: l } = state
     const [nextO, nextL] = [this.#pool.take(o.length), this.#pool.take(l.length)]
     const slots = this.#slots(query, kv, range)
@@ -79,14 +84,17 @@ export class Attention {
       { name: 'l', from: l, to: nextL },
     ])
     await this.#graphs.run(range.masked ? 'attendMasked' : 'attend', slots.inputs, slots.outputs)
-    const sound = nextL.every((sum) => sum >= LEAST_SUM && sum <= LARGEST_SUM)
-    if (sound) Object.assign(state, { o_heads_seq_hdim: nextO, l_heads_seq: nextL })
+    const seen_seq = range.window === undefined ? undefined : seenSoFar(state.seen_seq, query, range, range.window)
+    const sound = nextL.every((sum, row) =>
+      seen_seq === undefined || seen_seq[row % query.tokens] ? sum >= LEAST_SUM && sum <= LARGEST_SUM : sum === 0,
+    )
+    if (sound) Object.assign(state, { o_heads_seq_hdim: nextO, l_heads_seq: nextL, seen_seq })
     for (const left of sound ? [o, l] : [nextO, nextL]) this.#pool.give(left)
     return sound
   }
 
   /** o and l are written in place, m beside itself. */
-  async #foldShifted(query: HostQuery, kv: HostKv, range: KeyRange, state: SoftmaxState): Promise<void> {
+  async #foldShifted(query: HostQuery, kv: HostKv, range: Seen, state: SoftmaxState): Promise<void> {
     const { o_heads_seq_hdim: o, l_heads_seq: l } = state
     const m = this.#shift(state)
     const nextM = this.#pool.take(m.length)
@@ -102,7 +110,7 @@ export class Attention {
   }
 
   /** Queries, keys, values and mask of a range. */
-  #slots(query: HostQuery, kv: HostKv, range: KeyRange): MutableSlots {
+  #slots(query: HostQuery, kv: HostKv, range: Seen): MutableSlots {
     const inputs: Record<string, Slot> = {}
     for (let head = 0; head < this.#shape.kvHeads; head++) {
       inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, kv.headDim]]
@@ -110,7 +118,7 @@ export class Attention {
     }
     if (range.masked)
       inputs['mask'] = [
-        this.#masks.get(query.tokens, range.count, range.start - query.start),
+        this.#masks.get(query.tokens, range.count, range.start - query.start, range.window),
         [query.tokens, range.count],
       ]
     const slots = { inputs, outputs: {} }
@@ -165,6 +173,20 @@ export class Attention {
     state.m_heads_seq = m_heads_seq
     return m_heads_seq
   }
+}
+
+/** Keys of one call, and how far back a query sees. */
+interface Seen extends KeyRange {
+  readonly window: number | undefined
+}
+
+/** 1 for each query that has seen a key, here or before: a sum of 0 says nothing is lost only where there was nothing. */
+function seenSoFar(before: Uint8Array | undefined, query: HostQuery, range: KeyRange, window: number): Uint8Array {
+  return Uint8Array.from({ length: query.tokens }, (_, t) => {
+    const position = query.start + t
+    const first = Math.max(range.start, position - window + 1)
+    return before?.[t] || first <= Math.min(range.start + range.count - 1, position) ? 1 : 0
+  })
 }
 
 interface MutableSlots {

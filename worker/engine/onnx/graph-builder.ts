@@ -12,6 +12,7 @@ export type Attribute =
   | { readonly float: number }
   | { readonly ints: readonly number[] }
   | { readonly type: Element }
+  | { readonly text: string }
 
 /** A dimension: a number where the model fixes it, a letter where it varies between calls. */
 export type Dim = number | string
@@ -135,6 +136,7 @@ export class GraphBuilder {
 function attribute(name: string, value: Attribute): Field[] {
   if (typeof value === 'number') return [textField(1, name), intField(3, value), intField(20, 2)]
   if ('type' in value) return attribute(name, ELEMENTS[value.type])
+  if ('text' in value) return [textField(1, name), textField(4, value.text), intField(20, 3)]
   if ('float' in value) return [textField(1, name), floatField(2, value.float), intField(20, 1)]
   return [textField(1, name), ...value.ints.map((n) => intField(8, n)), intField(20, 7)]
 }

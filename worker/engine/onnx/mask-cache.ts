@@ -1,17 +1,20 @@
 import type { Floats } from '../host-tensors.ts'
-import { HIDDEN_KEY } from './graphs.ts'
+import { HIDDEN_KEY } from './attend-graph.ts'
 
 /** A run uses very few: the diagonal, and one more where its last chunk is short. */
 const MAX_MASKS = 16
 
-/** Additive causal masks: 0 where the key's position is not after the query's. They depend on relative positions only. */
+/**
+ * Additive masks: 0 where the key's position is not after the query's, and less than `window` before it. They depend on
+ * relative positions only.
+ */
 export class MaskCache {
   readonly #masks = new Map<string, Floats>()
 
   /** mask_queries_keys; `offset` is the position of the first key less that of the first query. */
-  get(queries: number, keys: number, offset: number): Floats {
-    const name = `${queries} ${keys} ${offset}`
-    const mask = this.#masks.get(name) ?? causalMask(queries, keys, offset)
+  get(queries: number, keys: number, offset: number, window = Number.POSITIVE_INFINITY): Floats {
+    const name = `${queries} ${keys} ${offset} ${window}`
+    const mask = this.#masks.get(name) ?? visibilityMask(queries, keys, offset, window)
     this.#masks.delete(name) // and to the end: the map's order is that of last use
     this.#masks.set(name, mask)
     if (this.#masks.size > MAX_MASKS) this.#masks.delete(this.#masks.keys().next().value ?? name)
@@ -19,11 +22,13 @@ export class MaskCache {
   }
 }
 
-function causalMask(queries: number, keys: number, offset: number): Floats {
+function visibilityMask(queries: number, keys: number, offset: number, window: number): Floats {
   const mask_queries_keys = new Float32Array(queries * keys)
+  const key = (relative: number): number => Math.min(keys, Math.max(0, relative))
   for (let i = 0; i < queries; i++) {
-    const firstHidden = Math.min(keys, Math.max(0, i + 1 - offset))
-    mask_queries_keys.fill(HIDDEN_KEY, i * keys + firstHidden, (i + 1) * keys)
+    const own = i - offset // where the query's own key would be
+    mask_queries_keys.fill(HIDDEN_KEY, i * keys + key(own + 1), (i + 1) * keys)
+    mask_queries_keys.fill(HIDDEN_KEY, i * keys, i * keys + key(own - window + 1))
   }
   return mask_queries_keys
 }

@@ -1,6 +1,7 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Floats } from '../host-tensors.ts'
 import type { GraphBuilder, Value } from './graph-builder.ts'
+import { capped } from './parts.ts'
 
 /**
  * Attention of a single query to one range of keys, as in decoding: o, l and m of that range alone. Reading keys and values
@@ -8,13 +9,14 @@ import type { GraphBuilder, Value } from './graph-builder.ts'
  * packing it first; the G query heads of a group follow each other while their keys are in the processor's cache. What
  * stands between the products is done for all heads at once.
  */
-export function attendOneGraph({ heads, kvHeads, headDim }: ModelShape, g: GraphBuilder): Uint8Array {
+export function attendOneGraph(shape: ModelShape, g: GraphBuilder): Uint8Array {
+  const { heads, kvHeads, headDim, scoreScale, scoreCap } = shape
   const perKvHead = <T>(one: (head: number) => T): T[] => Array.from({ length: kvHeads }, (_, head) => one(head))
   const ofGroups = { axis: 0, num_outputs: kvHeads }
-  const q_heads_hdim_1 = g.op('Mul', [g.input('q', [heads, headDim, 1]), g.float(1 / Math.sqrt(headDim))])
+  const q_heads_hdim_1 = g.op('Mul', [g.input('q', [heads, headDim, 1]), g.float(scoreScale)])
   const q = g.ops(kvHeads, 'Split', [q_heads_hdim_1], ofGroups)
   const products = perKvHead((h) => g.op('MatMul', [g.input(`k${h}`, [1, 'T', headDim]), q[h]!]))
-  const scores_heads_keys_1 = g.op('Concat', products, { axis: 0 })
+  const scores_heads_keys_1 = capped(g, g.op('Concat', products, { axis: 0 }), scoreCap)
   const scores_heads_1_keys = g.op('Reshape', [scores_heads_keys_1, g.ints(heads, 1, -1)]) // reduced far faster
   const keys = g.ints(-1)
   const m = g.op('ReduceMax', [scores_heads_1_keys, keys], { keepdims: 1 })

@@ -1,10 +1,11 @@
 import { HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Wire } from '../../../shared/plan.ts'
-import { RopeTable } from '../../model/rope-table.ts'
-import { gatherRows } from '../../model/rows.ts'
+import { RopeTables } from '../../model/rope-table.ts'
+import { gatherRows, scaleRows } from '../../model/rows.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
 import { checkEncoded, type Floats, HostHidden, HostKv, HostQuery, own } from '../host-tensors.ts'
+import { gather, routeRows, scatterAdd } from '../routing.ts'
 import { Attention, SoftmaxState } from './attention.ts'
 import { GraphBuilder } from './graph-builder.ts'
 import { PLAIN_GRAPHS, type PlainKind } from './graphs.ts'
@@ -21,7 +22,7 @@ export class OnnxEngine implements Engine {
   readonly chunkTokens = 384
   readonly #weighted: WeightedGraphs
   readonly #plain: SessionSet
-  readonly #rope: RopeTable
+  readonly #ropes: RopeTables
   readonly #pool = new TensorPool()
   readonly #attention: Attention
 
@@ -29,7 +30,7 @@ export class OnnxEngine implements Engine {
     this.shape = shape
     this.#weighted = weighted
     this.#plain = plain
-    this.#rope = new RopeTable(shape)
+    this.#ropes = new RopeTables(shape)
     this.#attention = new Attention(shape, plain, this.#pool)
   }
 
@@ -47,15 +48,16 @@ export class OnnxEngine implements Engine {
       throw new HeadraceError('internal', `a chunk has 1 to ${this.chunkTokens} tokens, not ${tokens}`)
     const x_seq_dim = this.#pool.take(tokens * hidden)
     gatherRows(tokens_seq, this.#weighted.embedding_vocab_dim, hidden, x_seq_dim)
+    scaleRows(x_seq_dim, this.shape.embeddingScale)
     return new HostHidden(tokens, x_seq_dim)
   }
 
-  async project(layer: number, x: Hidden, start: number, kv: Kv): Promise<Query> {
-    const { hidden, heads, kvHeads, headDim } = this.shape
+  async project(layer: number, x: Hidden, start: number, kv: Kv, sequence?: number): Promise<Query> {
+    const { hidden, heads, kvHeads, headDim, rotaryDim } = this.shape
     const { tokens, x_seq_dim } = own(x, HostHidden)
     const cache = own(kv, HostKv)
     cache.checkRange(start, tokens)
-    const { cos, sin } = this.#rope.rows(start, tokens)
+    const { cos, sin } = this.#ropes.rows(layer, start, tokens, sequence ?? start + tokens)
     const q_heads_seq_hdim = this.#pool.take(heads * tokens * headDim)
     const outputs: Record<string, Slot> = { q: [q_heads_seq_hdim, [heads, tokens, headDim]] }
     for (let head = 0; head < kvHeads; head++) {
@@ -64,18 +66,18 @@ export class OnnxEngine implements Engine {
     }
     const inputs: Slots = {
       x: [x_seq_dim, [1, tokens, hidden]],
-      cos: [cos, [tokens, headDim / 2]],
-      sin: [sin, [tokens, headDim / 2]],
+      cos: [cos, [tokens, rotaryDim / 2]],
+      sin: [sin, [tokens, rotaryDim / 2]],
     }
-    await this.#weighted.run('project', layer, tokens, inputs, outputs)
+    await this.#weighted.run('project', { at: layer }, tokens, inputs, outputs)
     return new HostQuery(start, tokens, q_heads_seq_hdim)
   }
 
-  async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator, of?: Positions): Promise<void> {
+  async attend(layer: number, q: Query, kv: Kv, acc: Accumulator, of?: Positions): Promise<void> {
     const cache = own(kv, HostKv)
     const { start, count } = of ?? { start: cache.start, count: cache.capacity }
     cache.checkRange(start, count)
-    await this.#attention.fold(own(q, HostQuery), cache, { start, count }, own(acc, SoftmaxState))
+    await this.#attention.fold(layer, own(q, HostQuery), cache, { start, count }, own(acc, SoftmaxState))
   }
 
   async mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden> {
@@ -88,9 +90,34 @@ export class OnnxEngine implements Engine {
       l: [l_heads_seq, [heads, tokens, 1]],
       x: [x_seq_dim, [1, tokens, hidden]],
     }
-    await this.#weighted.run('mix', layer, tokens, inputs, { y: inputs['x']! })
+    if (this.shape.layerShapes[layer]?.experts) return this.#mixExperts(layer, inputs, tokens, x_seq_dim, acc)
+    await this.#weighted.run('mix', { at: layer }, tokens, inputs, { y: inputs['x']! })
     this.release(acc)
     return new HostHidden(tokens, x_seq_dim)
+  }
+
+  /** The router's choice is made here, between graphs; then each expert sees its own rows at once. */
+  async #mixExperts(layer: number, inputs: Slots, tokens: number, x: Floats, acc: Accumulator): Promise<Hidden> {
+    const { hidden, experts } = this.shape
+    const [residual, input] = [this.#pool.take(x.length), this.#pool.take(x.length)]
+    const ratings = this.#pool.take(tokens * experts!.count)
+    await this.#weighted.run('join', { at: layer }, tokens, inputs, {
+      residual: [residual, [1, tokens, hidden]],
+      input: [input, [1, tokens, hidden]],
+      ratings: [ratings, [1, tokens, experts!.count]],
+    })
+    this.release(acc)
+    // x has been read: its memory takes the rows of one expert after the other, and a second buffer their results
+    const results = this.#pool.take(x.length)
+    for (const group of routeRows(ratings, experts!)) {
+      const count = group.rows.length
+      const own = (buffer: Floats): Slot => [buffer.subarray(0, count * hidden), [1, count, hidden]]
+      gather(input, hidden, group.rows, x)
+      await this.#weighted.run('expert', { at: layer, expert: group.expert }, count, { x: own(x) }, { y: own(results) })
+      scatterAdd(residual, hidden, group, results)
+    }
+    for (const buffer of [x, input, ratings, results]) this.#pool.give(buffer)
+    return new HostHidden(tokens, residual)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {
@@ -100,7 +127,7 @@ export class OnnxEngine implements Engine {
     let from = 0
     for (const [piece, rows] of this.#weighted.headRows.entries()) {
       const logits: Slot = [logits_vocab.subarray(from, from + rows), [1, 1, rows]]
-      await this.#weighted.run('logits', piece, 1, { x: [last_dim, [1, 1, hidden]] }, { logits })
+      await this.#weighted.run('logits', { at: piece }, 1, { x: [last_dim, [1, 1, hidden]] }, { logits })
       from += rows
     }
     return logits_vocab

@@ -1,20 +1,26 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { halvedIfExact, type Rows } from '../../model/rows.ts'
-import { type LayerWeights, loadWeights } from '../../model/weights.ts'
+import { type LayerWeights, loadWeights, type Mlp } from '../../model/weights.ts'
 import type { Floats } from '../host-tensors.ts'
 import { GraphBuilder } from './graph-builder.ts'
 import { GRAPHS, type WeightedKind } from './graphs.ts'
 import type { LinearFormat } from './linear/linear.ts'
-import { SessionSet, type Slots } from './session-set.ts'
+import { SessionSet, type Slot, type Slots } from './session-set.ts'
 
 /** The graphs that need weights, of a whole model. */
 export interface WeightedGraphs {
   readonly embedding_vocab_dim: Rows
   /** Rows of each piece of the head, from the top. */
   readonly headRows: readonly number[]
-  /** One call for so many tokens. `at` is the layer, or the piece of the head. */
-  run(kind: WeightedKind, at: number, tokens: number, inputs: Slots, outputs: Slots): Promise<void>
+  /** One call for so many tokens. */
+  run(kind: WeightedKind, at: Place, tokens: number, inputs: Slots, outputs: Slots): Promise<void>
   release(): Promise<void>
+}
+
+/** A layer, or the piece of the head; and which of the layer's experts. */
+interface Place {
+  readonly at: number
+  readonly expert?: number
 }
 
 type Sized = { readonly out: number }
@@ -31,12 +37,11 @@ export async function streamedWeights<M extends Sized>(
 ): Promise<WeightedGraphs> {
   const weights = await loadWeights(folder, shape, { ...linear, keepLayer: (layer) => layer })
   const sessions = new SessionSet(threads)
-  for (const kind of ['project', 'mix', 'logits'] as const)
-    await sessions.add(kind, GRAPHS[kind](shape, linear, new GraphBuilder(), 'V'))
-  const slotsOf = (kind: WeightedKind, at: number): Slots =>
+  for (const kind of kindsOf(shape)) await sessions.add(kind, GRAPHS[kind](shape, linear, new GraphBuilder(), 'V'))
+  const slotsOf = (kind: WeightedKind, { at, expert }: Place): Slots =>
     kind === 'logits'
       ? headSlots(linear, weights.finalNorm_dim, weights.head[at]!)
-      : layerSlots(linear, kind, weights.layers[at]!)
+      : layerSlots(linear, kind, weights.layers[at]!, expert)
   return {
     embedding_vocab_dim: weights.embedding_vocab_dim,
     headRows: weights.head.map(({ out }) => out),
@@ -82,8 +87,7 @@ export async function packedAndStreamedWeights<P extends Sized, M extends Sized>
 ): Promise<WeightedGraphs> {
   const packed = new PackedSessions(shape, one, threads)
   const streamed = new SessionSet(threads)
-  for (const kind of ['project', 'mix'] as const)
-    await streamed.add(kind, GRAPHS[kind](shape, many, new GraphBuilder(), 'V'))
+  for (const kind of kindsOf(shape)) await streamed.add(kind, GRAPHS[kind](shape, many, new GraphBuilder(), 'V'))
   const { embedding_vocab_dim, layers, head, finalNorm_dim } = await loadWeights(folder, shape, {
     keep: (matrix) => ({ one: one.keep(matrix), many: many.keep(matrix) }),
     keepLayer: async (layer) => {
@@ -100,7 +104,7 @@ export async function packedAndStreamedWeights<P extends Sized, M extends Sized>
     run: (kind, at, tokens, inputs, outputs) =>
       kind === 'logits' || tokens === 1
         ? packed.run(kind, at, inputs, outputs)
-        : streamed.run(kind, { ...inputs, ...layerSlots(many, kind, layers[at]!) }, outputs),
+        : streamed.run(kind, { ...inputs, ...layerSlots(many, kind, layers[at.at]!, at.expert) }, outputs),
     release: async () => {
       await packed.release()
       await streamed.release()
@@ -122,53 +126,88 @@ class PackedSessions<M extends Sized> {
   }
 
   async addLayer(layer: LayerWeights<M>): Promise<void> {
-    for (const kind of ['project', 'mix'] as const)
-      await this.#add(kind, this.#layers, layerSlots(this.#linear, kind, layer), 0)
-    this.#layers++
+    const at = this.#layers++
+    for (const kind of layer.experts ? (['project', 'join'] as const) : (['project', 'mix'] as const))
+      await this.#add(kind, { at }, layerSlots(this.#linear, kind, layer), 0)
+    for (const expert of layer.experts?.mlps.keys() ?? [])
+      await this.#add('expert', { at, expert }, layerSlots(this.#linear, 'expert', layer, expert), 0)
   }
 
   async addHead(gain: Floats, pieces: readonly M[]): Promise<void> {
     for (const [at, piece] of pieces.entries())
-      await this.#add('logits', at, headSlots(this.#linear, gain, piece), piece.out)
+      await this.#add('logits', { at }, headSlots(this.#linear, gain, piece), piece.out)
   }
 
-  run(kind: WeightedKind, at: number, inputs: Slots, outputs: Slots): Promise<void> {
-    return this.#sessions.run(`${kind} ${at}`, inputs, outputs)
+  run(kind: WeightedKind, place: Place, inputs: Slots, outputs: Slots): Promise<void> {
+    return this.#sessions.run(sessionName(kind, place), inputs, outputs)
   }
 
   release(): Promise<void> {
     return this.#sessions.release()
   }
 
-  #add(kind: WeightedKind, at: number, slots: Slots, headRows: number): Promise<void> {
+  #add(kind: WeightedKind, place: Place, slots: Slots, headRows: number): Promise<void> {
     const graph = GRAPHS[kind](this.#shape, this.#linear, new GraphBuilder(slots), headRows)
-    return this.#sessions.add(`${kind} ${at}`, graph)
+    return this.#sessions.add(sessionName(kind, place), graph)
   }
 }
 
-const eachMatrix = <M, N>(
-  { attentionNorm_dim, mlpNorm_dim, q, k, v, o, gate, up, down }: LayerWeights<M>,
-  as: (matrix: M) => N,
-): LayerWeights<N> => ({
-  attentionNorm_dim,
-  mlpNorm_dim,
-  q: as(q),
-  k: as(k),
-  v: as(v),
-  o: as(o),
-  gate: as(gate),
-  up: as(up),
-  down: as(down),
-})
+const sessionName = (kind: WeightedKind, { at, expert = -1 }: Place): string => `${kind} ${at} ${expert}`
 
-function layerSlots<M>(linear: LinearFormat<M>, kind: 'project' | 'mix', layer: LayerWeights<M>): Slots {
-  const gain = kind === 'project' ? layer.attentionNorm_dim : layer.mlpNorm_dim
-  const names = kind === 'project' ? (['q', 'k', 'v'] as const) : (['o', 'gate', 'up', 'down'] as const)
-  const matrices = names.map((name) => linear.slots(`${name}_weight`, layer[name]))
-  return Object.assign({ gain: [gain, [gain.length]] }, ...matrices)
+/** What the layers of a model are computed with. */
+function kindsOf({ layerShapes }: ModelShape): WeightedKind[] {
+  const kinds: WeightedKind[] = ['project', 'logits']
+  if (layerShapes.some(({ experts }) => !experts)) kinds.push('mix')
+  if (layerShapes.some(({ experts }) => experts)) kinds.push('join', 'expert')
+  return kinds
+}
+
+function eachMatrix<M, N>({ vectors, attention, mlp, experts }: LayerWeights<M>, as: (m: M) => N): LayerWeights<N> {
+  const { q, k, v, o } = attention
+  const each = ({ gate, up, down }: Mlp<M>): Mlp<N> => ({ gate: as(gate), up: as(up), down: as(down) })
+  return {
+    vectors,
+    attention: { q: as(q), k: as(k), v: as(v), o: as(o) },
+    ...(mlp && { mlp: each(mlp) }),
+    ...(experts && { experts: { ...experts, mlps: experts.mlps.map(each) } }),
+  }
+}
+
+/** The vectors that a graph reads, where the model has them. */
+const VECTORS = {
+  project: ['attention_norm', 'q_norm', 'k_norm', 'q_bias', 'k_bias', 'v_bias'],
+  join: ['o_bias', 'attention_out_norm', 'mlp_norm'],
+  mix: ['o_bias', 'attention_out_norm', 'mlp_norm', 'gate_bias', 'up_bias', 'down_bias', 'mlp_out_norm'],
+  expert: [],
+} as const
+
+function layerSlots<M>(
+  linear: LinearFormat<M>,
+  kind: Exclude<WeightedKind, 'logits'>,
+  { vectors, attention, mlp, experts }: LayerWeights<M>,
+  expert = 0,
+): Slots {
+  const slots: Record<string, Slot> = {}
+  for (const name of VECTORS[kind]) {
+    const vector = vectors[name]
+    if (vector !== undefined) slots[name] = [vector, [vector.length]]
+  }
+  const { q, k, v, o } = attention
+  const matrices = {
+    project: { q, k, v },
+    join: { o },
+    mix: { o, ...mlp },
+    expert: { ...experts?.mlps[expert] },
+  }[kind]
+  for (const [name, matrix] of Object.entries(matrices)) Object.assign(slots, linear.slots(`${name}_weight`, matrix))
+  if (kind === 'join' && experts) {
+    const { router_experts_dim: router, mlps } = experts
+    slots['router_weight'] = [router, [mlps.length, router.length / mlps.length]]
+  }
+  return slots
 }
 
 const headSlots = <M>(linear: LinearFormat<M>, gain: Floats, piece: M): Slots => ({
-  gain: [gain, [gain.length]],
+  final_norm: [gain, [gain.length]],
   ...linear.slots('head_weight', piece),
 })

@@ -29,5 +29,8 @@ export interface LinearFormat<M> {
   slots(name: string, matrix: M): Slots
 }
 
+/** What a graph needs to know of how weights are kept. */
+export type Linear = Pick<LinearFormat<unknown>, 'multiplicand'>
+
 /** Declares the weight `name`, [out, width], as inputs of the graph and returns x W^T, [.., out]. */
 export type Multiplicand = (name: string, out: number | string) => Value

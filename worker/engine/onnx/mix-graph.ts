@@ -1,0 +1,79 @@
+import type { ModelShape } from '../../../shared/model-shape.ts'
+import type { GraphBuilder, Value } from './graph-builder.ts'
+import { matmulTransposed } from './linear/f32.ts'
+import type { Linear } from './linear/linear.ts'
+import { activated, biased, normed, scaled } from './parts.ts'
+
+/** Less than any row's sum that has seen a key; an empty row has 0 and must give 0, not NaN. */
+const SMALLEST_SUM = 1e-30
+
+/** Normalised attention, output projection, residual, MLP, residual, with the norms where the model has them. */
+export function mixGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): Uint8Array {
+  const { hidden, ffn, norms, residualScale } = shape
+  const { residual, input } = joinAttention(shape, linear, g)
+  const mlp = gatedMlp(shape, linear, g, input, ffn, shape.biases.mlp)
+  const out = norms === 'pre' ? mlp : normed(g, mlp, 'mlp_out', hidden, shape)
+  g.output('y', g.op('Add', [residual, scaled(g, out, residualScale)]), [1, 'S', hidden])
+  return g.build('mix')
+}
+
+/** The same up to the experts: the residual stream, what experts read of it, and how the router rates them. */
+export function joinGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): Uint8Array {
+  const { hidden, experts } = shape
+  const { residual, input } = joinAttention(shape, linear, g)
+  const router = g.input('router_weight', [experts!.count, hidden])
+  g.output('residual', residual, [1, 'S', hidden])
+  g.output('input', input, [1, 'S', hidden])
+  g.output('ratings', matmulTransposed(g, input, router), [1, 'S', experts!.count])
+  return g.build('join')
+}
+
+/** One expert of the rows it is given. */
+export function expertGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): Uint8Array {
+  const { hidden, experts } = shape
+  const x = g.input('x', [1, 'S', hidden])
+  g.output('y', gatedMlp(shape, linear, g, x, experts!.ffn, false), [1, 'S', hidden])
+  return g.build('expert')
+}
+
+function joinAttention(
+  shape: ModelShape,
+  { multiplicand }: Linear,
+  g: GraphBuilder,
+): { residual: Value; input: Value } {
+  const { hidden, heads, headDim, norms, normEpsilon, biases, residualScale } = shape
+  const o = g.input('o', [heads, 'S', headDim])
+  const l = g.input('l', [heads, 'S', 1])
+  const x = g.input('x', [1, 'S', hidden])
+  const normalised = g.op('Div', [o, g.op('Max', [l, g.float(SMALLEST_SUM)])])
+  const attention_seq_heads_hdim = g.op('Transpose', [normalised], { perm: { ints: [1, 0, 2] } })
+  const attention = g.op('Reshape', [attention_seq_heads_hdim, g.ints(1, -1, heads * headDim)])
+  const product = multiplicand(g, attention, heads * headDim, true)('o_weight', hidden)
+  const projected = biased(g, product, biases.o, 'o', hidden)
+  const out = norms === 'pre' ? projected : normed(g, projected, 'attention_out', hidden, shape)
+  const added = scaled(g, out, residualScale)
+  if (norms === 'post') {
+    const residual = g.op('Add', [added, x])
+    return { residual, input: residual }
+  }
+  const gain = g.input('mlp_norm', [hidden])
+  const [input, , , residual] = g.ops(4, 'SkipSimplifiedLayerNormalization@com.microsoft', [added, x, gain], {
+    epsilon: { float: normEpsilon },
+  }) as [Value, Value, Value, Value]
+  return { residual, input }
+}
+
+/** A gated MLP (arXiv 2002.05202). */
+function gatedMlp(
+  { hidden, activation }: ModelShape,
+  { multiplicand }: Linear,
+  g: GraphBuilder,
+  x: Value,
+  ffn: number,
+  hasBias: boolean,
+): Value {
+  const times = multiplicand(g, x, hidden)
+  const gate = activated(g, biased(g, times('gate_weight', ffn), hasBias, 'gate', ffn), activation)
+  const gated = g.op('Mul', [gate, biased(g, times('up_weight', ffn), hasBias, 'up', ffn)])
+  return biased(g, multiplicand(g, gated, ffn, true)('down_weight', hidden), hasBias, 'down', hidden)
+}

@@ -1,0 +1,44 @@
+import type { ModelShape } from '../../../shared/model-shape.ts'
+import type { GraphBuilder, Value } from './graph-builder.ts'
+import type { Linear } from './linear/linear.ts'
+import { biased, normed } from './parts.ts'
+
+/** Norm, the three projections, q/k norms, rotation of q and k; K and V leave per head, straight into the cache. */
+export function projectGraph(shape: ModelShape, { multiplicand }: Linear, g: GraphBuilder): Uint8Array {
+  const { hidden, heads, kvHeads, headDim, norms } = shape
+  const x = g.input('x', [1, 'S', hidden])
+  const rotated = rotation(shape, g)
+  const times = multiplicand(g, norms === 'post' ? x : normed(g, x, 'attention', hidden, shape), hidden)
+  const projected = (name: 'q' | 'k' | 'v', count: number): Value =>
+    biased(g, times(`${name}_weight`, count * headDim), shape.biases.qkv, name, count * headDim)
+
+  const q = rotated(headNormed(shape, g, projected('q', heads), 'q', heads), heads)
+  const q_seq_heads_hdim = g.op('Reshape', [q, g.ints(-1, heads, headDim)])
+  const q_heads_seq_hdim = g.op('Transpose', [q_seq_heads_hdim], { perm: { ints: [1, 0, 2] } })
+  g.output('q', q_heads_seq_hdim, [heads, 'S', headDim])
+  const perHead = (name: string, value: Value) => {
+    g.ops(kvHeads, 'Split', [value], { axis: -1, num_outputs: kvHeads }).forEach((head, i) => {
+      g.output(`${name}${i}`, head, [1, 'S', headDim])
+    })
+  }
+  perHead('k', rotated(headNormed(shape, g, projected('k', kvHeads), 'k', kvHeads), kvHeads))
+  perHead('v', projected('v', kvHeads))
+  return g.build('project')
+}
+
+function rotation({ headDim, rotaryDim }: ModelShape, g: GraphBuilder): (value: Value, count: number) => Value {
+  const cos = g.input('cos', ['S', rotaryDim / 2])
+  const sin = g.input('sin', ['S', rotaryDim / 2])
+  const first = g.ints(0) // the tables start at the chunk's own position
+  const part = rotaryDim < headDim ? { rotary_embedding_dim: rotaryDim } : {}
+  return (value, count) =>
+    g.op('RotaryEmbedding@com.microsoft', [value, first, cos, sin], { num_heads: count, interleaved: 0, ...part })
+}
+
+function headNormed(shape: ModelShape, g: GraphBuilder, value: Value, name: 'q' | 'k', count: number): Value {
+  const { headDim, qkNorm } = shape
+  if (qkNorm === 'none') return value
+  if (qkNorm === 'full') return normed(g, value, name, count * headDim, shape)
+  const heads = g.op('Reshape', [value, g.ints(-1, count, headDim)])
+  return g.op('Reshape', [normed(g, heads, name, headDim, shape), g.ints(1, -1, count * headDim)])
+}
