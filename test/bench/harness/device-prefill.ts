@@ -1,7 +1,7 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { GraphBuilder } from '../../../worker/engine/onnx/graph-builder.ts'
 import type { Engine } from '../../../worker/engine/engine.ts'
-import type { DeviceModel } from '../../../worker/engine/webgpu/device-graphs.ts'
+import type { DeviceModel } from '../../../worker/engine/webgpu/device-model.ts'
 import { DeviceSessions, type DeviceTensor, hostTensor, type Provider } from '../../../worker/engine/webgpu/device-sessions.ts'
 import type { DeviceWeights } from '../../../worker/engine/webgpu/device-weights.ts'
 import { seededRandom } from '../../support/random.ts'
@@ -39,23 +39,24 @@ export async function randomDeviceWeights(model: DeviceModel, sessions: DeviceSe
   for (let layer = 0; layer < layers; layer++)
     made.push({
       project: {
-        gain: gain!,
+        attention_norm: gain!,
         q_weight: await matrix(hidden, heads * headDim),
         k_weight: await matrix(hidden, kvHeads * headDim),
         v_weight: await matrix(hidden, kvHeads * headDim),
       },
       mix: {
-        gain: gain!,
+        mlp_norm: gain!,
         o_weight: await matrix(heads * headDim, hidden),
         gate_weight: await matrix(hidden, ffn),
         up_weight: await matrix(hidden, ffn),
         down_weight: await matrix(ffn, hidden),
       },
+      experts: [],
     })
   const head = []
   const rows = Math.floor(PIECE / hidden)
   for (let from = 0; from < vocab; from += rows)
-    head.push({ gain: gain!, head_weight: await matrix(hidden, Math.min(rows, vocab - from)) })
+    head.push({ final_norm: gain!, head_weight: await matrix(hidden, Math.min(rows, vocab - from)) })
   return { embedding_vocab_dim: randomRows(vocab * hidden, random), layers: made, head }
 }
 

@@ -32,7 +32,8 @@ export const gpuSuite = defineSuite({
   },
   async run(options, context) {
     const preset = PRESETS[options.preset]
-    const shape: ModelShape = { ...preset, layers: wholeNumber('layers', options.layers ?? preset.layers, 1, preset.layers) }
+    const layers = wholeNumber('layers', options.layers ?? preset.layers, 1, preset.layers)
+    const shape: ModelShape = { ...preset, layers, layerShapes: preset.layerShapes.slice(0, layers) }
     const rounds = wholeNumber('rounds', options.rounds, 1, 100)
     await probeAdapter()
     const ceilings: Ceiling[] = []

@@ -1,9 +1,10 @@
 import { HeadraceError } from '../../../shared/errors.ts'
 import type { Positions } from '../engine.ts'
-import type { Floats } from '../host-tensors.ts'
 import { keyRanges } from '../onnx/key-ranges.ts'
+import { visibilityMask } from '../onnx/mask-cache.ts'
+import { HIDDEN_KEY } from './attend-graph.ts'
 import { DeviceCache } from './device-cache.ts'
-import { type DeviceModel, HIDDEN_KEY } from './device-graphs.ts'
+import type { DeviceModel } from './device-model.ts'
 import { cut, type DeviceKv, dispose, type Segment } from './device-kv.ts'
 import { type DeviceSessions, type DeviceTensor, type DeviceTensors, hostTensor } from './device-sessions.ts'
 import type { DeviceAccumulator, DeviceQuery, SoftmaxTensors } from './device-tensors.ts'
@@ -28,37 +29,45 @@ export class DeviceAttention {
   }
 
   /** Folds the keys of `range` that the queries may see. Such a key that was never written is `internal`. */
-  async fold(query: DeviceQuery, kv: DeviceKv, range: Positions, into: DeviceAccumulator): Promise<void> {
+  async fold(
+    layer: number,
+    query: DeviceQuery,
+    kv: DeviceKv,
+    range: Positions,
+    into: DeviceAccumulator,
+  ): Promise<void> {
+    const window = this.#model.shape.layerShapes[layer]?.window
     const bytes = this.#model.element === 'float16' ? 2 : 4
     const maxKeys = Math.max(1, Math.floor(SCORE_BYTES / (this.#model.shape.heads * query.tokens * bytes)))
-    for (const keys of keyRanges(query, range.start, range.start + range.count, maxKeys)) {
+    for (const keys of keyRanges(query, range.start, range.start + range.count, maxKeys, window)) {
       const parts = kv.parts(keys)
       if (parts.reduce((sum, { count }) => sum + count, 0) < keys.count)
         throw new HeadraceError('internal', `not all keys of [${keys.start}, ${keys.start + keys.count}) are there`)
       for (const { segment, ...part } of parts) {
         const whole = part.count === segment.count
         const piece = whole ? segment : await cut(this.#sessions, segment, part)
-        into.replace(await this.#foldPiece(query, piece, keys.masked, into.state))
+        const mask = keys.masked ? await this.#mask(query.tokens, part.count, part.start - query.start, window) : undefined
+        into.replace(await this.#foldPiece(query, piece, mask, into.state))
         if (!whole) dispose(piece)
       }
     }
   }
 
   async #foldPiece(
-    { q, start, tokens }: DeviceQuery,
-    piece: Segment,
-    masked: boolean,
+    { q }: DeviceQuery,
+    { k, v }: Segment,
+    mask: DeviceTensor | undefined,
     state: SoftmaxTensors | undefined,
   ): Promise<SoftmaxTensors> {
     const inputs: DeviceTensors = {
       q,
-      k: piece.k,
-      v: piece.v,
+      k,
+      v,
       ...(state === undefined ? {} : { o_old: state.o, l_old: state.l, m_old: state.m }),
-      ...(masked ? { mask: await this.#mask(tokens, piece.count, piece.start - start) } : {}),
+      ...(mask === undefined ? {} : { mask }),
     }
     const kind = state === undefined ? 'attendFirst' : 'attend'
-    const { o, l, m } = await this.#sessions.run(masked ? `${kind}Masked` : kind, inputs)
+    const { o, l, m } = await this.#sessions.run(mask === undefined ? kind : `${kind}Masked`, inputs)
     return { o: o!, l: l!, m: m! }
   }
 
@@ -78,20 +87,11 @@ export class DeviceAttention {
     this.#masks.clear()
   }
 
-  /** Additive: 0 where the key's position is not after the query's. It depends on relative positions only. */
-  #mask(queries: number, keys: number, offset: number): Promise<DeviceTensor> {
-    return this.#masks.get(`${queries} ${keys} ${offset}`, async () => {
-      const mask = causalMask(queries, keys, offset, HIDDEN_KEY[this.#model.element])
+  /** Additive. It depends on relative positions only: `offset` is that of the first key to the first query. */
+  #mask(queries: number, keys: number, offset: number, window?: number): Promise<DeviceTensor> {
+    return this.#masks.get(`${queries} ${keys} ${offset} ${window}`, async () => {
+      const mask = visibilityMask(queries, keys, offset, window, HIDDEN_KEY[this.#model.element])
       return (await this.#sessions.run('mask', { x: hostTensor(mask, [queries, keys]) }))['y']!
     })
   }
-}
-
-function causalMask(queries: number, keys: number, offset: number, hidden: number): Floats {
-  const mask_queries_keys = new Float32Array(queries * keys)
-  for (let i = 0; i < queries; i++) {
-    const firstHidden = Math.min(keys, Math.max(0, i + 1 - offset))
-    mask_queries_keys.fill(hidden, i * keys + firstHidden, (i + 1) * keys)
-  }
-  return mask_queries_keys
 }

@@ -1,6 +1,7 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { halvedIfExact, type Rows, widenRows } from '../../model/rows.ts'
-import { type LayerWeights, loadWeights } from '../../model/weights.ts'
+import { type LayerWeights, loadWeights, type Mlp } from '../../model/weights.ts'
+import type { Floats } from '../host-tensors.ts'
 import type { Dense } from '../onnx/linear/linear.ts'
 import { type DeviceSessions, type DeviceTensor, type DeviceTensors, hostTensor } from './device-sessions.ts'
 
@@ -8,13 +9,23 @@ import { type DeviceSessions, type DeviceTensor, type DeviceTensors, hostTensor 
 export interface DeviceWeights {
   /** Stays with the host: a chunk needs a few rows of it. */
   readonly embedding_vocab_dim: Rows
-  readonly layers: readonly { readonly project: DeviceTensors; readonly mix: DeviceTensors }[]
+  readonly layers: readonly DeviceLayer[]
   /** The head in pieces, one below the other: many devices bind no buffer of its size. */
   readonly head: readonly DeviceTensors[]
 }
 
+export interface DeviceLayer {
+  readonly project: DeviceTensors
+  /** Of `mix`, or of `join` where the layer has experts. */
+  readonly mix: DeviceTensors
+  /** None where it has not. */
+  readonly experts: readonly DeviceTensors[]
+}
+
 /** Numbers of a piece of the head. */
 const HEAD_PIECE = 32 << 20
+/** The vectors that `project` reads; the others are for `mix`. */
+const PROJECT_VECTORS: ReadonlySet<string> = new Set(['attention_norm', 'q_norm', 'k_norm', 'q_bias', 'k_bias', 'v_bias'])
 
 /** Reads the model of a folder; of a matrix, only what is on the device stays. */
 export async function loadDeviceWeights(
@@ -22,50 +33,73 @@ export async function loadDeviceWeights(
   shape: ModelShape,
   sessions: DeviceSessions,
 ): Promise<DeviceWeights> {
+  const upload = new Upload(sessions)
   const { embedding_vocab_dim, layers, finalNorm_dim, head } = await loadWeights(folder, shape, {
     keep: (matrix: Dense) => matrix,
-    keepLayer: (layer: LayerWeights<Dense>) => uploadLayer(sessions, layer),
+    keepLayer: (layer: LayerWeights<Dense>) => upload.layer(layer),
     keepRows: halvedIfExact,
     keepHead: headPieces,
   })
-  const gain = await uploadVector(sessions, finalNorm_dim)
+  const final_norm = await upload.vector(finalNorm_dim)
   const pieces: DeviceTensors[] = []
-  for (const piece of head) pieces.push({ gain, head_weight: await uploadMatrix(sessions, densePiece(piece)) })
+  for (const piece of head) pieces.push({ final_norm, head_weight: await upload.matrix(densePiece(piece)) })
   return { embedding_vocab_dim, layers, head: pieces }
 }
 
 export function disposeWeights({ layers, head }: DeviceWeights): void {
-  const all = [...layers.flatMap(({ project, mix }) => [project, mix]), ...head].flatMap(Object.values)
-  for (const tensor of new Set<DeviceTensor>(all)) tensor.dispose()
+  const groups = [...layers.flatMap(({ project, mix, experts }) => [project, mix, ...experts]), ...head]
+  for (const tensor of new Set<DeviceTensor>(groups.flatMap(Object.values))) tensor.dispose()
 }
 
-async function uploadLayer(sessions: DeviceSessions, layer: LayerWeights<Dense>) {
-  const matrix = (of: Dense) => uploadMatrix(sessions, of)
-  return {
-    project: {
-      gain: await uploadVector(sessions, layer.attentionNorm_dim),
-      q_weight: await matrix(layer.q),
-      k_weight: await matrix(layer.k),
-      v_weight: await matrix(layer.v),
-    },
-    mix: {
-      gain: await uploadVector(sessions, layer.mlpNorm_dim),
-      o_weight: await matrix(layer.o),
-      gate_weight: await matrix(layer.gate),
-      up_weight: await matrix(layer.up),
-      down_weight: await matrix(layer.down),
-    },
+class Upload {
+  readonly #sessions: DeviceSessions
+
+  constructor(sessions: DeviceSessions) {
+    this.#sessions = sessions
   }
-}
 
-async function uploadMatrix(sessions: DeviceSessions, { values_out_in, out, in: width }: Dense): Promise<DeviceTensor> {
-  const { y } = await sessions.run('matrix', { x: hostTensor(values_out_in, [out, width]) })
-  return y!
-}
+  async layer({ vectors, attention, mlp, experts }: LayerWeights<Dense>): Promise<DeviceLayer> {
+    const { q, k, v, o } = attention
+    const project = await this.#matrices({ q, k, v })
+    const mix: Record<string, DeviceTensor> = await this.#matrices({ o, ...mlp })
+    for (const [name, values] of Object.entries(vectors)) {
+      const into = PROJECT_VECTORS.has(name) ? project : mix
+      into[name] = await this.vector(values)
+    }
+    if (experts === undefined) return { project, mix, experts: [] }
+    mix['router_weight'] = await this.#router(experts.router_experts_dim, q.in)
+    const all: DeviceTensors[] = []
+    for (const expert of experts.mlps) all.push(await this.#matrices({ ...expert } satisfies Mlp<Dense>))
+    return { project, mix, experts: all }
+  }
 
-async function uploadVector(sessions: DeviceSessions, values: Float32Array<ArrayBuffer>): Promise<DeviceTensor> {
-  const { y } = await sessions.run('vector', { x: hostTensor(values, [values.length]) })
-  return y!
+  async matrix({ values_out_in, out, in: width }: Dense): Promise<DeviceTensor> {
+    return this.#run('matrix', values_out_in, [out, width])
+  }
+
+  async vector(values: Floats): Promise<DeviceTensor> {
+    return this.#run('vector', values, [values.length])
+  }
+
+  /** float32 as it is: a few numbers that decide which of the others count. */
+  async #router(values_experts_dim: Floats, dim: number): Promise<DeviceTensor> {
+    const experts = values_experts_dim.length / dim
+    const values_dim_experts = values_experts_dim.map(
+      (_, i) => values_experts_dim[(i % experts) * dim + Math.floor(i / experts)]!,
+    )
+    return this.#run('table', values_dim_experts, [dim, experts])
+  }
+
+  async #matrices(of: Readonly<Record<string, Dense>>): Promise<Record<string, DeviceTensor>> {
+    const tensors: Record<string, DeviceTensor> = {}
+    for (const [name, matrix] of Object.entries(of)) tensors[`${name}_weight`] = await this.matrix(matrix)
+    return tensors
+  }
+
+  async #run(kind: string, values: Floats, dims: readonly number[]): Promise<DeviceTensor> {
+    const { y } = await this.#sessions.run(kind, { x: hostTensor(values, dims) })
+    return y!
+  }
 }
 
 /** A piece of the head, its rows widened only when it is uploaded. */

@@ -3,7 +3,8 @@ import { readModelShape } from '../../../shared/model-folder.ts'
 import type { Engine, EngineOptions } from '../engine.ts'
 import { GraphBuilder } from '../onnx/graph-builder.ts'
 import { probeAdapter } from './adapter.ts'
-import { DEVICE_GRAPHS, type DeviceModel, LEAVING_GRAPHS } from './device-graphs.ts'
+import { DEVICE_GRAPHS, EXPERT_GRAPHS, LEAVING_GRAPHS } from './device-graphs.ts'
+import type { DeviceModel } from './device-model.ts'
 import { DeviceSessions, type Provider } from './device-sessions.ts'
 import { type DeviceWeights, loadDeviceWeights } from './device-weights.ts'
 import { DeviceWire } from './device-wire.ts'
@@ -37,7 +38,8 @@ export async function buildDeviceEngine(of: {
 }): Promise<WebGpuEngine> {
   const { model, provider, threads, chunkTokens = CHUNK_TOKENS, load } = of
   const sessions = new DeviceSessions(provider)
-  for (const [kind, graph] of Object.entries(DEVICE_GRAPHS)) await sessions.add(kind, graph(model, new GraphBuilder()))
+  const staying = { ...DEVICE_GRAPHS, ...(model.shape.experts && EXPERT_GRAPHS) }
+  for (const [kind, graph] of Object.entries(staying)) await sessions.add(kind, graph(model, new GraphBuilder()))
   for (const [kind, graph] of Object.entries(LEAVING_GRAPHS))
     await sessions.add(kind, graph(model, new GraphBuilder()), true)
   const weights = await load(sessions)

@@ -1,13 +1,15 @@
 import { HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Wire } from '../../../shared/plan.ts'
-import { RopeTable } from '../../model/rope-table.ts'
-import { gatherRows } from '../../model/rows.ts'
+import { RopeTables } from '../../model/rope-table.ts'
+import { gatherRows, scaleRows } from '../../model/rows.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
 import { type Floats, own } from '../host-tensors.ts'
 import { DeviceAttention } from './device-attention.ts'
 import { DeviceCache } from './device-cache.ts'
-import type { DeviceGraphKind, DeviceModel } from './device-graphs.ts'
+import { DeviceExperts } from './device-experts.ts'
+import type { DeviceGraphKind } from './device-graphs.ts'
+import type { DeviceModel } from './device-model.ts'
 import { DeviceKv } from './device-kv.ts'
 import { type DeviceSessions, type DeviceTensor, hostTensor } from './device-sessions.ts'
 import { DeviceAccumulator, DeviceHidden, DeviceQuery } from './device-tensors.ts'
@@ -32,9 +34,10 @@ export class WebGpuEngine implements Engine {
   readonly #sessions: DeviceSessions
   readonly #weights: DeviceWeights
   readonly #wire: DeviceWire
-  readonly #rope: RopeTable
+  readonly #ropes: RopeTables
   readonly #angles = new DeviceCache(2 * MOST_ANGLES)
   readonly #attention: DeviceAttention
+  readonly #experts: DeviceExperts
   readonly #queue = new OneAtATime()
 
   constructor(of: {
@@ -49,8 +52,9 @@ export class WebGpuEngine implements Engine {
     this.#sessions = of.sessions
     this.#weights = of.weights
     this.#wire = of.wire
-    this.#rope = new RopeTable(of.model.shape)
+    this.#ropes = new RopeTables(of.model.shape)
     this.#attention = new DeviceAttention(of.model, of.sessions)
+    this.#experts = new DeviceExperts(of.model.shape, of.sessions)
   }
 
   async embed(tokens_seq: Int32Array): Promise<Hidden> {
@@ -60,22 +64,26 @@ export class WebGpuEngine implements Engine {
       throw new HeadraceError('internal', `a chunk has 1 to ${this.chunkTokens} tokens, not ${tokens}`)
     const x_seq_dim = new Float32Array(tokens * hidden)
     gatherRows(tokens_seq, this.#weights.embedding_vocab_dim, hidden, x_seq_dim)
+    scaleRows(x_seq_dim, this.shape.embeddingScale)
     const x = await this.#queue.run(() => this.#upload('hidden', x_seq_dim, [1, tokens, hidden]))
     return new DeviceHidden(tokens, Promise.resolve(x))
   }
 
-  async project(layer: number, x: Hidden, start: number, kv: Kv): Promise<Query> {
+  async project(layer: number, x: Hidden, start: number, kv: Kv, sequence?: number): Promise<Query> {
     const { tokens, x: x_seq_dim } = own(x, DeviceHidden)
     const cache = own(kv, DeviceKv)
     cache.checkRange({ start, count: tokens })
-    const { cos, sin } = this.#rope.rows(start, tokens)
+    const rows = this.#ropes.rows(layer, start, tokens, sequence ?? start + tokens)
+    const rope = JSON.stringify(this.shape.layerShapes[layer]?.rope)
     return this.#queue.run(async () => {
-      const table = (name: string, rows: Floats) =>
-        this.#angles.get(`${name} ${start} ${tokens}`, () => this.#upload('table', rows, [tokens, rows.length / tokens]))
+      const table = (name: 'cos' | 'sin') =>
+        this.#angles.get(`${name} ${start} ${tokens} ${sequence} ${rope}`, () =>
+          this.#upload('table', rows[name], [tokens, this.shape.rotaryDim / 2]),
+        )
       const { q, k, v } = await this.#sessions.run('project', {
         x: await x_seq_dim,
-        cos: await table('cos', cos),
-        sin: await table('sin', sin),
+        cos: await table('cos'),
+        sin: await table('sin'),
         ...this.#weights.layers[layer]!.project,
       })
       await cache.put(this.#sessions, { start, count: tokens, k: k!, v: v! })
@@ -83,11 +91,11 @@ export class WebGpuEngine implements Engine {
     })
   }
 
-  async attend(_layer: number, q: Query, kv: Kv, acc: Accumulator, of?: Positions): Promise<void> {
+  async attend(layer: number, q: Query, kv: Kv, acc: Accumulator, of?: Positions): Promise<void> {
     const [query, cache, state] = [own(q, DeviceQuery), own(kv, DeviceKv), own(acc, DeviceAccumulator)]
     const range = of ?? { start: cache.start, count: cache.capacity }
     cache.checkRange(range)
-    await this.#queue.run(() => this.#attention.fold(query, cache, range, state))
+    await this.#queue.run(() => this.#attention.fold(layer, query, cache, range, state))
   }
 
   /** Resolves when the device has computed it: who times calls, times arithmetic and not the asking for it. */
@@ -98,11 +106,13 @@ export class WebGpuEngine implements Engine {
       const state = accumulator.state ?? (await this.#attention.empty(tokens))
       const old = await x_seq_dim
       const inputs = { o: state.o, l: state.l, x: old, ...this.#weights.layers[layer]!.mix }
-      const { y } = await this.#sessions.run('mix', inputs)
+      const y = this.shape.layerShapes[layer]?.experts
+        ? await this.#experts.mix(inputs, this.#weights.layers[layer]!.experts)
+        : (await this.#sessions.run('mix', inputs))['y']!
       for (const used of [state.o, state.l, old]) used.dispose()
       accumulator.replace(undefined)
       await this.#settle()
-      return new DeviceHidden(tokens, Promise.resolve(y!))
+      return new DeviceHidden(tokens, Promise.resolve(y))
     })
   }
 
@@ -178,7 +188,7 @@ export class WebGpuEngine implements Engine {
 
   /** Resolves when the device has done all it was asked for: it computes in order. */
   async #settle(): Promise<void> {
-    await this.#sessions.run('vectorToHost', { x: this.#weights.head[0]!['gain']! })
+    await this.#sessions.run('vectorToHost', { x: this.#weights.head[0]!['final_norm']! })
   }
 
   async #upload(kind: DeviceGraphKind, values: Floats, dims: readonly number[]): Promise<DeviceTensor> {
