@@ -12,6 +12,7 @@ import { flagsFromEnvironment } from '../shared/env.ts'
 import { LOG_LEVELS } from '../shared/log.ts'
 import { packageVersion } from '../shared/version.ts'
 import { workerCommand } from '../worker/cli.ts'
+import { devicesCommand } from '../worker/devices/devices-command.ts'
 
 /** The `headrace` program: the one place that knows both sides. Every flag is also an environment variable. */
 const program: Program = yargs(hideBin(process.argv))
@@ -21,7 +22,16 @@ const program: Program = yargs(hideBin(process.argv))
   .middleware(forgetForeign, true)
   .option('log-level', { choices: LOG_LEVELS, default: 'info', describe: 'Of the JSON lines on standard error' })
 
-for (const add of [upCommand, askCommand, planCommand, demoCommand, verifyCommand, coordinatorCommand, workerCommand])
+for (const add of [
+  upCommand,
+  askCommand,
+  planCommand,
+  demoCommand,
+  verifyCommand,
+  coordinatorCommand,
+  workerCommand,
+  devicesCommand,
+])
   add(program)
 
 await program

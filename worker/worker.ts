@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { availableParallelism, freemem, hostname, totalmem } from 'node:os'
 import { aborted } from '../shared/cli/process.ts'
-import type { EngineName, Weights } from '../shared/engine-name.ts'
+import type { Device, EngineName, Weights } from '../shared/engine-name.ts'
 import { abortError } from '../shared/errors.ts'
 import { BufferPool } from '../shared/link/buffer-pool.ts'
 import { DATA_LIMITS } from '../shared/link/link.ts'
@@ -26,7 +26,8 @@ export interface WorkerConfig {
   readonly name: string
   readonly engine: EngineName
   readonly threads: number
-  readonly weights: Weights
+  readonly weights: Weights | undefined
+  readonly device: Device
   readonly host: string
   /** 0 takes any free port. */
   readonly port: number
@@ -46,9 +47,10 @@ export interface RunningWorker {
 
 /** Puts a worker process together: load the model, listen for peers, dial the coordinator. */
 export async function startWorker(config: WorkerConfig, log: Log): Promise<RunningWorker> {
-  const { modelFolder, engine, threads, weights, kvBudgetBytes } = config
+  const { modelFolder, engine, threads, weights, device, kvBudgetBytes } = config
+  const decodes = config.role === 'decode'
   const [compute, fingerprint] = await Promise.allSettled([
-    startCompute({ modelFolder, engine, threads, weights, decodes: config.role === 'decode', kvBudgetBytes }),
+    startCompute({ modelFolder, engine, threads, weights, device, decodes, kvBudgetBytes }, (text) => log.warn(text)),
     modelFingerprint(modelFolder),
   ])
   if (compute.status === 'rejected') throw compute.reason

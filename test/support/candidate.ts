@@ -15,8 +15,7 @@ interface ToBuild {
 export const isSlow = (candidate: Candidate): boolean =>
   typeof candidate === 'string' ? candidate === 'reference' : candidate.slow === true
 
-export const titleOf = (candidate: Candidate): string =>
-  typeof candidate === 'string' ? candidate : candidate.title
+export const titleOf = (candidate: Candidate): string => (typeof candidate === 'string' ? candidate : candidate.title)
 
 export const engineOf = (candidate: Candidate, folder: string): Promise<Engine> =>
   typeof candidate === 'string' ? createEngine(candidate, folder, { threads: 1 }) : candidate.create(folder)

@@ -38,11 +38,14 @@ export type OnEvent = (event: ComputeEvent) => void
  */
 const FIRST_HEAP_MIB = 256
 
-/** Starts the compute thread and resolves when the model is loaded. */
-export async function startCompute(config: ComputeConfig): Promise<Compute> {
+/** Starts the compute thread and resolves when the model is loaded. `notice` is told what is no error but worth a line. */
+export async function startCompute(
+  config: ComputeConfig,
+  notice: (text: string) => void = () => undefined,
+): Promise<Compute> {
   setFlagsFromString(`--initial-old-space-size=${FIRST_HEAP_MIB}`)
   const thread = new Worker(new URL('./thread.js', import.meta.url), { workerData: config })
-  const compute = new ComputeThread(thread)
+  const compute = new ComputeThread(thread, notice)
   await compute.loaded
   return compute
 }
@@ -50,13 +53,15 @@ export async function startCompute(config: ComputeConfig): Promise<Compute> {
 class ComputeThread implements Compute {
   readonly loaded: Promise<void>
   readonly #thread: Worker
+  readonly #notice: (text: string) => void
   readonly #runs = new Map<string, RunningRun>()
   readonly #failure = new AbortController()
   #shape: ModelShape | undefined
   #waiting: { resolve: (reply: ComputeReply) => void; reject: (error: HeadraceError) => void } | undefined
 
-  constructor(thread: Worker) {
+  constructor(thread: Worker, notice: (text: string) => void) {
     this.#thread = thread
+    this.#notice = notice
     this.loaded = this.#reply().then((reply) => {
       if (reply.kind === 'loaded') this.#shape = reply.shape
     })
@@ -124,6 +129,10 @@ class ComputeThread implements Compute {
   #receive(reply: ComputeReply): void {
     if (reply.kind === 'error') {
       this.#fail(errorFromPlain(reply))
+      return
+    }
+    if (reply.kind === 'notice') {
+      this.#notice(reply.text)
       return
     }
     if (reply.kind !== 'run') {

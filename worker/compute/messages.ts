@@ -1,4 +1,4 @@
-import type { EngineName, Weights } from '../../shared/engine-name.ts'
+import type { Device, EngineName, Weights } from '../../shared/engine-name.ts'
 import type { ErrorDetails } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
@@ -16,7 +16,8 @@ export interface ComputeConfig {
   readonly modelFolder: string
   readonly engine: EngineName
   readonly threads: number
-  readonly weights: Weights
+  readonly weights: Weights | undefined
+  readonly device: Device
   /** It is a decode node. */
   readonly decodes: boolean
   /** Most float32 bytes of KV cache that the runs of a decode node may take together. */
@@ -55,6 +56,7 @@ export type ComputeEvent =
 
 /** Compute to main. `error` ends the thread: loading failed, or the engine cannot go on. */
 export type ComputeReply =
+  | { readonly kind: 'notice'; readonly text: string }
   | { readonly kind: 'loaded'; readonly shape: ModelShape }
   | { readonly kind: 'calibrated'; readonly cost: Cost }
   | { readonly kind: 'run'; readonly run: string; readonly event: ComputeEvent }

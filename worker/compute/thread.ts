@@ -11,10 +11,16 @@ import { readCpu } from './moving.ts'
 const port = parentPort
 if (port === null) throw new Error('this file is started as a thread')
 const post = (reply: ComputeReply, transfer: ArrayBuffer[] = []): void => port.postMessage(reply, transfer)
-const { modelFolder, engine: name, threads, weights, decodes, kvBudgetBytes } = workerData as ComputeConfig
+const { modelFolder, engine: name, threads, weights, device, decodes, kvBudgetBytes } = workerData as ComputeConfig
 
 try {
-  const engine = await createEngine(name, modelFolder, { threads, weights, decodes })
+  const engine = await createEngine(name, modelFolder, {
+    threads,
+    ...(weights && { weights }),
+    device,
+    decodes,
+    notice: (text) => post({ kind: 'notice', text }),
+  })
   const yieldTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
   const host = new ComputeHost({
     engine,

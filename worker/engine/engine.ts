@@ -115,6 +115,8 @@ export interface EngineOptions {
   readonly weights?: Weights
   /** Default: `cpu`. */
   readonly device?: Device
+  /** Told what the user should know though it is no error. */
+  readonly notice?: (text: string) => void
   /** It will compute single tokens: worth more memory and a slower start. */
   readonly decodes?: boolean
 }

@@ -1,8 +1,13 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
-import { GraphBuilder } from '../../../worker/engine/onnx/graph-builder.ts'
 import type { Engine } from '../../../worker/engine/engine.ts'
+import { GraphBuilder } from '../../../worker/engine/onnx/graph-builder.ts'
 import type { DeviceModel } from '../../../worker/engine/webgpu/device-model.ts'
-import { DeviceSessions, type DeviceTensor, hostTensor, type Provider } from '../../../worker/engine/webgpu/device-sessions.ts'
+import {
+  DeviceSessions,
+  type DeviceTensor,
+  hostTensor,
+  type Provider,
+} from '../../../worker/engine/webgpu/device-sessions.ts'
 import type { DeviceWeights } from '../../../worker/engine/webgpu/device-weights.ts'
 import { seededRandom } from '../../support/random.ts'
 

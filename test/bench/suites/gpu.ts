@@ -40,7 +40,9 @@ export const gpuSuite = defineSuite({
     const cells: Cell[] = []
     for (const element of options.elements) {
       ceilings.push(...(await ceilingsOf(shape, element, options.chunk, context)))
-      cells.push(...(await cellsOf({ shape, element, chunks: options.chunk, lengths: options.tokens, rounds }, context)))
+      cells.push(
+        ...(await cellsOf({ shape, element, chunks: options.chunk, lengths: options.tokens, rounds }, context)),
+      )
     }
     return report(`${presetText(options.preset)}; ${shape.layers} layers computed`, ceilings, cells)
   },

@@ -46,8 +46,7 @@ function softmaxOfRange({ shape, element }: DeviceModel, g: GraphBuilder, masked
   const all = scoresOf({ shape, element }, g)
   const scores = masked ? maskedScores({ shape, element }, g, all) : all
   const weights = g.op('Softmax', [scores], { axis: -1 })
-  const rows = (value: Value, width: number) =>
-    masked ? g.op('Reshape', [value, g.ints(kvHeads, -1, width)]) : value
+  const rows = (value: Value, width: number) => (masked ? g.op('Reshape', [value, g.ints(kvHeads, -1, width)]) : value)
   const greatest = (value: Value) =>
     rows(cast(g, g.op('ReduceMax', [value, g.ints(-1)], { keepdims: 1 }), element, 'float32'), 1)
   const m = greatest(scores)

@@ -4,8 +4,8 @@ import { keyRanges } from '../onnx/key-ranges.ts'
 import { visibilityMask } from '../onnx/mask-cache.ts'
 import { HIDDEN_KEY } from './attend-graph.ts'
 import { DeviceCache } from './device-cache.ts'
-import type { DeviceModel } from './device-model.ts'
 import { cut, type DeviceKv, dispose, type Segment } from './device-kv.ts'
+import type { DeviceModel } from './device-model.ts'
 import { type DeviceSessions, type DeviceTensor, type DeviceTensors, hostTensor } from './device-sessions.ts'
 import type { DeviceAccumulator, DeviceQuery, SoftmaxTensors } from './device-tensors.ts'
 
@@ -46,7 +46,9 @@ export class DeviceAttention {
       for (const { segment, ...part } of parts) {
         const whole = part.count === segment.count
         const piece = whole ? segment : await cut(this.#sessions, segment, part)
-        const mask = keys.masked ? await this.#mask(query.tokens, part.count, part.start - query.start, window) : undefined
+        const mask = keys.masked
+          ? await this.#mask(query.tokens, part.count, part.start - query.start, window)
+          : undefined
         into.replace(await this.#foldPiece(query, piece, mask, into.state))
         if (!whole) dispose(piece)
       }

@@ -42,10 +42,7 @@ export const LEAVING_GRAPHS = {
   logits: logitsGraph,
 } as const satisfies Record<string, DeviceGraph>
 
-export type DeviceGraphKind =
-  | keyof typeof DEVICE_GRAPHS
-  | keyof typeof EXPERT_GRAPHS
-  | keyof typeof LEAVING_GRAPHS
+export type DeviceGraphKind = keyof typeof DEVICE_GRAPHS | keyof typeof EXPERT_GRAPHS | keyof typeof LEAVING_GRAPHS
 
 function identityGraph(g: GraphBuilder, dims: readonly Dim[]): Uint8Array {
   g.output('y', g.op('Identity', [g.input('x', dims)]), dims)

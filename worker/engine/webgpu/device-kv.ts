@@ -1,8 +1,8 @@
 import { HeadraceError } from '../../../shared/errors.ts'
 import type { Kv, Positions } from '../engine.ts'
+import type { Floats } from '../host-tensors.ts'
 import type { DeviceSessions, DeviceTensor } from './device-sessions.ts'
 import { hostInts, hostTensor } from './device-sessions.ts'
-import type { Floats } from '../host-tensors.ts'
 
 /** K and V of consecutive positions. Never written again: a change is another segment. */
 export interface Segment extends Positions {
@@ -54,7 +54,8 @@ export class DeviceKv implements Kv {
     const kept: Segment[] = []
     for (const segment of this.#segments) {
       const pieces = without(segment, added)
-      for (const piece of pieces) kept.push(piece.count === segment.count ? segment : await cut(sessions, segment, piece))
+      for (const piece of pieces)
+        kept.push(piece.count === segment.count ? segment : await cut(sessions, segment, piece))
       if (pieces.every(({ count }) => count < segment.count)) dispose(segment)
     }
     this.#segments = [...kept, added].sort((a, b) => a.start - b.start)

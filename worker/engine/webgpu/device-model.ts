@@ -24,6 +24,5 @@ export function product(
   width: number,
 ): (name: string, out: number) => Value {
   const operand = cast(g, rows, 'float32', element)
-  return (name, out) =>
-    cast(g, g.op('MatMul', [operand, g.input(name, [width, out], element)]), element, 'float32')
+  return (name, out) => cast(g, g.op('MatMul', [operand, g.input(name, [width, out], element)]), element, 'float32')
 }

@@ -79,4 +79,6 @@ function sessionOptions(provider: Provider, leaves: boolean): InferenceSession.S
 }
 
 const failed = (what: string, cause: unknown) =>
-  new HeadraceError('engine_failed', `ONNX Runtime on the device, ${what}: ${asHeadraceError(cause).message}`, { cause })
+  new HeadraceError('engine_failed', `ONNX Runtime on the device, ${what}: ${asHeadraceError(cause).message}`, {
+    cause,
+  })

@@ -25,7 +25,14 @@ export interface DeviceLayer {
 /** Numbers of a piece of the head. */
 const HEAD_PIECE = 32 << 20
 /** The vectors that `project` reads; the others are for `mix`. */
-const PROJECT_VECTORS: ReadonlySet<string> = new Set(['attention_norm', 'q_norm', 'k_norm', 'q_bias', 'k_bias', 'v_bias'])
+const PROJECT_VECTORS: ReadonlySet<string> = new Set([
+  'attention_norm',
+  'q_norm',
+  'k_norm',
+  'q_bias',
+  'k_bias',
+  'v_bias',
+])
 
 /** Reads the model of a folder; of a matrix, only what is on the device stays. */
 export async function loadDeviceWeights(

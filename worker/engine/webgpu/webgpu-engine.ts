@@ -9,8 +9,8 @@ import { DeviceAttention } from './device-attention.ts'
 import { DeviceCache } from './device-cache.ts'
 import { DeviceExperts } from './device-experts.ts'
 import type { DeviceGraphKind } from './device-graphs.ts'
-import type { DeviceModel } from './device-model.ts'
 import { DeviceKv } from './device-kv.ts'
+import type { DeviceModel } from './device-model.ts'
 import { type DeviceSessions, type DeviceTensor, hostTensor } from './device-sessions.ts'
 import { DeviceAccumulator, DeviceHidden, DeviceQuery } from './device-tensors.ts'
 import { type DeviceWeights, disposeWeights } from './device-weights.ts'
@@ -98,7 +98,10 @@ export class WebGpuEngine implements Engine {
     await this.#queue.run(() => this.#attention.fold(layer, query, cache, range, state))
   }
 
-  /** Resolves when the device has computed it: who times calls, times arithmetic and not the asking for it. */
+  /**
+   * Resolves when the device has computed it: who times chunks, times arithmetic and not the asking for it. A step of
+   * decoding ends with logits, which wait for all before them.
+   */
   async mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden> {
     const { tokens, x: x_seq_dim } = own(x, DeviceHidden)
     const accumulator = own(acc, DeviceAccumulator)
@@ -111,7 +114,7 @@ export class WebGpuEngine implements Engine {
         : (await this.#sessions.run('mix', inputs))['y']!
       for (const used of [state.o, state.l, old]) used.dispose()
       accumulator.replace(undefined)
-      await this.#settle()
+      if (tokens > 1) await this.#settle()
       return new DeviceHidden(tokens, Promise.resolve(y))
     })
   }
