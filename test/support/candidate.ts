@@ -7,13 +7,15 @@ export type Candidate = EngineName | ToBuild
 
 interface ToBuild {
   readonly title: string
-  /** Too slow for all of a suite's lengths and cuttings. */
-  readonly slow?: boolean
+  /** Too slow for the longest cases of a suite, and for every way to cut them. */
+  readonly few?: boolean
   readonly create: (folder: string) => Promise<Engine>
 }
 
-export const isSlow = (candidate: Candidate): boolean =>
-  typeof candidate === 'string' ? candidate === 'reference' : candidate.slow === true
+/** It runs the first of the ways to cut a run only. */
+export const isSlow = (candidate: Candidate): boolean => candidate === 'reference' || runsFew(candidate)
+/** And short cases only. */
+export const runsFew = (candidate: Candidate): boolean => typeof candidate !== 'string' && candidate.few === true
 
 export const titleOf = (candidate: Candidate): string => (typeof candidate === 'string' ? candidate : candidate.title)
 

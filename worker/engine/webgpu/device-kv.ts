@@ -31,6 +31,10 @@ export class DeviceKv implements Kv {
     this.capacity = capacity
   }
 
+  get range(): Positions {
+    return { start: this.start, count: this.capacity }
+  }
+
   /** Throws `kv_shape` unless the positions lie inside. */
   checkRange({ start, count }: Positions): void {
     if (start < this.start || count < 1 || start + count > this.start + this.capacity)

@@ -93,7 +93,7 @@ export class WebGpuEngine implements Engine {
 
   async attend(layer: number, q: Query, kv: Kv, acc: Accumulator, of?: Positions): Promise<void> {
     const [query, cache, state] = [own(q, DeviceQuery), own(kv, DeviceKv), own(acc, DeviceAccumulator)]
-    const range = of ?? { start: cache.start, count: cache.capacity }
+    const range = of ?? cache.range
     cache.checkRange(range)
     await this.#queue.run(() => this.#attention.fold(layer, query, cache, range, state))
   }
