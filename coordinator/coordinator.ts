@@ -25,7 +25,7 @@ const LINK_PATH = '/link'
 
 export interface CoordinatorConfig {
   readonly modelFolder: string
-  /** The name that clients use; by default that of the folder. */
+  /** The name that clients use; by default that of the folder or file. */
   readonly modelName: string | undefined
   readonly host: string
   /** 0 takes any free port. */
@@ -46,7 +46,7 @@ export interface RunningCoordinator {
 /** The coordinator as people deploy it: the OpenAI-compatible API and the workers' links on one port. */
 export async function startCoordinator(config: CoordinatorConfig, log: Log): Promise<RunningCoordinator> {
   const { modelFolder, host, port, pingSeconds, bodyLimitBytes } = config
-  const modelName = config.modelName ?? basename(resolve(modelFolder))
+  const modelName = config.modelName ?? basename(resolve(modelFolder), '.gguf')
   const [tokenizer, template, core] = await Promise.all([
     loadTokenizer(modelFolder),
     loadChatTemplate(modelFolder),
@@ -89,7 +89,7 @@ export async function startHeadless(
 ): Promise<{ runs: Runs; shape: ModelShape; url: string; close(): Promise<void> }> {
   const { runs, shape, onLink, keepWatch, close } = await startCore(
     modelFolder,
-    basename(resolve(modelFolder)),
+    basename(resolve(modelFolder), '.gguf'),
     { strategy: undefined, narrowestWire: 'f32' },
     log,
   )

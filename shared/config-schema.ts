@@ -19,6 +19,8 @@ const text = z.string().nullish()
 
 const factor = z.number().min(1).max(1e6)
 const theta = z.number().min(1).max(1e15)
+/** 0 is as good as absent. */
+const weight = z.number().min(0).max(1e6)
 const factors = z.array(positive).max(MAX_HEAD_DIM)
 
 export const ropeSchema = z.looseObject({
@@ -33,16 +35,26 @@ export const ropeSchema = z.looseObject({
   attention_factor: positive.nullish(),
   beta_fast: positive.nullish(),
   beta_slow: positive.nullish(),
-  mscale: positive.nullish(),
-  mscale_all_dim: positive.nullish(),
+  mscale: weight.nullish(),
+  mscale_all_dim: weight.nullish(),
   truncate: z.boolean().optional(),
   short_factor: factors.optional(),
   long_factor: factors.optional(),
 })
 export type RopeConfig = z.infer<typeof ropeSchema>
 
-/** transformers 5 nests one of them for each type of layer where they differ. */
-const ropesSchema = z.union([z.strictObject({ full_attention: ropeSchema, sliding_attention: ropeSchema }), ropeSchema])
+/**
+ * transformers 5 nests one of them for each type of layer where they differ. If all layers are of one type, it leaves an
+ * empty outer one beside the nested ones.
+ */
+const nestedSchema = z.strictObject({
+  full_attention: ropeSchema,
+  sliding_attention: ropeSchema,
+  rope_type: z.literal('default').optional(),
+  rope_theta: z.null().optional(),
+})
+const flatSchema = ropeSchema.refine((rope) => !('full_attention' in rope || 'sliding_attention' in rope))
+const ropesSchema = z.union([nestedSchema, flatSchema])
 
 const perLayer = <T extends z.ZodType>(one: T) => z.array(one).max(MAX_LAYERS).nullish()
 

@@ -115,13 +115,13 @@ export const ERRORS = {
   model_bad_weights: {
     status: 500,
     type: 'model_error',
-    help: 'A safetensors file is truncated, oversized or malformed.',
+    help: 'A safetensors or GGUF file is truncated, oversized or malformed.',
   },
   model_bad_tensor: { status: 500, type: 'model_error', help: 'A tensor is missing or has a wrong shape or type.' },
   model_bad_tokenizer: {
     status: 500,
     type: 'model_error',
-    help: '`tokenizer.json` or the chat template cannot be used.',
+    help: 'The tokenizer or the chat template cannot be used.',
   },
   // start-up
   bad_config: {

@@ -79,10 +79,13 @@ function shapeOf(type: string, config: Config, architecture: Architecture): Mode
 }
 
 function layerShapesOf(config: Config, architecture: Architecture, ropes: Ropes): LayerShape[] {
-  const layers = config.num_hidden_layers
-  const types = architecture.computes?.includes('layer_types') ? config.layer_types : undefined
-  for (const [option, list] of Object.entries({ layer_types: types, no_rope_layers: config.no_rope_layers }))
-    if (list != null && list.length !== layers) throw bad(`${option} has ${list.length} entries for ${layers} layers`)
+  const { num_hidden_layers: layers, layer_types, no_rope_layers } = config
+  const types = architecture.computes?.includes('layer_types') ? layer_types : undefined
+  if (types != null && types.length !== layers)
+    throw bad(`layer_types has ${types.length} entries for ${layers} layers`)
+  // a list that is too long is of a model that was cut short
+  if (no_rope_layers != null && no_rope_layers.length < layers)
+    throw bad(`no_rope_layers has ${no_rope_layers.length} entries for ${layers} layers`)
   const window = config.use_sliding_window === false ? undefined : (config.sliding_window ?? undefined)
   if (window === undefined && types?.includes('sliding_attention'))
     throw bad('layer_types has sliding_attention, but there is no sliding_window')

@@ -1,83 +1,44 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { readFile, stat } from 'node:fs/promises'
-import { join } from 'node:path'
-import { z } from 'zod'
-import { type ErrorCode, HeadraceError } from './errors.ts'
+import { stat } from 'node:fs/promises'
+import { GgufSource, isGguf } from './gguf/source.ts'
+import { HuggingFaceFolder } from './huggingface-folder.ts'
 import { parseEosTokens, parseModelConfig } from './model-config.ts'
 import type { ModelShape } from './model-shape.ts'
+import type { ModelFiles, ModelSource } from './model-source.ts'
 
-/** The files of a Hugging Face folder that make the model what it is, as paths. */
-export interface ModelFolder {
-  readonly config: string
-  /** The safetensors files, sorted by name: one, or the shards that the index names. */
-  readonly weights: readonly string[]
-  /** Workers compute without one. */
-  readonly tokenizer?: string
+/** A path of a model is a Hugging Face folder, or a GGUF file: of several the first. */
+const sourceOf = (path: string): ModelSource => (isGguf(path) ? new GgufSource(path) : new HuggingFaceFolder(path))
+
+export const locateModel = (path: string): Promise<ModelFiles> => sourceOf(path).files()
+
+export async function readModelShape(path: string): Promise<ModelShape> {
+  return parseModelConfig(await sourceOf(path).config())
 }
 
-const CONFIG = 'config.json'
-const WEIGHTS = 'model.safetensors'
-const WEIGHT_INDEX = 'model.safetensors.index.json'
-const TOKENIZER = 'tokenizer.json'
-const TOKENIZER_CONFIG = 'tokenizer_config.json'
-
-/** Larger JSON than this is no configuration; an index of a thousand layers stays far below. */
-const MAX_JSON_BYTES = 64 << 20
-const MAX_SHARDS = 4096
-
-export async function locateModel(folder: string): Promise<ModelFolder> {
-  const config = await needed(folder, CONFIG)
-  const weights = await locateWeights(folder)
-  const tokenizer = await present(folder, TOKENIZER)
-  return tokenizer === undefined ? { config, weights } : { config, weights, tokenizer }
+export async function readEosTokens(path: string): Promise<number[]> {
+  const source = sourceOf(path)
+  return parseEosTokens(await source.config(), await source.generationConfig())
 }
 
-/** The tokenizer's files, for who turns text into tokens: `tokenizer.json` must be there. */
-export async function locateTokenizer(folder: string): Promise<{ tokenizer: string; tokenizerConfig?: string }> {
-  const tokenizer = await needed(folder, TOKENIZER)
-  const tokenizerConfig = await present(folder, TOKENIZER_CONFIG)
-  return tokenizerConfig === undefined ? { tokenizer } : { tokenizer, tokenizerConfig }
-}
+/** `tokenizer.json`'s object, for who turns text into tokens. */
+export const readTokenizer = (path: string): Promise<object> => sourceOf(path).tokenizer()
 
-export async function readModelShape(folder: string): Promise<ModelShape> {
-  return parseModelConfig(await readJson(await needed(folder, CONFIG), 'model_bad_config'))
-}
+export const readTokenizerConfig = (path: string): Promise<object> => sourceOf(path).tokenizerConfig()
 
-export async function readEosTokens(folder: string): Promise<number[]> {
-  const config = await readJson(await needed(folder, CONFIG), 'model_bad_config')
-  const generation = await present(folder, 'generation_config.json')
-  return parseEosTokens(config, generation && (await readJson(generation, 'model_bad_config')))
-}
-
-const templateSchema = z.looseObject({
-  chat_template: z
-    .union([z.string(), z.array(z.looseObject({ name: z.string(), template: z.string() }))])
-    .nullish()
-    .transform((t) => (Array.isArray(t) ? t.find(({ name }) => name === 'default')?.template : t)),
-})
-
-/** The Jinja source of the chat template: its own file, else the tokenizer's configuration, else none. */
-export async function readChatTemplate(folder: string): Promise<string | undefined> {
-  const own = await present(folder, 'chat_template.jinja')
-  if (own !== undefined) return readText(own, 'model_bad_tokenizer')
-  const tokenizerConfig = await present(folder, TOKENIZER_CONFIG)
-  if (tokenizerConfig === undefined) return undefined
-  const parsed = templateSchema.safeParse(await readJson(tokenizerConfig, 'model_bad_tokenizer'))
-  if (!parsed.success) throw new HeadraceError('model_bad_tokenizer', `${tokenizerConfig}: chat_template is malformed`)
-  return parsed.data.chat_template ?? undefined
-}
+/** The Jinja source of the chat template, if the model has one. */
+export const readChatTemplate = (path: string): Promise<string | undefined> => sourceOf(path).chatTemplate()
 
 /**
  * Hex SHA-256 that binds a KV block to its model: over the files that decide its numbers and tokens, each with its role
- * and size before it so that no two folders collide by moving a border. The folder's own path does not enter.
+ * and size before it so that no two models collide by moving a border. The path does not enter.
  */
-export async function modelFingerprint(folder: string): Promise<string> {
-  const model = await locateModel(folder)
+export async function modelFingerprint(path: string): Promise<string> {
+  const { config, weights, tokenizer } = await locateModel(path)
   const files = [
-    { role: 'config', path: model.config },
-    ...model.weights.map((path) => ({ role: 'weights', path })),
-    ...(model.tokenizer === undefined ? [] : [{ role: 'tokenizer', path: model.tokenizer }]),
+    ...(config === undefined ? [] : [{ role: 'config', path: config }]),
+    ...weights.map((part) => ({ role: 'weights', path: part })),
+    ...(tokenizer === undefined ? [] : [{ role: 'tokenizer', path: tokenizer }]),
   ]
   const hash = createHash('sha256')
   for (const { role, path } of files) {
@@ -86,51 +47,4 @@ export async function modelFingerprint(folder: string): Promise<string> {
     for await (const piece of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(piece)
   }
   return hash.digest('hex')
-}
-
-async function locateWeights(folder: string): Promise<string[]> {
-  const whole = await present(folder, WEIGHTS)
-  if (whole !== undefined) return [whole]
-  const index = await present(folder, WEIGHT_INDEX)
-  if (index === undefined) throw missing(folder, WEIGHTS)
-  const parsed = indexSchema.safeParse(await readJson(index, 'model_bad_weights'))
-  if (!parsed.success) throw new HeadraceError('model_bad_weights', `${index}: ${parsed.error.issues[0]?.message}`)
-  const names = [...new Set(Object.values(parsed.data.weight_map))].sort()
-  if (names.length === 0 || names.length > MAX_SHARDS)
-    throw new HeadraceError('model_bad_weights', `${index} names ${names.length} files`)
-  return Promise.all(names.map((name) => needed(folder, name)))
-}
-
-/** A shard is a plain file name: an index must not lead out of its folder. */
-const shardName = z.string().regex(/^[A-Za-z0-9_][\w.-]*\.safetensors$/, 'a shard is not a plain .safetensors name')
-const indexSchema = z.looseObject({ weight_map: z.record(z.string(), shardName) })
-
-async function present(folder: string, name: string): Promise<string | undefined> {
-  const path = join(folder, name)
-  const found = await stat(path).catch(() => undefined) // unreadable is treated as absent: `needed` then names it
-  return found?.isFile() ? path : undefined
-}
-
-async function needed(folder: string, name: string): Promise<string> {
-  const path = await present(folder, name)
-  if (path === undefined) throw missing(folder, name)
-  return path
-}
-
-const missing = (folder: string, file: string) =>
-  new HeadraceError('model_incomplete', `${folder} has no ${file}`, { details: { file } })
-
-async function readText(path: string, code: ErrorCode): Promise<string> {
-  const { size } = await stat(path)
-  if (size > MAX_JSON_BYTES) throw new HeadraceError(code, `${path} has ${size} bytes, more than ${MAX_JSON_BYTES}`)
-  return readFile(path, 'utf8')
-}
-
-async function readJson(path: string, code: ErrorCode): Promise<unknown> {
-  const text = await readText(path, code)
-  try {
-    return JSON.parse(text)
-  } catch (cause) {
-    throw new HeadraceError(code, `${path} is not JSON`, { cause })
-  }
 }

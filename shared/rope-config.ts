@@ -20,6 +20,9 @@ const DEFAULT_THETA = 10_000
  * @throws HeadraceError `model_unsupported` for an unknown scaling, `model_bad_config` for a contradiction
  */
 export function readRopes(config: Config, architecture: Architecture): Ropes {
+  const hasLocal = architecture.computes?.includes('rope_local_base_freq')
+  if (hasLocal && config.rope_parameters != null && !('full_attention' in config.rope_parameters))
+    throw bad('rope_parameters does not tell full_attention from sliding_attention')
   const [one, other] = [config.rope_parameters, config.rope_scaling]
     .filter((ropes) => ropes != null)
     .map((ropes) => ropesOf(ropes, config, architecture))

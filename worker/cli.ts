@@ -20,7 +20,11 @@ export const workerCommand = (program: Program): Program =>
           default: 'http://127.0.0.1:8080',
           describe: 'Address of the coordinator',
         })
-        .option('model', { type: 'string', demandOption: true, describe: 'Hugging Face model folder' })
+        .option('model', {
+          type: 'string',
+          demandOption: true,
+          describe: 'Hugging Face model folder, or GGUF file (of several, the first)',
+        })
         .option('role', {
           choices: ['prefill', 'decode'] as const,
           default: 'prefill' as const,

@@ -13,8 +13,12 @@ export const coordinatorCommand = (program: Program): Program =>
     'Serve the HTTP API and split prompts over the workers that join',
     (args) =>
       args
-        .option('model', { type: 'string', demandOption: true, describe: 'Hugging Face model folder' })
-        .option('name', { type: 'string', describe: 'Model name for clients [default: name of the folder]' })
+        .option('model', {
+          type: 'string',
+          demandOption: true,
+          describe: 'Hugging Face model folder, or GGUF file (of several, the first)',
+        })
+        .option('name', { type: 'string', describe: 'Model name for clients [default: name of the folder or file]' })
         .option('host', { type: 'string', default: '127.0.0.1', describe: 'Where to listen' })
         .option('port', {
           type: 'number',

@@ -21,9 +21,9 @@ export const upCommand = (program: Program): Program =>
           type: 'string',
           default: BUNDLED_MODEL,
           defaultDescription: 'bundled',
-          describe: 'Hugging Face model folder',
+          describe: 'Hugging Face model folder, or GGUF file (of several, the first)',
         })
-        .option('name', { type: 'string', describe: 'Model name for clients [default: name of the folder]' })
+        .option('name', { type: 'string', describe: 'Model name for clients [default: name of the folder or file]' })
         .option('workers', { type: 'number', default: 2, describe: 'Prefill workers' })
         .option('decode-nodes', { type: 'number', default: 1, describe: 'Decode nodes' })
         .option('port', { type: 'number', default: 8080, describe: 'Port of the API; 0 takes a free one' })

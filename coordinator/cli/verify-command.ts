@@ -1,10 +1,11 @@
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
+import { isGguf } from '../../shared/gguf/source.ts'
 import { createLog } from '../../shared/log.ts'
 import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
 import { startHeadless } from '../coordinator.ts'
@@ -20,10 +21,14 @@ export const verifyCommand = (program: Program): Program =>
     'Check a model against reference numbers (Hugging Face transformers) through a real cluster',
     (args) =>
       args
-        .option('model', { type: 'string', demandOption: true, describe: 'Hugging Face model folder' })
+        .option('model', {
+          type: 'string',
+          demandOption: true,
+          describe: 'Hugging Face model folder, or GGUF file (of several, the first)',
+        })
         .option('expected', {
           type: 'string',
-          describe: 'Reference numbers [default: expected.json in the model folder]',
+          describe: 'Reference numbers [default: expected.json in the folder]',
         })
         .option('weights', {
           choices: WEIGHTS,
@@ -76,7 +81,7 @@ interface Finding {
 async function verify(args: VerifyArgs): Promise<void> {
   const { model, tolerance, json } = args
   const workers = wholeNumber('workers', args.workers, 1, 64)
-  const cases = await readExpected(args.expected ?? join(model, 'expected.json'))
+  const cases = await readExpected(args.expected ?? join(isGguf(model) ? dirname(model) : model, 'expected.json'))
   const signal = stopSignal()
   const headless = await startHeadless(model, createLog('verify', args.logLevel))
   const group = new ProcessGroup()

@@ -1,7 +1,6 @@
 import { Template } from '@huggingface/jinja'
 import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
-import { locateTokenizer, readChatTemplate } from '../../shared/model-folder.ts'
-import { readObject } from './tokenizer.ts'
+import { readChatTemplate, readTokenizerConfig } from '../../shared/model-folder.ts'
 
 export interface ChatMessage {
   readonly role: string
@@ -13,12 +12,8 @@ export interface ChatTemplate {
   render(messages: readonly ChatMessage[]): string
 }
 
-export async function loadChatTemplate(folder: string): Promise<ChatTemplate> {
-  const { tokenizerConfig } = await locateTokenizer(folder)
-  return createChatTemplate(
-    await readChatTemplate(folder),
-    tokenizerConfig === undefined ? {} : await readObject(tokenizerConfig),
-  )
+export async function loadChatTemplate(model: string): Promise<ChatTemplate> {
+  return createChatTemplate(await readChatTemplate(model), await readTokenizerConfig(model))
 }
 
 /** A model without a template still serves completions: the lack is an error of the chat request. */

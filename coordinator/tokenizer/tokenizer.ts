@@ -1,10 +1,9 @@
-import { readFile } from 'node:fs/promises'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
-import { locateTokenizer } from '../../shared/model-folder.ts'
+import { readTokenizer, readTokenizerConfig } from '../../shared/model-folder.ts'
 import { type TokenBytes, tokenBytesOf } from './token-bytes.ts'
 
-/** Text to token ids and back, exactly as the model's own `tokenizer.json` says. */
+/** Text to token ids and back, exactly as the model's own tokenizer says. */
 export interface Tokenizer {
   /** One more than the largest id that has a text. */
   readonly vocabularySize: number
@@ -19,19 +18,16 @@ export interface Tokenizer {
   fewestTokens(text: string): number
 }
 
-/** Reads `tokenizer.json` and, where there is one, `tokenizer_config.json`. */
-export async function loadTokenizer(folder: string): Promise<Tokenizer> {
-  const { tokenizer, tokenizerConfig } = await locateTokenizer(folder)
-  return createTokenizer(
-    await readObject(tokenizer),
-    tokenizerConfig === undefined ? {} : await readObject(tokenizerConfig),
-  )
+/** The tokenizer of a model's folder or file. */
+export async function loadTokenizer(model: string): Promise<Tokenizer> {
+  return createTokenizer(await readTokenizer(model), await readTokenizerConfig(model))
 }
 
 export function createTokenizer(json: object, config: object): Tokenizer {
   const hf = openTokenizer(json, config)
   const special = new Set([...hf.get_added_tokens_decoder()].filter(([, token]) => token.special).map(([id]) => id))
-  const vocabulary = [...hf.get_vocab(true)]
+  // The package lists ids without a text too, under none.
+  const vocabulary = [...hf.get_vocab(true)].filter(([token]) => token !== undefined)
   const vocabularySize = vocabulary.reduce((size, [, id]) => Math.max(size, id + 1), 0)
   const longestToken = vocabulary.reduce((longest, [token]) => Math.max(longest, token.length), 1)
 
@@ -59,14 +55,4 @@ function openTokenizer(json: object, config: object): HfTokenizer {
     const { message } = asHeadraceError(thrown)
     throw new HeadraceError('model_bad_tokenizer', `the tokenizer cannot be used: ${message}`, { cause: thrown })
   }
-}
-
-export async function readObject(path: string): Promise<object> {
-  try {
-    const value: unknown = JSON.parse(await readFile(path, 'utf8'))
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value
-  } catch (cause) {
-    throw new HeadraceError('model_bad_tokenizer', `${path} cannot be read as JSON`, { cause })
-  }
-  throw new HeadraceError('model_bad_tokenizer', `${path} is not a JSON object`)
 }

@@ -10,7 +10,12 @@ describe('what a process should need', () => {
   it('is the weights as they are kept', () => {
     assert.equal(storedWeightBytes(shape, 'f32'), 4 * 134_515_008)
     assert.equal(storedWeightBytes(shape, 'bf16'), 2 * 134_515_008)
-    assert.equal(storedWeightBytes(shape, 'int8'), 134_515_008 + 2 * 49152 * 576)
+    const table = 49152 * 576
+    assert.equal(storedWeightBytes(shape, 'int8'), 134_515_008 + table)
+    assert.equal(storedWeightBytes(shape, 'int4'), (134_515_008 - table) * (18 / 32) + table)
+    assert.equal(storedWeightBytes(shape, 'f32', true), 4 * 134_515_008 + 2 * table)
+    assert.equal(storedWeightBytes(shape, 'bf16', true), 2 * 134_515_008)
+    assert.equal(storedWeightBytes({ ...shape, tiedHead: false }, 'bf16', true), 2 * (134_515_008 + table))
   })
 
   it('is KV of own tokens, three layers of those before them, and all of it at the decode node', () => {

@@ -15,6 +15,7 @@ import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
 import { memorySuite } from './suites/memory.ts'
 import { plannerSuite } from './suites/planner.ts'
+import { qualitySuite } from './suites/quality.ts'
 import { splitSuite } from './suites/split.ts'
 import { unevenSuite } from './suites/uneven.ts'
 
@@ -25,6 +26,7 @@ const SUITES: readonly Suite[] = [
   answersSuite,
   engineSuite,
   gpuSuite,
+  qualitySuite,
   decodeSuite,
   coldSuite,
   linksSuite,

@@ -75,7 +75,9 @@ describe('models of random weights', () => {
   it('have no two equal rows and a spread that keeps products at one size', async () => {
     const { embedding_vocab_dim, layers } = await loadWeights(join(folder, 'f32'), SHAPE, PLAIN)
     const rows = new Set(
-      Array.from({ length: SHAPE.vocab }, (_, i) => String(embedding_vocab_dim.subarray(i * 96, i * 96 + 4))),
+      Array.from({ length: SHAPE.vocab }, (_, i) =>
+        String((embedding_vocab_dim as Float32Array).subarray(i * 96, i * 96 + 4)),
+      ),
     )
     assert.equal(rows.size, SHAPE.vocab)
     const { down } = layers[0]!.mlp!
@@ -86,7 +88,7 @@ describe('models of random weights', () => {
   it('say the same as GGUF, but for the order of rotated rows', async () => {
     const { layers, embedding_vocab_dim, head, finalNorm_dim } = await loadWeights(join(folder, 'f32'), SHAPE, PLAIN)
     const equal = (name: string, values: ArrayLike<number>): void => assert.deepEqual(plain.f32(name), values, name)
-    equal('token_embd.weight', embedding_vocab_dim)
+    equal('token_embd.weight', embedding_vocab_dim as Float32Array)
     equal('output.weight', head[0]!)
     equal('output_norm.weight', finalNorm_dim)
     const { attention, mlp, vectors } = layers[2]!

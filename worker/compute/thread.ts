@@ -19,6 +19,7 @@ try {
     ...(weights && { weights }),
     device,
     decodes,
+    head: decodes,
     notice: (text) => post({ kind: 'notice', text }),
   })
   const yieldTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))

@@ -119,4 +119,6 @@ export interface EngineOptions {
   readonly notice?: (text: string) => void
   /** It will compute single tokens: worth more memory and a slower start. */
   readonly decodes?: boolean
+  /** Default: true. Without a head there are no logits, and where it is kept apart from the embedding its memory is saved. */
+  readonly head?: boolean
 }

@@ -1,5 +1,5 @@
 import type { Wire } from '../../shared/plan.ts'
-import { widenF16 } from '../model/widen.ts'
+import { roundToEven, singleToHalf, widenF16 } from '../model/widen.ts'
 import type { EncodedKv } from './engine.ts'
 import type { Floats } from './host-tensors.ts'
 
@@ -17,7 +17,7 @@ export const LEAST_DIVISOR = 2 ** -126
 export function encodeRows(x_rows_hdim: Floats, headDim: number, wire: Wire): EncodedKv['bytes'] | undefined {
   if (wire === 'f32') return new Uint8Array(x_rows_hdim.slice().buffer)
   if (wire === 'f16') {
-    const halves = Uint16Array.from(x_rows_hdim, toHalf)
+    const halves = Uint16Array.from(x_rows_hdim, singleToHalf)
     return allFiniteHalves(halves) ? new Uint8Array(halves.buffer) : undefined
   }
   return x_rows_hdim.every(Number.isFinite) ? quantise(x_rows_hdim, headDim) : undefined
@@ -68,21 +68,4 @@ function quantise(x_rows_hdim: Floats, headDim: number): EncodedKv['bytes'] {
     )
   }
   return bytes
-}
-
-/** IEEE 754 half precision bits of a float32, to nearest, ties to even. A carry out of the fraction raises the exponent. */
-function toHalf(value: number): number {
-  const [word] = new Uint32Array(Float32Array.of(value).buffer) as unknown as [number]
-  const sign = (word >>> 16) & 0x8000
-  if (Number.isNaN(value)) return sign | 0x7e00
-  const size = Math.abs(value)
-  if (size >= 65520) return sign | 0x7c00 // half way from the largest half to what would be the next
-  const exponent = Math.max(-14, ((word >>> 23) & 0xff) - 127)
-  return sign | (((exponent + 14) << 10) + roundToEven(size * 2 ** (10 - exponent)))
-}
-
-function roundToEven(x: number): number {
-  const below = Math.floor(x)
-  const above = x - below
-  return above > 0.5 || (above === 0.5 && below % 2 !== 0) ? below + 1 : below
 }

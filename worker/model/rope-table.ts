@@ -1,4 +1,3 @@
-import { HeadraceError } from '../../shared/errors.ts'
 import type { ModelShape, RopeShape } from '../../shared/model-shape.ts'
 
 type Floats = Float32Array<ArrayBuffer>
@@ -96,14 +95,10 @@ export class RopeTables {
 
   /**
    * For positions `[start, start + count)` of a sequence of `sequence` tokens. A layer without positions gets a rotation by
-   * nothing.
-   *
-   * @throws HeadraceError `context_length_exceeded`
+   * nothing. Positions beyond the context length are rotated too, as in transformers: who may go there is not decided here.
    */
   rows(layer: number, start: number, count: number, sequence: number): RopeRows {
-    const { contextLength, rotaryDim, layerShapes } = this.#shape
-    if (start + count > contextLength)
-      throw new HeadraceError('context_length_exceeded', `position ${start + count - 1} is beyond the context length`)
+    const { rotaryDim, layerShapes } = this.#shape
     const rope = layerShapes[layer]?.rope
     if (rope === undefined) return still(count, rotaryDim / 2)
     if (rope.kind === 'dynamic' && sequence > rope.originalContextLength) {
@@ -143,7 +138,7 @@ function rotation(frequencies: Float32Array, factor: number, start: number, coun
   return { cos, sin }
 }
 
-/** cos and sin of every position, computed as far as they are needed: the table grows by doubling. */
+/** cos and sin of every position in the context length, computed as far as they are needed: the table grows by doubling. */
 class RopeTable {
   readonly sequence: number
   readonly #frequencies: Float32Array
@@ -162,6 +157,7 @@ class RopeTable {
 
   rows(start: number, count: number): RopeRows {
     const end = start + count
+    if (end > this.#contextLength) return rotation(this.#frequencies, this.#factor, start, count)
     if (end > this.#positions) this.#grow(Math.min(this.#contextLength, Math.max(1024, 2 * this.#positions, end)))
     const pairs = this.#frequencies.length
     return {

@@ -7,9 +7,8 @@ import { HeadraceError } from '../../shared/errors.ts'
  * implementation the tensors must tile the data exactly, without holes, overlaps or a tail.
  */
 export interface TensorInfo {
-  readonly dtype: Dtype
+  readonly type: Dtype
   readonly dims: readonly number[]
-  readonly elements: number
   /** Byte positions `[start, end)` in the file. */
   readonly start: number
   readonly end: number
@@ -79,7 +78,7 @@ function tensorInfo(name: string, value: unknown, data: number, file: string): T
   // the inexact product of absurd sizes must not pass for a match
   if (!Number.isSafeInteger(bytes) || offsets[1] - offsets[0] !== bytes)
     throw malformed(file, `${name} is ${dtype} [${dims}] but has offsets [${offsets}]`)
-  return { dtype, dims, elements, start: data + offsets[0], end: data + offsets[1] }
+  return { type: dtype, dims, start: data + offsets[0], end: data + offsets[1] }
 }
 
 function headerObject(header: Uint8Array, file: string): object {

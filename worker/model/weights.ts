@@ -1,12 +1,14 @@
 import { ARCHITECTURES } from '../../shared/architectures.ts'
 import { HeadraceError } from '../../shared/errors.ts'
+import type { GgmlType } from '../../shared/gguf/ggml-types.ts'
 import { locateModel } from '../../shared/model-folder.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import { type Bias, biasesOf, type ExpertMatrix, type Norm, namesOf } from './checkpoint-names.ts'
-import type { Rows } from './rows.ts'
+import { type Rows, sameRows } from './rows.ts'
 import { WeightReader } from './weight-reader.ts'
 
 type Floats = Float32Array<ArrayBuffer>
+type Bytes = Uint8Array<ArrayBuffer>
 
 type AttentionMatrix = 'q' | 'k' | 'v' | 'o'
 /** What a layer adds or multiplies a row by: gains of norms, and biases. */
@@ -38,12 +40,18 @@ export interface ModelWeights<M, L = LayerWeights<M>, H = M> {
   readonly head: readonly H[]
 }
 
+/** From the bytes of whole rows of blocks, `out` below each other. */
+export type KeepStored<M> = Readonly<Partial<Record<GgmlType, (bytes: Bytes, out: number, width: number) => M>>>
+
 /** How an engine wants to keep what is read: each matrix, each layer of them, and the tables. */
 export interface Keeping<M, L = LayerWeights<M>, H = M> {
   keep(matrix: { values_out_in: Floats; out: number; in: number }): M
+  /** Matrices that are stored in blocks of these types are taken as they are, with no float32 in between. */
+  readonly keepStored?: KeepStored<M> | undefined
   keepLayer(layer: LayerWeights<M>): L | Promise<L>
-  keepRows(values_vocab_dim: Floats): Rows
-  keepHead(rows_vocab_dim: Rows, dim: number): readonly H[]
+  keepRows(values_vocab_dim: Floats, dim: number): Rows
+  /** Absent where no logits are needed: then no head is read. */
+  keepHead?: ((rows_vocab_dim: Rows, dim: number) => readonly H[]) | undefined
 }
 
 const EMBEDDING = 'model.embed_tokens.weight'
@@ -78,11 +86,12 @@ class ModelReader<M, L, H> {
 
   async read(): Promise<ModelWeights<M, L, H>> {
     const { hidden, vocab, layers } = this.#shape
-    const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]))
+    const embedding_vocab_dim = this.#keeping.keepRows(await this.#values(EMBEDDING, [vocab, hidden]), hidden)
     const kept: L[] = []
     for (let layer = 0; layer < layers; layer++) kept.push(await this.#keeping.keepLayer(await this.#layer(layer)))
     const finalNorm_dim = await this.#gain('model.norm.weight', hidden)
-    const head = this.#keeping.keepHead(await this.#headRows(embedding_vocab_dim), hidden)
+    const head = this.#keeping.keepHead?.(await this.#headRows(embedding_vocab_dim), hidden) ?? []
+    this.#seen.add(HEAD)
     this.#refuseUnread()
     return { embedding_vocab_dim, layers: kept, finalNorm_dim, head }
   }
@@ -137,23 +146,33 @@ class ModelReader<M, L, H> {
 
   /** Matrices of the same width that the checkpoint has below each other in one tensor, or each in its own. */
   async #stacked(names: readonly string[], rows: readonly number[], width: number): Promise<M[]> {
-    if (names.length === rows.length) {
-      const matrices: M[] = []
-      for (const [i, name] of names.entries()) matrices.push(await this.#matrix(name, rows[i]!, width))
-      return matrices
-    }
-    const all = rows.reduce((sum, count) => sum + count, 0)
-    const values = await this.#values(`${names[0]}.weight`, [all, width])
-    let from = 0
-    return rows.map((out) => {
-      const values_out_in = values.subarray(from * width, (from + out) * width)
-      from += out
-      return this.#keeping.keep({ values_out_in, out, in: width })
-    })
+    if (names.length === 1) return this.#cut(names[0]!, rows, width)
+    const matrices: M[] = []
+    for (const [i, name] of names.entries()) matrices.push(await this.#matrix(name, rows[i]!, width))
+    return matrices
   }
 
   async #matrix(name: string, out: number, width: number): Promise<M> {
-    return this.#keeping.keep({ values_out_in: await this.#values(`${name}.weight`, [out, width]), out, in: width })
+    const [matrix] = await this.#cut(name, [out], width)
+    return matrix!
+  }
+
+  /** The rows of one tensor, cut into matrices of so many. */
+  async #cut(name: string, rows: readonly number[], width: number): Promise<M[]> {
+    const weight = `${name}.weight`
+    const dims = [rows.reduce((sum, count) => sum + count, 0), width] as const
+    const { type, bytes } = this.#reader.stored(weight, dims)
+    const keepStored = this.#keeping.keepStored?.[type]
+    if (keepStored === undefined) {
+      const values = await this.#values(weight, dims)
+      return pieces(values, rows).map((values_out_in, i) =>
+        this.#keeping.keep({ values_out_in, out: rows[i]!, in: width }),
+      )
+    }
+    const stored = new Uint8Array(bytes)
+    await this.#reader.readStored(weight, dims, stored)
+    this.#seen.add(weight)
+    return pieces(stored, rows).map((piece, i) => keepStored(piece, rows[i]!, width))
   }
 
   async #gain(name: string, width: number): Promise<Floats> {
@@ -164,9 +183,9 @@ class ModelReader<M, L, H> {
   async #headRows(embedding: Rows): Promise<Rows> {
     const { hidden, vocab, tiedHead } = this.#shape
     if (tiedHead && !this.#reader.has(HEAD)) return embedding
-    const own = this.#keeping.keepRows(await this.#values(HEAD, [vocab, hidden]))
+    const own = this.#keeping.keepRows(await this.#values(HEAD, [vocab, hidden]), hidden)
     if (!tiedHead) return own
-    if (!sameBytes(own, embedding))
+    if (!sameRows(own, embedding))
       throw new HeadraceError('model_bad_tensor', `${HEAD} differs from ${EMBEDDING}, though config.json ties them`)
     return embedding
   }
@@ -192,4 +211,13 @@ class ModelReader<M, L, H> {
   }
 }
 
-const sameBytes = (a: Rows, b: Rows) => Buffer.from(a.buffer).equals(Buffer.from(b.buffer))
+/** An array of rows of one length, cut after so many. */
+function pieces<T extends Floats | Bytes>(all: T, rows: readonly number[]): T[] {
+  const rowLength = all.length / rows.reduce((sum, count) => sum + count, 0)
+  let from = 0
+  return rows.map((count) => {
+    const piece = all.subarray(from, from + count * rowLength) as T
+    from += count * rowLength
+    return piece
+  })
+}

@@ -1,9 +1,10 @@
 import { createEngine } from '../../../worker/engine/create-engine.ts'
 import type { Engine, EngineOptions } from '../../../worker/engine/engine.ts'
+import { collectGarbage } from '../../../worker/idle.ts'
 import { seededRandom } from '../../support/random.ts'
 import { decodeStep, prefill } from '../harness/engine-run.ts'
 import { largest } from '../harness/numbers.ts'
-import { memoryOf } from '../harness/proc.ts'
+import { forgetPeak, memoryOf } from '../harness/proc.ts'
 import type { OurDecode, OurOpened, OurPrefill } from '../harness/rivals.ts'
 import { type TimedEngine, timedEngine } from '../harness/timed-engine.ts'
 import { serve } from './serve.ts'
@@ -20,14 +21,22 @@ serve({
     return { ms: performance.now() - started }
   },
 
-  /** A prompt to the logits of its last token. */
-  async prefill({ tokens }: { tokens: number[] }): Promise<OurPrefill> {
+  /** Gives back what is not needed, so that what is left can be looked at. */
+  async settle(): Promise<object> {
+    opened?.engine.trim()
+    collectGarbage()
+    forgetPeak(process.pid)
+    return {}
+  },
+
+  /** A prompt to the logits of its last token; without a head, to what they are made of. */
+  async prefill({ tokens, head = true }: { tokens: number[]; head?: boolean }): Promise<OurPrefill> {
     const timed = needed()
     const ids = Int32Array.from(tokens)
     timed.reset()
     const before = process.cpuUsage()
     const started = performance.now()
-    const { logits, lastRows } = await prefill(timed.engine, ids)
+    const { logits, lastRows } = await prefill(timed.engine, ids, head)
     const ms = performance.now() - started
     const { user, system } = process.cpuUsage(before)
     timed.engine.trim()

@@ -9,15 +9,27 @@ import { kvBytesPerTokenLayer, type ModelShape, parameterCount } from '../../../
 export const CREDIT_LAYERS = 3
 
 /**
- * The weights as they are kept. With int8 a byte for each number of the layers and of the head, and the embedding rows as
- * they were in the file (two bytes).
+ * The weights as they are kept. A worker that only prefills needs no head. A decode node has one, beside the embedding rows
+ * as they were in the file (two bytes), and with int8 it has the layers in blocks too.
  */
-export function storedWeightBytes(shape: ModelShape, weights: Weights): number {
-  const all = parameterCount(shape)
-  if (weights === 'f32') return 4 * all
+export function storedWeightBytes(shape: ModelShape, weights: Weights, decodes = false): number {
   const table = shape.vocab * shape.hidden
-  return weights === 'bf16' ? 2 * all : all + (shape.tiedHead ? 2 * table : table)
+  const layers = parameterCount(shape) - (shape.tiedHead ? table : 2 * table)
+  switch (weights) {
+    case 'f32':
+      return 4 * (layers + table) + (decodes ? 2 * table : 0)
+    case 'bf16':
+      return 2 * (layers + table) + (decodes && !shape.tiedHead ? 2 * table : 0)
+    case 'int8':
+      return layers + 2 * table + (decodes ? BLOCKED_BYTE * (layers + table) : 0)
+    case 'int4':
+      return NIBBLE_BYTES * layers + table + (decodes ? BLOCKED_BYTE * table : 0)
+  }
 }
+
+/** Of one weight: a byte and its part of a float32 scale for 64; half a byte and its part of a half for 32. */
+const BLOCKED_BYTE = 1 + 4 / 64
+const NIBBLE_BYTES = 1 / 2 + 2 / 32
 
 /** KV that each worker of a run, and the decode node, has to hold at some moment, as float32. */
 export function heldKvBytes(

@@ -60,9 +60,8 @@ export async function randomDeviceWeights(model: DeviceModel, sessions: DeviceSe
     })
   const head = []
   const rows = Math.floor(PIECE / hidden)
-  for (let from = 0; from < vocab; from += rows)
-    head.push({ final_norm: gain!, head_weight: await matrix(hidden, Math.min(rows, vocab - from)) })
-  return { embedding_vocab_dim: randomRows(vocab * hidden, random), layers: made, head }
+  for (let from = 0; from < vocab; from += rows) head.push(await matrix(hidden, Math.min(rows, vocab - from)))
+  return { embedding_vocab_dim: randomRows(vocab * hidden, random), layers: made, final_norm: gain!, head }
 }
 
 /** bfloat16 bits of numbers between -1 and 1. */

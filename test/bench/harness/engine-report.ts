@@ -2,6 +2,7 @@ import { PRESETS, type PresetName, presetText } from '../models/presets.ts'
 import { type Ceiling, productText } from './ceiling.ts'
 import { allCalls, CALLS, type Call, prefillFlops } from './flops.ts'
 import type { Quality } from './quality.ts'
+import { qualityTable } from './quality-report.ts'
 import { columns, mebibytes, percent, type Report, type ReportPart, spreadText } from './report.ts'
 import {
   type ComparedWeights,
@@ -160,25 +161,5 @@ const ceilingTable = (ceilings: readonly Ceiling[]): ReportPart => ({
     String(threads),
     ...products.map((one) => number(one.gflops)),
     number(gflops),
-  ]),
-})
-
-const qualityTable = (quality: readonly Quality[]): ReportPart => ({
-  title:
-    'What the weights cost in quality: the bundled model against its float32 self; errors of the ten largest logits ' +
-    'after each prompt, divergence in nats over answers too',
-  head: columns(
-    'weights, prompts, worst logit error, median, mean divergence, worst, positions, exact answers, exact answers of f32',
-  ),
-  rows: quality.map((one) => [
-    one.weights,
-    String(one.prompts),
-    one.worstLogitError.toFixed(4),
-    one.medianLogitError.toFixed(4),
-    one.meanDivergence.toExponential(1),
-    one.worstDivergence.toExponential(1),
-    String(one.positions),
-    `${one.exactAnswers} of ${one.prompts}`,
-    `${one.exactAnswersF32} of ${one.prompts}`,
   ]),
 })

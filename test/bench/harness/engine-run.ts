@@ -15,9 +15,13 @@ interface Chunk {
 
 /**
  * A prompt to the logits of its last token. Layer by layer, all tokens of one before the next, as in the layer loop; the
- * last layer goes beyond K and V for the last chunk only. Says of how many tokens that was.
+ * last layer goes beyond K and V for the last chunk only. Says of how many tokens that was. Without `head` there are no logits.
  */
-export async function prefill(engine: Engine, tokens: Int32Array): Promise<{ logits: Float32Array; lastRows: number }> {
+export async function prefill(
+  engine: Engine,
+  tokens: Int32Array,
+  head = true,
+): Promise<{ logits: Float32Array; lastRows: number }> {
   const blocks = blocksOf([{ start: 0, end: tokens.length }], BLOCK_TOKENS)
   const chunks: Chunk[] = []
   for (const { start, end } of evenPieces(blocks, engine.chunkTokens))
@@ -33,7 +37,7 @@ export async function prefill(engine: Engine, tokens: Int32Array): Promise<{ log
     }
     engine.release(...own)
   }
-  const logits = await engine.logits(last.x)
+  const logits = head ? await engine.logits(last.x) : new Float32Array(1)
   engine.release(...chunks.map(({ x }) => x))
   return { logits, lastRows: last.x.tokens }
 }

@@ -11,13 +11,14 @@ import { PinnedChild } from './pinned-child.ts'
 
 /** Both sides of a comparison as processes of their own on the same cores, and what they answer. */
 
-const OURS = fileURLToPath(new URL('../children/engine-child.js', import.meta.url))
+export const ENGINE_CHILD = fileURLToPath(new URL('../children/engine-child.js', import.meta.url))
 
 /** What is compared with what: the peer's weights of the same kind, or its nearest. */
 export const WEIGHT_PAIRS = {
   f32: { type: 'F32', ceiling: 'f32', text: 'f32 against F32' },
   bf16: { type: 'F32', ceiling: 'f32', text: 'bf16 against F32' },
   int8: { type: 'Q8_0', ceiling: 'int8', text: 'int8 against Q8_0' },
+  int4: { type: 'Q8_0', ceiling: 'int8', text: 'int4 against Q8_0' },
 } as const satisfies Record<Weights, { type: GgufType; ceiling: CeilingKind; text: string }>
 export type ComparedWeights = keyof typeof WEIGHT_PAIRS
 export const COMPARED_WEIGHTS = Object.keys(WEIGHT_PAIRS) as ComparedWeights[]
@@ -73,7 +74,7 @@ export async function startOurs(
 ): Promise<PinnedChild> {
   const { preset, cores, ...options } = of
   const folder = await presetFolder(preset)
-  const child = await PinnedChild.start(OURS, cores, signal)
+  const child = await PinnedChild.start(ENGINE_CHILD, cores, signal)
   try {
     await child.ask<OurOpened>('open', { folder, ...options })
     return child

@@ -1,5 +1,6 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { inverseFrequencies } from '../../../worker/model/rope-table.ts'
+import { Fields, type MetadataValue } from '../../support/gguf/fields.ts'
 import { type Encoding, encodedBytes } from './encoding.ts'
 import { FileWriter } from './file-writer.ts'
 import { RandomWeights } from './random-weights.ts'
@@ -80,13 +81,6 @@ function head(shape: ModelShape, specs: readonly TensorSpec[], type: GgufType, s
   return out.joined()
 }
 
-type MetadataValue =
-  | { readonly text: string }
-  | { readonly u32: number }
-  | { readonly f32: number }
-  | { readonly texts: readonly string[] }
-  | { readonly i32s: readonly number[] }
-
 /** Kinds of a token, as `llama_token_type` numbers them. */
 const NORMAL_TOKEN = 1
 const CONTROL_TOKEN = 3
@@ -117,57 +111,4 @@ function metadataOf(shape: ModelShape, type: GgufType): [string, MetadataValue][
     ['tokenizer.ggml.bos_token_id', { u32: END_TOKEN }],
     ['tokenizer.ggml.eos_token_id', { u32: END_TOKEN }],
   ]
-}
-
-/** The little-endian fields of a header. Type numbers are `gguf_metadata_value_type`. */
-class Fields {
-  readonly #parts: Uint8Array[] = []
-
-  joined(): Uint8Array {
-    return Buffer.concat(this.#parts)
-  }
-
-  entry(key: string, value: MetadataValue): void {
-    this.text(key)
-    if ('u32' in value) {
-      this.u32(4)
-      this.u32(value.u32)
-    } else if ('f32' in value) {
-      this.u32(6)
-      this.bytes(new Uint8Array(Float32Array.of(value.f32).buffer))
-    } else if ('text' in value) {
-      this.u32(8)
-      this.text(value.text)
-    } else if ('texts' in value) {
-      this.#array(8, value.texts.length)
-      for (const text of value.texts) this.text(text)
-    } else {
-      this.#array(5, value.i32s.length)
-      this.bytes(new Uint8Array(Int32Array.from(value.i32s).buffer))
-    }
-  }
-
-  text(text: string): void {
-    const bytes = Buffer.from(text)
-    this.u64(bytes.length)
-    this.bytes(bytes)
-  }
-
-  u32(value: number): void {
-    this.bytes(new Uint8Array(Uint32Array.of(value).buffer))
-  }
-
-  u64(value: number): void {
-    this.bytes(new Uint8Array(BigUint64Array.of(BigInt(value)).buffer))
-  }
-
-  bytes(bytes: Uint8Array): void {
-    this.#parts.push(bytes)
-  }
-
-  #array(type: number, count: number): void {
-    this.u32(9)
-    this.u32(type)
-    this.u64(count)
-  }
 }

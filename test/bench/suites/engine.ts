@@ -166,7 +166,7 @@ async function judge(
   { signal, note }: SuiteContext,
 ): Promise<void> {
   try {
-    found.quality.push(await compareQuality({ folder: bundledModel, prompts, weights: kind }, signal))
+    found.quality.push(...(await compareQuality({ folder: bundledModel, prompts, kinds: [kind] }, signal)))
   } catch (thrown) {
     signal.throwIfAborted()
     found.missing.push(`The quality of ${WEIGHT_PAIRS[kind].text.split(' ')[0]}: ${asHeadraceError(thrown).message}`)

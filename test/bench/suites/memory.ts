@@ -64,7 +64,8 @@ export const memorySuite = defineSuite({
           const trace = await getJson<ChromeTrace>(`${cluster.url}/v1/runs/${asked.prefill.run}/trace`, cluster.signal)
           await realClock.sleep(idle, cluster.signal)
           const kv = heldKvBytes(shape, asked.promptTokens, asked.prefill)
-          looks.push({ after, settled: look(cluster), kv, ahead: runAhead(trace) })
+          const { decode } = asked.prefill
+          looks.push({ after, settled: look(cluster), kv, ahead: runAhead(trace), decode })
           note(
             `${strategy} ${run + 1} of ${runs}, ${asked.ttftSeconds.toFixed(2)} s: ${lookText(looks.at(-1)!.settled)}`,
           )
@@ -76,7 +77,7 @@ export const memorySuite = defineSuite({
         before,
         phases,
         allowed: allowed * 2 ** 20,
-        weightBytes: storedWeightBytes(shape, weights),
+        weightBytes: (decodes) => storedWeightBytes(shape, weights, decodes),
       })
     })
   },
@@ -96,6 +97,8 @@ interface RunLooks {
   /** By worker: KV that the run makes it hold, bytes, and layers of others' KV that had come before they were needed. */
   readonly kv: ReadonlyMap<string, number>
   readonly ahead: ReadonlyMap<string, number>
+  /** Who decoded. */
+  readonly decode: string
 }
 
 interface Phase {
@@ -110,7 +113,7 @@ interface Found {
   readonly before: Look
   readonly phases: readonly Phase[]
   readonly allowed: number
-  readonly weightBytes: number
+  readonly weightBytes: (decodes: boolean) => number
 }
 
 function report(cluster: BenchCluster, { about, before, phases, allowed, weightBytes }: Found): Report {
@@ -149,10 +152,11 @@ function growthOf({ strategy, looks }: Phase, name: string) {
 }
 
 /** Of every run the one in which a process took most beyond what it needs. */
-function neededTable(phases: readonly Phase[], weightBytes: number): ReportPart {
+function neededTable(phases: readonly Phase[], weightBytesOf: Found['weightBytes']): ReportPart {
   const rows = phases.flatMap(({ strategy, looks }) => {
     const names = [...new Set(looks.flatMap(({ kv }) => [...kv.keys()]))]
     return names.map((name) => {
+      const weightBytes = weightBytesOf(looks.some(({ decode }) => decode === name))
       const runs = looks.map(({ after, kv, ahead }) => {
         const kvBytes = kv.get(name) ?? 0
         const peak = after[name]!.peakBytes

@@ -1,17 +1,27 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import type { ModelShape } from '../../../shared/model-shape.ts'
 import { HostKv, HostQuery } from '../../../worker/engine/host-tensors.ts'
 import { Attention, type SoftmaxState } from '../../../worker/engine/onnx/attention.ts'
 import { GraphBuilder } from '../../../worker/engine/onnx/graph-builder.ts'
 import { PLAIN_GRAPHS } from '../../../worker/engine/onnx/graphs.ts'
 import { SessionSet } from '../../../worker/engine/onnx/session-set.ts'
 import { TensorPool } from '../../../worker/engine/onnx/tensor-pool.ts'
+import { llamaShape } from '../../support/llama-shape.ts'
 import { maxAbsDifference } from '../../support/numbers.ts'
 import { seededRandom } from '../../support/random.ts'
 
 const HEAD_DIM = 16
-const shape = { heads: 4, kvHeads: 2, headDim: HEAD_DIM } as ModelShape
+const shape = llamaShape({
+  layers: 1,
+  hidden: 64,
+  heads: 4,
+  kvHeads: 2,
+  headDim: HEAD_DIM,
+  ffn: 64,
+  vocab: 64,
+  contextLength: 64,
+  tiedHead: true,
+})
 /** Keys before the queries' own, in two ranges. */
 const CONTEXT = 24
 const TOKENS = 8

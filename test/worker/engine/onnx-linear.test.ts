@@ -5,11 +5,15 @@ import type { Engine } from '../../../worker/engine/engine.ts'
 import { GraphBuilder } from '../../../worker/engine/onnx/graph-builder.ts'
 import { bf16Linear } from '../../../worker/engine/onnx/linear/bf16.ts'
 import { f32Linear } from '../../../worker/engine/onnx/linear/f32.ts'
+import { quantiseInt4 } from '../../../worker/engine/onnx/linear/int4.ts'
+import { int4BlocksLinear, int4WidenedLinear } from '../../../worker/engine/onnx/linear/int4-formats.ts'
 import { int8Linear } from '../../../worker/engine/onnx/linear/int8.ts'
 import { int8BlocksLinear } from '../../../worker/engine/onnx/linear/int8-blocks.ts'
 import type { LinearFormat } from '../../../worker/engine/onnx/linear/linear.ts'
 import { largestExactWeight } from '../../../worker/engine/onnx/linear/self-test.ts'
+import { fromQ4_0, fromQ8_0, Q4_0_BYTES, Q8_0_BYTES } from '../../../worker/engine/onnx/linear/stored-blocks.ts'
 import { runOnce, type Slots } from '../../../worker/engine/onnx/session-set.ts'
+import { widenF16 } from '../../../worker/model/widen.ts'
 import { logProbability, maxAbsDifference } from '../../support/numbers.ts'
 import { bundledModel } from '../../support/paths.ts'
 import { PlainRun } from '../../support/plain-run.ts'
@@ -25,7 +29,17 @@ const w_out_in = gaussian(OUT * IN)
 
 /** x W^T by a format, through a graph of its own. `bound`: the weights are part of it. */
 async function product<M>(format: LinearFormat<M>, x: Float32Array<ArrayBuffer>, fine: boolean, bound = false) {
-  const weights = format.slots('w', format.keep({ values_out_in: w_out_in.slice(), out: OUT, in: IN }))
+  return productBy(format, format.keep({ values_out_in: w_out_in.slice(), out: OUT, in: IN }), x, fine, bound)
+}
+
+async function productBy<M>(
+  format: LinearFormat<M>,
+  matrix: M,
+  x: Float32Array<ArrayBuffer>,
+  fine: boolean,
+  bound = false,
+) {
+  const weights = format.slots('w', matrix)
   const g = new GraphBuilder(bound ? weights : {})
   const input = g.input('x', [1, 'S', IN])
   g.output('y', format.multiplicand(g, input, IN, fine)('w', OUT), [1, 'S', OUT])
@@ -40,6 +54,23 @@ async function product<M>(format: LinearFormat<M>, x: Float32Array<ArrayBuffer>,
 function relativeError(found: Float32Array, exact: Float32Array): number {
   const squares = (values: Float32Array) => values.reduce((sum, value) => sum + value * value, 0)
   return Math.sqrt(squares(found.map((value, i) => value - exact[i]!)) / squares(exact))
+}
+
+const half = (bits: number): number => {
+  const value = new Float32Array(1)
+  widenF16(Uint16Array.of(bits), value)
+  return value[0]!
+}
+
+/** Random blocks of 32 numbers behind a scale between 1/32 and 1/8 each, and what they stand for by `steps`. */
+function storedBlocks(blockBytes: number, steps: (bytes: Uint8Array, at: number, i: number) => number) {
+  const bytes = Uint8Array.from({ length: (OUT * IN * blockBytes) / 32 }, () => random() * 256)
+  for (let at = 0; at < bytes.length; at += blockBytes) bytes[at + 1] = 0x28 | (bytes[at + 1]! & 0x87)
+  const values = Float32Array.from({ length: OUT * IN }, (_, n) => {
+    const at = Math.floor(n / 32) * blockBytes
+    return half(bytes[at]! | (bytes[at + 1]! << 8)) * steps(bytes, at, n % 32)
+  })
+  return { bytes, values }
 }
 
 describe('linear layers', () => {
@@ -100,6 +131,95 @@ describe('linear layers', () => {
     const zeros = x_seq_in.slice().fill(0, IN, 2 * IN)
     const y = await product(int8Linear(127), zeros, true)
     assert.ok(y.subarray(OUT, 2 * OUT).every((value) => value === 0))
+  })
+
+  const widened = int4WidenedLinear(127)
+  const dequantised = ({ nibbles_out_in, scales_out_block }: ReturnType<typeof quantiseInt4>) =>
+    Float32Array.from({ length: OUT * IN }, (_, at) => {
+      const steps = (nibbles_out_in[at >> 1]! >> (4 * (at % 2))) & 15
+      return (steps - 8) * half(scales_out_block[at >> 5]!)
+    })
+
+  test('in 4 bits are off by less than the nearest of 15 even steps', () => {
+    const found = relativeError(dequantised(quantiseInt4({ values_out_in: w_out_in, out: OUT, in: IN })), w_out_in)
+    const even = w_out_in.map((w, at) => {
+      const block = w_out_in.subarray(at - (at % 32), at - (at % 32) + 32)
+      const scale = Math.max(...block.map(Math.abs)) / 7
+      return Math.round(w / scale) * scale
+    })
+    assert.ok(found < 0.9 * relativeError(even, w_out_in), String(found))
+    assert.ok(found > 0.04, String(found))
+  })
+
+  test('in 4 bits are products of the rounded weights, one row or many, packed or widened', async () => {
+    const matrix = quantiseInt4({ values_out_in: w_out_in, out: OUT, in: IN })
+    const weights = dequantised(matrix)
+    const rounded = Float32Array.from({ length: SEQ * OUT }, (_, at) => {
+      const [s, o] = [Math.floor(at / OUT), at % OUT]
+      let sum = 0
+      for (let i = 0; i < IN; i++) sum += x_seq_in[s * IN + i]! * weights[o * IN + i]!
+      return sum
+    })
+    for (const found of [
+      await productBy(int4BlocksLinear, matrix, x_seq_in, false, true),
+      await productBy(widened, matrix, x_seq_in, false),
+      await productBy(int4WidenedLinear(63), matrix, x_seq_in, true),
+    ]) {
+      const error = relativeError(found, rounded)
+      assert.ok(error > 1e-4 && error < 0.015, String(error))
+    }
+    const first = await productBy(int4BlocksLinear, matrix, x_seq_in.slice(0, IN), false, true)
+    assert.ok(relativeError(first, rounded.subarray(0, OUT)) < 0.015)
+  })
+
+  test('in 4 bits are widened anew when another matrix comes', async () => {
+    const one = quantiseInt4({ values_out_in: w_out_in, out: OUT, in: IN })
+    const other = quantiseInt4({ values_out_in: w_out_in.map((w) => -2 * w), out: OUT, in: IN })
+    const [before, between, after] = [
+      await productBy(widened, one, x_seq_in, true),
+      await productBy(widened, other, x_seq_in, true),
+      await productBy(widened, one, x_seq_in, true),
+    ]
+    assert.deepEqual(after, before)
+    assert.ok(
+      relativeError(
+        between.map((y) => y / -2),
+        before,
+      ) < 0.12,
+    )
+  })
+
+  test('in 4 bits take a width that is no multiple of a block, zeros, and an odd width', () => {
+    const [out, width] = [3, 45]
+    const values_out_in = w_out_in.slice(0, out * width).fill(0, width, 2 * width)
+    const matrix = quantiseInt4({ values_out_in, out, in: width })
+    const slots = int4WidenedLinear(127).slots('w', matrix)
+    const [values] = slots['w']! as [Int8Array, number[]]
+    const [scales] = slots['w_scale']! as [Float32Array, number[]]
+    const back = values_out_in.map(
+      (_, at) => values[(at % width) * out + Math.floor(at / width)]! * scales[Math.floor(at / width)]!,
+    )
+    assert.ok(relativeError(back, values_out_in) < 0.12)
+    assert.ok(back.subarray(width, 2 * width).every((value) => value === 0))
+  })
+
+  test('take blocks of Q4_0 as they are', () => {
+    const { bytes, values } = storedBlocks(Q4_0_BYTES, (bytes, at, i) => {
+      const byte = bytes[at + 2 + (i % 16)]!
+      return (i < 16 ? byte & 15 : byte >> 4) - 8
+    })
+    assert.deepEqual(dequantised(fromQ4_0(bytes, OUT, IN)), values)
+  })
+
+  test('take blocks of Q8_0 with one scale to an output', () => {
+    const { bytes, values } = storedBlocks(Q8_0_BYTES, (bytes, at, i) => (bytes[at + 2 + i]! << 24) >> 24)
+    const { values_in_out, scale_out } = fromQ8_0(bytes, OUT, IN, 127)
+    const back = values.map(
+      (_, at) => values_in_out[(at % IN) * OUT + Math.floor(at / IN)]! * scale_out[Math.floor(at / IN)]!,
+    )
+    for (const [at, value] of values.entries())
+      assert.ok(Math.abs(back[at]! - value) <= scale_out[Math.floor(at / IN)]! * 0.5001, `${value} ${back[at]}`)
+    assert.ok(relativeError(back, values) < 0.01)
   })
 
   test('know the largest weight of this processor', async () => {
@@ -166,6 +286,19 @@ describe('the onnx engine', () => {
     assert.ok(Math.max(...divergences) < 0.1, divergences.join(' '))
     assert.ok(Math.max(...divergences) > 0, 'weights of 8 bits are not float32')
   })
+
+  for (const decodes of [false, true])
+    test(`stays near float32 with int4 weights, ${decodes ? 'as a decode node' : 'as a worker'}`, async (t) => {
+      const engine = await createEngine('onnx', bundledModel, { threads: 1, weights: 'int4', decodes })
+      const exact = await createEngine('onnx', bundledModel, { threads: 1 })
+      t.after(() => Promise.all([engine.close(), exact.close()]))
+      const ids = Array.from({ length: 42 }, (_, i) => (i * 7919) % engine.shape.vocab)
+      const [run, exactRun] = [engine, exact].map((one) => new PlainRun(one, ids.length, cutting))
+      const divergences = [divergence(await exactRun!.feed(ids.slice(0, 40)), await run!.feed(ids.slice(0, 40)))]
+      for (const id of ids.slice(40)) divergences.push(divergence(await exactRun!.feed([id]), await run!.feed([id])))
+      assert.ok(Math.max(...divergences) < 0.5, divergences.join(' '))
+      assert.ok(Math.min(...divergences) > 1e-6, 'weights of 4 bits are not float32')
+    })
 
   test('has no other weights than float32 in the reference engine', async (t) => {
     const model = await createTinyModel()

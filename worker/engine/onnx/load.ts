@@ -3,6 +3,7 @@ import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Engine, EngineOptions } from '../engine.ts'
 import { bf16Linear } from './linear/bf16.ts'
 import { f32Linear } from './linear/f32.ts'
+import { int4BlocksLinear, int4WidenedLinear } from './linear/int4-formats.ts'
 import { int8Linear } from './linear/int8.ts'
 import { int8BlocksLinear } from './linear/int8-blocks.ts'
 import { largestExactWeight } from './linear/self-test.ts'
@@ -15,24 +16,26 @@ export async function loadOnnxEngine(folder: string, options: EngineOptions): Pr
   return OnnxEngine.create(shape, await weightsOf(folder, shape, options), options.threads)
 }
 
-async function weightsOf(
-  folder: string,
-  shape: ModelShape,
-  { weights, threads, decodes }: EngineOptions,
-): Promise<WeightedGraphs> {
+async function weightsOf(folder: string, shape: ModelShape, options: EngineOptions): Promise<WeightedGraphs> {
+  const { weights, threads, decodes } = options
   switch (weights) {
     case 'bf16':
       // packed, they would be float32 again
-      return streamedWeights(folder, shape, bf16Linear(), threads)
+      return streamedWeights(folder, shape, bf16Linear(), options)
     case 'int8': {
       const largest = await largestExactWeight()
       const many = int8Linear(largest)
-      if (!decodes) return streamedWeights(folder, shape, many, threads)
+      if (!decodes) return streamedWeights(folder, shape, many, options)
       // what clips there may clip in the other kernel too, which has no self-test
-      if (largest < 127) return packedWeights(folder, shape, many, threads)
+      if (largest < 127) return packedWeights(folder, shape, many, { threads, arena: true })
       return packedAndStreamedWeights(folder, shape, { one: int8BlocksLinear, many }, threads)
     }
+    case 'int4':
+      // packed alone, though many tokens are slower so: kept in both ways, they would take as much as 8 bits
+      if (decodes) return packedWeights(folder, shape, int4BlocksLinear, { threads, arena: false })
+      return streamedWeights(folder, shape, int4WidenedLinear(await largestExactWeight()), options)
     default:
-      return (decodes ? packedWeights : streamedWeights)(folder, shape, f32Linear, threads)
+      if (decodes) return packedWeights(folder, shape, f32Linear, { threads, arena: true })
+      return streamedWeights(folder, shape, f32Linear, options)
   }
 }

@@ -122,6 +122,7 @@ export class OnnxEngine implements Engine {
 
   async logits(x: Hidden): Promise<Float32Array> {
     const { hidden, vocab } = this.shape
+    if (this.#weighted.headRows.length === 0) throw new HeadraceError('internal', 'this engine has no head')
     const last_dim = own(x, HostHidden).x_seq_dim.subarray((x.tokens - 1) * hidden)
     const logits_vocab = new Float32Array(vocab)
     let from = 0

@@ -12,16 +12,19 @@ export type Slots = Readonly<Record<string, Slot>>
 /** Sessions by name. ONNX Runtime says nothing on its own: what fails is thrown. */
 export class SessionSet {
   readonly #threads: number
+  readonly #arena: boolean
   readonly #sessions = new Map<string, InferenceSession>()
 
-  constructor(threads: number) {
+  /** @param arena each session keeps memory for its next call: for few sessions, each called often */
+  constructor(threads: number, { arena = true } = {}) {
     this.#threads = threads
+    this.#arena = arena
   }
 
   async add(name: string, model: Uint8Array): Promise<void> {
     env.logLevel = 'fatal'
     try {
-      this.#sessions.set(name, await InferenceSession.create(model, sessionOptions(this.#threads)))
+      this.#sessions.set(name, await InferenceSession.create(model, sessionOptions(this.#threads, this.#arena)))
     } catch (cause) {
       throw failed(`creating ${name}`, cause)
     }
@@ -50,7 +53,7 @@ export async function runOnce(model: Uint8Array, inputs: Slots, outputs: Slots):
   await sessions.release()
 }
 
-function sessionOptions(threads: number): InferenceSession.SessionOptions {
+function sessionOptions(threads: number, enableCpuMemArena: boolean): InferenceSession.SessionOptions {
   return {
     executionProviders: ['cpu'],
     executionMode: 'sequential',
@@ -58,6 +61,7 @@ function sessionOptions(threads: number): InferenceSession.SessionOptions {
     interOpNumThreads: 1,
     // a pattern is kept per shape seen, and decoding sees a new shape with every token
     enableMemPattern: false,
+    enableCpuMemArena,
     logSeverityLevel: 4,
     // a spinning thread eats the core that another process of this host, or this one's sockets, could use
     extra: { session: { 'intra_op.allow_spinning': '0' } },

@@ -1,5 +1,5 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
-import { halvedIfExact, type Rows, widenRows } from '../../model/rows.ts'
+import { gatherRows, halvedIfExact, type Rows } from '../../model/rows.ts'
 import { type LayerWeights, loadWeights, type Mlp } from '../../model/weights.ts'
 import type { Floats } from '../host-tensors.ts'
 import type { Dense } from '../onnx/linear/linear.ts'
@@ -10,8 +10,9 @@ export interface DeviceWeights {
   /** Stays with the host: a chunk needs a few rows of it. */
   readonly embedding_vocab_dim: Rows
   readonly layers: readonly DeviceLayer[]
-  /** The head in pieces, one below the other: many devices bind no buffer of its size. */
-  readonly head: readonly DeviceTensors[]
+  readonly final_norm: DeviceTensor
+  /** The head in pieces, one below the other: many devices bind no buffer of its size. None where no logits are needed. */
+  readonly head: readonly DeviceTensor[]
 }
 
 export interface DeviceLayer {
@@ -39,23 +40,24 @@ export async function loadDeviceWeights(
   folder: string,
   shape: ModelShape,
   sessions: DeviceSessions,
+  hasHead = true,
 ): Promise<DeviceWeights> {
   const upload = new Upload(sessions)
   const { embedding_vocab_dim, layers, finalNorm_dim, head } = await loadWeights(folder, shape, {
     keep: (matrix: Dense) => matrix,
     keepLayer: (layer: LayerWeights<Dense>) => upload.layer(layer),
     keepRows: halvedIfExact,
-    keepHead: headPieces,
+    keepHead: hasHead ? headPieces : undefined,
   })
   const final_norm = await upload.vector(finalNorm_dim)
-  const pieces: DeviceTensors[] = []
-  for (const piece of head) pieces.push({ final_norm, head_weight: await upload.matrix(densePiece(piece)) })
-  return { embedding_vocab_dim, layers, head: pieces }
+  const pieces: DeviceTensor[] = []
+  for (const piece of head) pieces.push(await upload.matrix(densePiece(piece)))
+  return { embedding_vocab_dim, layers, final_norm, head: pieces }
 }
 
-export function disposeWeights({ layers, head }: DeviceWeights): void {
-  const groups = [...layers.flatMap(({ project, mix, experts }) => [project, mix, ...experts]), ...head]
-  for (const tensor of new Set<DeviceTensor>(groups.flatMap(Object.values))) tensor.dispose()
+export function disposeWeights({ layers, final_norm, head }: DeviceWeights): void {
+  const groups = layers.flatMap(({ project, mix, experts }) => [project, mix, ...experts])
+  for (const tensor of new Set([...groups.flatMap(Object.values<DeviceTensor>), final_norm, ...head])) tensor.dispose()
 }
 
 class Upload {
@@ -109,22 +111,28 @@ class Upload {
   }
 }
 
-/** A piece of the head, its rows widened only when it is uploaded. */
+/** Consecutive rows of the head, widened only when they are uploaded. */
 interface HeadPiece {
-  readonly rows: Rows
+  readonly table: Rows
   readonly dim: number
+  readonly from: number
+  readonly out: number
 }
 
-function headPieces(rows: Rows, dim: number): HeadPiece[] {
-  const step = Math.max(1, Math.floor(HEAD_PIECE / dim)) * dim
-  return Array.from({ length: Math.ceil(rows.length / step) }, (_, i) => ({
-    rows: rows.subarray(i * step, (i + 1) * step),
+function headPieces(table: Rows, dim: number): HeadPiece[] {
+  const vocab = table.length / dim
+  const step = Math.max(1, Math.floor(HEAD_PIECE / dim))
+  return Array.from({ length: Math.ceil(vocab / step) }, (_, i) => ({
+    table,
     dim,
+    from: i * step,
+    out: Math.min(step, vocab - i * step),
   }))
 }
 
-function densePiece({ rows, dim }: HeadPiece): Dense {
-  const values_out_in = new Float32Array(rows.length)
-  widenRows(rows, values_out_in)
-  return { values_out_in, out: rows.length / dim, in: dim }
+function densePiece({ table, dim, from, out }: HeadPiece): Dense {
+  const values_out_in = new Float32Array(out * dim)
+  const ids = Int32Array.from({ length: out }, (_, i) => from + i)
+  gatherRows(ids, table, dim, values_out_in)
+  return { values_out_in, out, in: dim }
 }

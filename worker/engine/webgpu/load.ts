@@ -18,13 +18,13 @@ const CHUNK_TOKENS = 1024
  * float32 is asked for.
  * @throws HeadraceError `no_device` if this machine offers no adapter
  */
-export async function loadWebGpuEngine(folder: string, { weights, threads }: EngineOptions): Promise<Engine> {
+export async function loadWebGpuEngine(folder: string, { weights, threads, head }: EngineOptions): Promise<Engine> {
   if (weights !== undefined && weights !== 'f32')
     throw new HeadraceError('bad_config', `a GPU keeps weights as f16 or f32, not as ${weights}`)
   const shape = await readModelShape(folder)
   const adapter = await probeAdapter()
   const element = adapter.f16 && weights === undefined ? 'float16' : 'float32'
-  const load = (sessions: DeviceSessions) => loadDeviceWeights(folder, shape, sessions)
+  const load = (sessions: DeviceSessions) => loadDeviceWeights(folder, shape, sessions, head)
   return buildDeviceEngine({ model: { shape, element }, provider: 'webgpu', threads, load })
 }
 

@@ -124,8 +124,9 @@ export class WebGpuEngine implements Engine {
     const logits_vocab = new Float32Array(this.shape.vocab)
     return this.#queue.run(async () => {
       let from = 0
-      for (const piece of this.#weights.head) {
-        const { logits } = await this.#sessions.run('logits', { x: await x_seq_dim, ...piece })
+      const { final_norm, head } = this.#weights
+      for (const head_weight of head) {
+        const { logits } = await this.#sessions.run('logits', { x: await x_seq_dim, final_norm, head_weight })
         logits_vocab.set(logits!.data as Float32Array, from)
         from += logits!.size
       }
@@ -191,7 +192,7 @@ export class WebGpuEngine implements Engine {
 
   /** Resolves when the device has done all it was asked for: it computes in order. */
   async #settle(): Promise<void> {
-    await this.#sessions.run('vectorToHost', { x: this.#weights.head[0]!['final_norm']! })
+    await this.#sessions.run('vectorToHost', { x: this.#weights.final_norm })
   }
 
   async #upload(kind: DeviceGraphKind, values: Floats, dims: readonly number[]): Promise<DeviceTensor> {

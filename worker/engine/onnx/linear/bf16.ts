@@ -1,4 +1,4 @@
-import { halvedIfExact } from '../../../model/rows.ts'
+import { halvedIfExact, type Rows, widenRows } from '../../../model/rows.ts'
 import { narrowBf16, widenBf16 } from '../../../model/widen.ts'
 import type { Floats } from '../../host-tensors.ts'
 import { f32Linear } from './f32.ts'
@@ -27,10 +27,16 @@ export function bf16Linear(): LinearFormat<Bf16Matrix> {
       narrowBf16(values_out_in, bits_out_in)
       return { bits_out_in, out, in: width }
     },
+    keepStored: {
+      BF16: ({ buffer, byteOffset, length }, out, width) => ({
+        bits_out_in: new Uint16Array(buffer, byteOffset, length / 2),
+        out,
+        in: width,
+      }),
+    },
     keepRows: halvedIfExact,
     keepHead: (rows, dim) => {
-      const bits = rows instanceof Uint16Array ? rows : new Uint16Array(rows.length)
-      if (rows instanceof Float32Array) narrowBf16(rows, bits)
+      const bits = bitsOf(rows, dim)
       const vocab = rows.length / dim
       return Array.from({ length: Math.ceil(vocab / HEAD_ROWS) }, (_, piece) => {
         const out = Math.min(HEAD_ROWS, vocab - piece * HEAD_ROWS)
@@ -48,4 +54,13 @@ export function bf16Linear(): LinearFormat<Bf16Matrix> {
       return f32Linear.slots(name, { values_out_in, out, in: width } satisfies Dense)
     },
   }
+}
+
+function bitsOf(rows: Rows, dim: number): Bf16Matrix['bits_out_in'] {
+  if (rows instanceof Uint16Array) return rows
+  const values = rows instanceof Float32Array ? rows : new Float32Array(rows.length)
+  if (values !== rows) widenRows(rows, dim, values)
+  const bits = new Uint16Array(rows.length)
+  narrowBf16(values, bits)
+  return bits
 }

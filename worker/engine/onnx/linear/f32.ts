@@ -6,15 +6,15 @@ import type { Dense, LinearFormat } from './linear.ts'
 export const f32Linear: LinearFormat<Dense> = {
   keep: (matrix) => matrix,
   keepRows: (values) => values,
-  keepHead: (rows, dim) => [{ values_out_in: widened(rows), out: rows.length / dim, in: dim }],
+  keepHead: (rows, dim) => [{ values_out_in: widened(rows, dim), out: rows.length / dim, in: dim }],
   multiplicand: (g, x, width) => (name, out) => matmulTransposed(g, x, g.input(name, [out, width])),
   slots: (name, { values_out_in, out, in: width }) => ({ [name]: [values_out_in, [out, width]] }),
 }
 
-function widened(rows: Rows): Dense['values_out_in'] {
+function widened(rows: Rows, dim: number): Dense['values_out_in'] {
   if (rows instanceof Float32Array) return rows
   const values = new Float32Array(rows.length)
-  widenRows(rows, values)
+  widenRows(rows, dim, values)
   return values
 }
 

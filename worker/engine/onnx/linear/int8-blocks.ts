@@ -3,7 +3,7 @@ import type { Floats } from '../../host-tensors.ts'
 import type { LinearFormat } from './linear.ts'
 
 /** One scale to a block of inputs of an output. */
-interface Int8Blocks {
+export interface Int8Blocks {
   /** Around 128, [out, blocks, BLOCK]. */
   readonly values_out_in: Uint8Array<ArrayBuffer>
   readonly scales_out_block: Floats

@@ -2,6 +2,7 @@ import { halvedIfExact, rowReader } from '../../../model/rows.ts'
 import type { Floats } from '../../host-tensors.ts'
 import type { GraphBuilder, Value } from '../graph-builder.ts'
 import type { LinearFormat, Multiplicand } from './linear.ts'
+import { fromQ8_0 } from './stored-blocks.ts'
 
 /** One scale to an output, and the quantised matrix in [in, out] order. */
 export interface Int8Matrix {
@@ -29,6 +30,7 @@ const SMALLEST = 1e-30
 export const int8Linear = (largestWeight: number): LinearFormat<Int8Matrix> => ({
   keep: ({ values_out_in, out, in: width }) =>
     quantised(out, width, largestWeight, (row) => values_out_in.subarray(row * width, (row + 1) * width)),
+  keepStored: { Q8_0: (bytes, out, width) => fromQ8_0(bytes, out, width, largestWeight) },
   keepRows: halvedIfExact,
   keepHead: (rows, dim) => [quantised(rows.length / dim, dim, largestWeight, rowReader(rows, dim))],
   multiplicand,

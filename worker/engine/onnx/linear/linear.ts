@@ -1,4 +1,5 @@
 import type { Rows } from '../../../model/rows.ts'
+import type { KeepStored } from '../../../model/weights.ts'
 import type { Floats } from '../../host-tensors.ts'
 import type { GraphBuilder, Value } from '../graph-builder.ts'
 import type { Slots } from '../session-set.ts'
@@ -16,18 +17,24 @@ export interface Dense {
  */
 export interface LinearFormat<M> {
   keep(matrix: Dense): M
+  /** What a GGUF file has in blocks may need no detour over float32. */
+  readonly keepStored?: KeepStored<M>
   /** The head as one matrix or as several, one below the other. */
   keepHead(rows_vocab_dim: Rows, dim: number): M[]
   /** How the embedding table is kept. */
-  keepRows(values_vocab_dim: Floats): Rows
+  keepRows(values_vocab_dim: Floats, dim: number): Rows
   /**
    * Prepares x, [.., width], for one or more products. `fine`: rounding x must not show. Behind the MLP's gate a few of
    * its entries are far larger than the rest; and what attention has gathered is the only trace of tokens long ago.
    */
-  multiplicand(g: GraphBuilder, x: Value, width: number, fine?: boolean): Multiplicand
+  multiplicand: PrepareX
+  /** The same for the head, where that is kept in another way than the layers. */
+  readonly head?: PrepareX
   /** What a call reads for the weight of that name. Valid until the next call with the same name. */
   slots(name: string, matrix: M): Slots
 }
+
+type PrepareX = (g: GraphBuilder, x: Value, width: number, fine?: boolean) => Multiplicand
 
 /** What a graph needs to know of how weights are kept. */
 export type Linear = Pick<LinearFormat<unknown>, 'multiplicand'>
