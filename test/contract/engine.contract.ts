@@ -5,7 +5,7 @@ import { WIRES } from '../../shared/plan.ts'
 import type { Engine, Kv, Positions } from '../../worker/engine/engine.ts'
 import { decodeRows, encodeRows } from '../../worker/engine/wire-codec.ts'
 import { widenF16 } from '../../worker/model/widen.ts'
-import { type Candidate, engineOf, titleOf } from '../support/candidate.ts'
+import { type Candidate, engineOf, runsFew, titleOf } from '../support/candidate.ts'
 import { maxAbsDifference } from '../support/numbers.ts'
 import { PlainRun } from '../support/plain-run.ts'
 import { randomInt, seededRandom, shuffled } from '../support/random.ts'
@@ -62,7 +62,7 @@ function partsOfARun(name: Candidate): void {
       const tokens = tokensOf(131, engine.shape.vocab)
       const whole = await new PlainRun(engine, 131, { chunkTokens: 131, blockTokens: 131 }).feed(tokens)
       const random = seededRandom(3)
-      for (let trial = 0; trial < 12; trial++) {
+      for (let trial = 0; trial < (runsFew(name) ? 3 : 12); trial++) {
         const order = (blocks: readonly Kv[]) => shuffled(random, blocks)
         const cutting = { chunkTokens: 1 + randomInt(random, 70), blockTokens: 1 + randomInt(random, 70), order }
         const cut = await new PlainRun(engine, 131, cutting).feed(tokens)

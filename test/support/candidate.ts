@@ -7,15 +7,20 @@ export type Candidate = EngineName | ToBuild
 
 interface ToBuild {
   readonly title: string
-  /** Too slow for the longest cases of a suite, and for every way to cut them. */
+  /** Too slow for many small calls, and for every way to cut a run. */
   readonly few?: boolean
+  /** Cases of more tokens are left out. */
+  readonly mostTokens?: number
   readonly create: (folder: string) => Promise<Engine>
 }
 
 /** It runs the first of the ways to cut a run only. */
 export const isSlow = (candidate: Candidate): boolean => candidate === 'reference' || runsFew(candidate)
-/** And short cases only. */
+/** And few small calls. */
 export const runsFew = (candidate: Candidate): boolean => typeof candidate !== 'string' && candidate.few === true
+
+export const mostTokens = (candidate: Candidate): number =>
+  (typeof candidate === 'string' ? undefined : candidate.mostTokens) ?? Number.POSITIVE_INFINITY
 
 export const titleOf = (candidate: Candidate): string => (typeof candidate === 'string' ? candidate : candidate.title)
 

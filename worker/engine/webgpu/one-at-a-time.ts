@@ -3,25 +3,21 @@ export class OneAtATime {
   #last: Promise<void> = Promise.resolve()
   #failure: { readonly thrown: unknown } | undefined
 
-  async run<T>(work: () => Promise<T>): Promise<T> {
-    const before = this.#last
-    let end = (): void => undefined
-    this.#last = new Promise((resolve) => {
-      end = resolve
-    })
-    await before
-    try {
+  run<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#last.then(() => {
       if (this.#failure !== undefined) throw this.#failure.thrown
-      return await work()
-    } finally {
-      end()
-    }
+      return work()
+    })
+    this.#last = done.then(nothing, nothing) // told to who asked for it
+    return done
   }
 
   /** The same for what nobody waits for. If it fails, all later calls fail with its error. */
   do(work: () => Promise<void>): void {
-    this.run(work).catch((thrown: unknown) => {
+    this.#last = this.#last.then(work).catch((thrown: unknown) => {
       this.#failure ??= { thrown }
     })
   }
 }
+
+const nothing = (): void => undefined
