@@ -40,4 +40,4 @@ function zeroWorkers({ workers }: CoordinatorMetrics): void {
 }
 
 const ROLES: readonly WorkerView['role'][] = ['prefill', 'decode']
-const STATES: readonly WorkerView['state'][] = ['joining', 'ready', 'leaving', 'lost']
+const STATES: readonly WorkerView['state'][] = ['downloading', 'joining', 'ready', 'leaving', 'lost']

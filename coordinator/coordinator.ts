@@ -5,14 +5,18 @@ import { CONTROL_LIMITS, type Link } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
 import { attachLinks, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
-import { locateModel, modelFingerprint, readEosTokens, readModelShape } from '../shared/model-folder.ts'
+import { locateModel, readEosTokens, readModelShape } from '../shared/model-folder.ts'
 import { type ModelShape, parameterCount } from '../shared/model-shape.ts'
+import { FileHashes } from '../shared/model-store/file-hashes.ts'
+import { identifyModel } from '../shared/model-store/identity.ts'
 import type { Strategy, Wire } from '../shared/plan.ts'
+import type { Precision } from '../shared/precision.ts'
 import { packageVersion } from '../shared/version.ts'
 import { Registry } from './cluster/registry.ts'
 import type { ModelFacts } from './http/deps.ts'
 import { buildServer } from './http/server.ts'
 import { type CoordinatorMetrics, createCoordinatorMetrics } from './metrics.ts'
+import { type ModelShare, shareModel } from './models/model-share.ts'
 import { measuredRuns } from './run-metrics.ts'
 import { ClusterRuns } from './runs/cluster-runs.ts'
 import type { Runs } from './runs/events.ts'
@@ -27,6 +31,11 @@ export interface CoordinatorConfig {
   readonly modelFolder: string
   /** The name that clients use; by default that of the folder or file. */
   readonly modelName: string | undefined
+  /** Where hashes of the model's files are kept. */
+  readonly cache: string
+  /** What workers' numbers must be true to; absent: the same for all, whatever the first one brings. */
+  readonly precision: Precision | undefined
+  readonly mixedPrecision: boolean
   readonly host: string
   /** 0 takes any free port. */
   readonly port: number
@@ -50,7 +59,7 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
   const [tokenizer, template, core] = await Promise.all([
     loadTokenizer(modelFolder),
     loadChatTemplate(modelFolder),
-    startCore(modelFolder, modelName, { strategy: config.strategy, narrowestWire: config.narrowestWire }, log),
+    startCore(modelFolder, modelName, config, log),
   ])
   const { runs, metrics, shape, fingerprint } = core
   const model = await modelFacts(modelFolder, modelName, shape, fingerprint)
@@ -60,6 +69,7 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     template,
     model,
     store: core.store,
+    share: core.share,
     metrics,
     log,
     clock: realClock,
@@ -85,12 +95,14 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
 /** The same cluster without the API, for programs that drive runs themselves (`headrace verify`). */
 export async function startHeadless(
   modelFolder: string,
+  cache: string,
   log: Log,
 ): Promise<{ runs: Runs; shape: ModelShape; url: string; close(): Promise<void> }> {
   const { runs, shape, onLink, keepWatch, close } = await startCore(
     modelFolder,
     basename(resolve(modelFolder), '.gguf'),
-    { strategy: undefined, narrowestWire: 'f32' },
+    // Which precision is verified is chosen by whoever starts the workers.
+    { strategy: undefined, narrowestWire: 'f32', cache, precision: undefined, mixedPrecision: true },
     log,
   )
   keepWatch()
@@ -112,6 +124,7 @@ interface Core {
   readonly metrics: CoordinatorMetrics
   readonly shape: ModelShape
   readonly fingerprint: string
+  readonly share: ModelShare
   readonly onLink: (link: Link) => void
   /** Asks the workers for signs of life, until `close`. */
   keepWatch(): void
@@ -121,15 +134,19 @@ interface Core {
 async function startCore(
   modelFolder: string,
   modelName: string,
-  planning: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire'>,
+  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision'>,
   log: Log,
 ): Promise<Core> {
-  const [shape, fingerprint] = await Promise.all([readModelShape(modelFolder), modelFingerprint(modelFolder)])
+  const { strategy, narrowestWire, precision, mixedPrecision } = config
+  const hashes = new FileHashes(config.cache)
+  const [shape, local] = await Promise.all([readModelShape(modelFolder), identifyModel(modelFolder, hashes)])
+  const { fingerprint } = local.manifest
   const metrics = createCoordinatorMetrics({ version: packageVersion, model: modelName })
-  const registry = new Registry({ fingerprint, clock: realClock, metrics, log })
+  const admitted = { fingerprint, mixedPrecision, ...(precision === undefined ? {} : { precision }) }
+  const registry = new Registry({ ...admitted, clock: realClock, metrics, log })
   const stopping = new AbortController()
   const store = new RunStore()
-  const runs = new ClusterRuns({ registry, shape, ...planning, clock: realClock, store })
+  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, clock: realClock, store })
   let watch = Promise.resolve()
   return {
     runs: measuredRuns(runs, metrics, realClock),
@@ -137,6 +154,7 @@ async function startCore(
     metrics,
     shape,
     fingerprint,
+    share: shareModel(local),
     onLink: (link) => {
       registry.serve(link).catch((error: unknown) => log.error({ err: error }, 'a worker was not served'))
     },

@@ -20,7 +20,7 @@ const DECISIONS = ['asked', ...BOUNDS] as const
 
 /** Why a worker's link ended: it said so, the socket broke, nothing was heard for too long, or it spoke nonsense. */
 export const DISCONNECT_REASONS = ['leaving', 'link_closed', 'silent', 'protocol'] as const
-const JOIN_REFUSALS = ['fingerprint_mismatch', 'protocol_mismatch', 'name_taken'] as const
+const JOIN_REFUSALS = ['fingerprint_mismatch', 'precision_mismatch', 'protocol_mismatch', 'name_taken'] as const
 
 /** vLLM's, so that dashboards compare. */
 const FIRST_TOKEN_BUCKETS = [
@@ -72,6 +72,7 @@ function clusterSeries({ counter, gauge }: Makers) {
     linkRtt: gauge('link_rtt_seconds', 'Round trip to the coordinator, and between workers', ['worker', 'peer']),
     linkRate: gauge('link_bytes_per_second', 'Measured rate of KV from a worker to a peer', ['worker', 'peer']),
     disconnects: counter('worker_disconnects_total', 'Links to workers that ended', ['reason']),
+    weightsSentBytes: counter('weights_sent_bytes_total', 'Bytes of the model given to workers'),
     joinsRefused: counter('joins_refused_total', 'Workers that were not let in', ['code']),
   }
   for (const reason of DISCONNECT_REASONS) series.disconnects.inc({ reason }, 0)

@@ -5,6 +5,7 @@ import { askCommand } from '../coordinator/cli/ask-command.ts'
 import { coordinatorCommand } from '../coordinator/cli/coordinator-command.ts'
 import { demoCommand } from '../coordinator/cli/demo-command.ts'
 import { planCommand } from '../coordinator/cli/plan-command.ts'
+import { pullCommand } from '../coordinator/cli/pull-command.ts'
 import { upCommand } from '../coordinator/cli/up-command.ts'
 import { verifyCommand } from '../coordinator/cli/verify-command.ts'
 import type { Program } from '../shared/cli/options.ts'
@@ -27,6 +28,7 @@ for (const add of [
   askCommand,
   planCommand,
   demoCommand,
+  pullCommand,
   verifyCommand,
   coordinatorCommand,
   workerCommand,

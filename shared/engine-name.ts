@@ -1,5 +1,5 @@
-/** What can do the arithmetic: `onnx` is ONNX Runtime; `reference` is plain loops, slow and obvious. */
-export const ENGINES = ['onnx', 'reference'] as const
+/** What can do the arithmetic: `onnx` is ONNX Runtime; `tfjs` is TensorFlow.js; `reference` is plain loops. */
+export const ENGINES = ['onnx', 'tfjs', 'reference'] as const
 export type EngineName = (typeof ENGINES)[number]
 
 /**

@@ -71,6 +71,11 @@ export const ERRORS = {
     type: 'join_error',
     help: 'The worker has another model than the coordinator: same files needed.',
   },
+  precision_mismatch: {
+    status: 409,
+    type: 'join_error',
+    help: 'The worker computes with another precision than the cluster; `--allow-mixed-precision` admits it.',
+  },
   protocol_mismatch: {
     status: 409,
     type: 'join_error',
@@ -123,6 +128,39 @@ export const ERRORS = {
     type: 'model_error',
     help: 'The tokenizer or the chat template cannot be used.',
   },
+  model_bad_manifest: {
+    status: 502,
+    type: 'model_error',
+    help: 'The list of a model’s files that the coordinator or the hub sent contradicts itself.',
+  },
+  model_tampered: {
+    status: 502,
+    type: 'model_error',
+    help: 'The bytes that came for a file of the model are not those of its hash.',
+  },
+  model_not_cached: {
+    status: 500,
+    type: 'model_error',
+    help: 'Neither a path nor a model in the cache; `headrace pull` fetches it.',
+  },
+  cache_full: {
+    status: 507,
+    type: 'model_error',
+    help: 'The model does not fit the budget of the model cache (`--cache-budget-mib`) or the disk.',
+  },
+  cache_failed: { status: 500, type: 'model_error', help: 'The folder of the model cache cannot be used.' },
+  // the hub
+  hub_not_found: {
+    status: 404,
+    type: 'hub_error',
+    help: 'The hub has no such model, revision or file; or it is hidden from you.',
+  },
+  hub_forbidden: {
+    status: 401,
+    type: 'hub_error',
+    help: 'The model is not open to all: accept its terms on the hub and set HF_TOKEN.',
+  },
+  hub_failed: { status: 502, type: 'hub_error', help: 'The hub could not be reached, or went on failing.' },
   // start-up
   bad_config: {
     status: 500,

@@ -151,6 +151,7 @@ const NOT_COMPUTED = [
   'qk_layernorm',
   'use_qk_norm',
   'attention_chunk_size',
+  'per_layer_config',
   'kv_lora_rank',
   'q_lora_rank',
   'n_shared_experts',

@@ -1,6 +1,3 @@
-import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { stat } from 'node:fs/promises'
 import { GgufSource, isGguf } from './gguf/source.ts'
 import { HuggingFaceFolder } from './huggingface-folder.ts'
 import { parseEosTokens, parseModelConfig } from './model-config.ts'
@@ -28,23 +25,3 @@ export const readTokenizerConfig = (path: string): Promise<object> => sourceOf(p
 
 /** The Jinja source of the chat template, if the model has one. */
 export const readChatTemplate = (path: string): Promise<string | undefined> => sourceOf(path).chatTemplate()
-
-/**
- * Hex SHA-256 that binds a KV block to its model: over the files that decide its numbers and tokens, each with its role
- * and size before it so that no two models collide by moving a border. The path does not enter.
- */
-export async function modelFingerprint(path: string): Promise<string> {
-  const { config, weights, tokenizer } = await locateModel(path)
-  const files = [
-    ...(config === undefined ? [] : [{ role: 'config', path: config }]),
-    ...weights.map((part) => ({ role: 'weights', path: part })),
-    ...(tokenizer === undefined ? [] : [{ role: 'tokenizer', path: tokenizer }]),
-  ]
-  const hash = createHash('sha256')
-  for (const { role, path } of files) {
-    const { size } = await stat(path)
-    hash.update(`${role} ${size}\n`)
-    for await (const piece of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(piece)
-  }
-  return hash.digest('hex')
-}

@@ -1,8 +1,10 @@
 import { hostname } from 'node:os'
+import { resolve } from 'node:path'
 import { checkHost, linkUrl, type Program, wholeNumber } from '../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../shared/cli/process.ts'
 import { DEVICES, ENGINES, WEIGHTS } from '../shared/engine-name.ts'
 import { createLog } from '../shared/log.ts'
+import { budgetBytes, defaultCache, resolveModel } from '../shared/model-store/resolve.ts'
 import { defaultKvBudgetBytes, defaultThreads, startWorker, type WorkerConfig } from './worker.ts'
 
 /** Runs that a leaving worker still has may take so long to end. */
@@ -17,13 +19,22 @@ export const workerCommand = (program: Program): Program =>
       args
         .option('coordinator', {
           type: 'string',
+          alias: 'join',
           default: 'http://127.0.0.1:8080',
           describe: 'Address of the coordinator',
         })
         .option('model', {
           type: 'string',
-          demandOption: true,
-          describe: 'Hugging Face model folder, or GGUF file (of several, the first)',
+          describe:
+            'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled [default: fetched from the coordinator]',
+        })
+        .option('cache', {
+          type: 'string',
+          describe: "Where fetched models are kept [default: the user's cache folder]",
+        })
+        .option('cache-budget-mib', {
+          type: 'number',
+          describe: 'Most disk for fetched models [default: what is free]',
         })
         .option('role', {
           choices: ['prefill', 'decode'] as const,
@@ -63,7 +74,9 @@ export const workerCommand = (program: Program): Program =>
 
 interface WorkerArgs {
   coordinator: string
-  model: string
+  model?: string | undefined
+  cache?: string | undefined
+  cacheBudgetMib?: number | undefined
   role: WorkerConfig['role']
   name?: string | undefined
   engine: WorkerConfig['engine']
@@ -83,10 +96,13 @@ async function run(args: WorkerArgs): Promise<void> {
   const name = args.name ?? `${args.role}-${hostname().slice(0, 32)}-${process.pid}`
   const log = createLog(name, args.logLevel)
   const stopped = stopSignal()
+  const cache = resolve(args.cache ?? defaultCache())
   const worker = await startWorker(
     {
       coordinatorUrl: linkUrl(args.coordinator),
-      modelFolder: args.model,
+      model: args.model && (await resolveModel(args.model, cache)),
+      cache,
+      cacheBudgetBytes: budgetBytes(args.cacheBudgetMib),
       role: args.role,
       name,
       engine: args.engine,
@@ -102,7 +118,13 @@ async function run(args: WorkerArgs): Promise<void> {
           : wholeNumber('kv-budget-mib', args.kvBudgetMib, 1, 2 ** 30) * 2 ** 20,
     },
     log,
-  )
+    stopped,
+  ).catch((thrown: unknown) => {
+    // Told to stop while its model was on its way: it has nothing to leave in good order.
+    if (stopped.aborted) return undefined
+    throw thrown
+  })
+  if (worker === undefined) return
   await Promise.race([worker.done, aborted(stopped).then(() => worker.leave(GRACE_SECONDS))])
   await worker.done
 }

@@ -20,6 +20,12 @@ export class WorkerMetrics {
   readonly linkBytes = boundedPeers(this.#linkBytes)
   readonly checksumErrors = this.#counter('kv_checksum_errors_total', 'KV blocks whose bytes were damaged')
   readonly handoffFailures = this.#counter('kv_handoff_failures_total', 'Hand-offs that broke off', ['reason'])
+  readonly weightsBytes = this.#counter('weights_transfer_bytes_total', 'Bytes of the model fetched', ['source'])
+  readonly weightsRefusals = this.#counter('weights_refusals_total', 'Pieces of the model that did not come', [
+    'reason',
+  ])
+  readonly weightsReady = this.#gauge('weights_ready', 'How much of the model is on this machine (0 to 1)')
+  readonly weightsSentBytes = this.#counter('weights_sent_bytes_total', 'Bytes of the model given to other workers')
   readonly memory = this.#gauge('worker_memory_bytes', 'Memory of this process', ['kind'])
 
   constructor(of: { version: string; role: Role; engine: string }) {
@@ -28,6 +34,8 @@ export class WorkerMetrics {
     for (const status of ['finished', 'failed', 'cancelled']) this.runs.inc({ status }, 0)
     for (const phase of ['compute', 'wait', 'send']) this.#phase.inc({ phase }, 0)
     for (const direction of ['sent', 'received']) this.#linkBytes.inc({ direction, peer: '' }, 0)
+    for (const source of ['coordinator', 'worker']) this.weightsBytes.inc({ source }, 0)
+    for (const reason of ['lied', 'missing', 'failed']) this.weightsRefusals.inc({ reason }, 0)
     for (const result of ['ok', 'failed']) this.dials.inc({ result }, 0)
     for (const reason of ['link_closed', 'dial_failed', 'kv_identity', 'kv_shape', 'kv_checksum'])
       this.handoffFailures.inc({ reason }, 0)

@@ -1,27 +1,34 @@
 import { randomInt } from 'node:crypto'
-import { availableParallelism, freemem, hostname, totalmem } from 'node:os'
+import { availableParallelism, freemem } from 'node:os'
 import { aborted } from '../shared/cli/process.ts'
 import type { Device, EngineName, Weights } from '../shared/engine-name.ts'
 import { abortError } from '../shared/errors.ts'
 import { BufferPool } from '../shared/link/buffer-pool.ts'
-import { DATA_LIMITS } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
 import { wsDialer, wsDialerWith } from '../shared/link/ws-link.ts'
-import { type LinkServer, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
-import { modelFingerprint } from '../shared/model-folder.ts'
-import { PROTOCOL_VERSION, type Role } from '../shared/protocol/control.ts'
+import { FileHashes } from '../shared/model-store/file-hashes.ts'
+import { identifyModel } from '../shared/model-store/identity.ts'
+import { ModelCache } from '../shared/model-store/model-cache.ts'
+import { precisionOf } from '../shared/precision.ts'
+import type { Join, Role } from '../shared/protocol/control.ts'
 import { packageVersion } from '../shared/version.ts'
 import { Agent } from './agent/agent.ts'
 import { type Compute, startCompute } from './compute/compute.ts'
 import { collectGarbage } from './idle.ts'
 import { WorkerMetrics } from './metrics.ts'
+import { isBf16Checkpoint } from './model-store/checkpoint.ts'
+import { fetchModel } from './model-store/fetch-model.ts'
 import { PeerDialling } from './peers/dialling.ts'
 import { PeerListening } from './peers/listening.ts'
+import { WorkerRim } from './rim.ts'
 
 export interface WorkerConfig {
   readonly coordinatorUrl: string
-  readonly modelFolder: string
+  /** Folder or file of the model; absent: the coordinator's, fetched into the cache. */
+  readonly model: string | undefined
+  readonly cache: string
+  readonly cacheBudgetBytes: number
   readonly role: Role
   readonly name: string
   readonly engine: EngineName
@@ -45,18 +52,44 @@ export interface RunningWorker {
   leave(graceSeconds: number): Promise<void>
 }
 
-/** Puts a worker process together: load the model, listen for peers, dial the coordinator. */
-export async function startWorker(config: WorkerConfig, log: Log): Promise<RunningWorker> {
-  const { modelFolder, engine, threads, weights, device, kvBudgetBytes } = config
-  const decodes = config.role === 'decode'
-  const [compute, fingerprint] = await Promise.allSettled([
-    startCompute({ modelFolder, engine, threads, weights, device, decodes, kvBudgetBytes }, (text) => log.warn(text)),
-    modelFingerprint(modelFolder),
+/**
+ * Puts a worker process together: listen, get and load the model, dial the coordinator. It listens first, because what has
+ * come of the model is given to other workers while the rest is on its way.
+ */
+export async function startWorker(config: WorkerConfig, log: Log, signal: AbortSignal): Promise<RunningWorker> {
+  const { engine, role } = config
+  const metrics = new WorkerMetrics({ version: packageVersion, role, engine })
+  const rim = new WorkerRim(config, metrics, log)
+  await rim.listen()
+  try {
+    return await loadModel(config, await findModel(config, rim, signal), rim, log)
+  } catch (error) {
+    await rim.close()
+    throw error
+  }
+}
+
+async function loadModel(
+  config: WorkerConfig,
+  { path, fingerprint }: FoundModel,
+  rim: WorkerRim,
+  log: Log,
+): Promise<RunningWorker> {
+  const { engine, threads, weights, device, role, kvBudgetBytes } = config
+  const decodes = role === 'decode'
+  const settings = { modelFolder: path, engine, threads, weights, device, decodes, kvBudgetBytes }
+  const [compute, identity, bf16Checkpoint] = await Promise.allSettled([
+    startCompute(settings, (text) => log.warn(text)),
+    fingerprint,
+    weights === 'bf16' && isBf16Checkpoint(path),
   ])
   if (compute.status === 'rejected') throw compute.reason
   try {
-    if (fingerprint.status === 'rejected') throw fingerprint.reason
-    return await joinCluster(config, compute.value, fingerprint.value, log)
+    if (identity.status === 'rejected') throw identity.reason
+    if (bf16Checkpoint.status === 'rejected') throw bf16Checkpoint.reason
+    const kept = precisionOf({ weights: weights ?? 'f32', bf16Checkpoint: bf16Checkpoint.value })
+    const precision = compute.value.f16 ? 'f16' : kept
+    return joinCluster(config, compute.value, { fingerprint: identity.value, precision }, rim, log)
   } catch (error) {
     // The thread would keep a process alive that can do nothing.
     await compute.value.close()
@@ -64,40 +97,47 @@ export async function startWorker(config: WorkerConfig, log: Log): Promise<Runni
   }
 }
 
-async function joinCluster(
+/** `fingerprint`: a model may be loaded while its files are hashed. */
+interface FoundModel {
+  readonly path: string
+  readonly fingerprint: string | Promise<string>
+}
+
+/** The worker's own model, or the coordinator's. */
+async function findModel(config: WorkerConfig, rim: WorkerRim, signal: AbortSignal): Promise<FoundModel> {
+  const { model, coordinatorUrl } = config
+  const hashes = new FileHashes(config.cache)
+  if (model !== undefined)
+    return { path: model, fingerprint: identifyModel(model, hashes, signal).then((local) => rim.giveAway(local)) }
+  const { shelf, metrics, log, place } = rim
+  const cache = new ModelCache(config.cache, config.cacheBudgetBytes)
+  return fetchModel(
+    { coordinatorUrl, identity: place, cache, hashes, shelf, dialer: wsDialer, metrics, clock: realClock, random, log },
+    signal,
+  )
+}
+
+const random = (): number => randomInt(2 ** 32) / 2 ** 32
+
+function joinCluster(
   config: WorkerConfig,
   compute: Compute,
-  fingerprint: string,
+  { fingerprint, precision }: Pick<Join, 'fingerprint' | 'precision'>,
+  rim: WorkerRim,
   log: Log,
-): Promise<RunningWorker> {
-  const { engine, threads, name, role } = config
-  const metrics = new WorkerMetrics({ version: packageVersion, role, engine })
+): RunningWorker {
+  const { name } = config
+  const { metrics } = rim
   const listening = new PeerListening({ fingerprint, clock: realClock, log })
-  const server = await listen(config, listening, metrics, log)
+  rim.takeLinks(listening)
   const buffers = new BufferPool()
   const dialer = wsDialerWith((length) => buffers.take(length))
   const dialling = new PeerDialling({ dialer, worker: name, fingerprint, log })
-  const at = (host: string): string => `${host.includes(':') ? `[${host}]` : host}:${server.port}`
-  const url = `ws://${at(config.advertise ?? config.host)}/link`
-  log.info({ url, metrics: `http://${at(config.host)}/metrics`, engine, threads }, 'listening')
   const agent = new Agent({
     coordinatorUrl: config.coordinatorUrl,
-    join: {
-      kind: 'join',
-      protocol: PROTOCOL_VERSION,
-      name,
-      role,
-      fingerprint,
-      engine,
-      url,
-      host: hostname(),
-      cores: availableParallelism(),
-      threads,
-      memoryBytes: totalmem(),
-      budgetBytes: config.kvBudgetBytes,
-    },
+    join: { kind: 'join', ...rim.place, fingerprint, precision },
     dialer: wsDialer,
-    random: () => randomInt(2 ** 32) / 2 ** 32,
+    random,
     clock: realClock,
     log,
     session: { worker: name, fingerprint, compute, dialling, listening, metrics, buffers, clock: realClock, log },
@@ -116,31 +156,9 @@ async function joinCluster(
     } finally {
       await agent.leave(0) // who cannot compute must not stay joined
       dialling.close()
-      await server.close()
+      await rim.close()
       await compute.close()
     }
   }
   return { done: serve(), leave: (graceSeconds) => agent.leave(graceSeconds) }
-}
-
-/** One port for other workers' links, `/metrics` and `/health`. */
-function listen(
-  { host, port, role, name }: WorkerConfig,
-  listening: PeerListening,
-  metrics: WorkerMetrics,
-  log: Log,
-): Promise<LinkServer> {
-  return listenLinks({
-    host,
-    port,
-    path: '/link',
-    limits: DATA_LIMITS,
-    onLink: (link) => {
-      listening.serve(link).catch((error: unknown) => log.error({ err: error }, 'a peer was not served'))
-    },
-    routes: {
-      '/metrics': async () => ({ type: 'text/plain; version=0.0.4; charset=utf-8', body: await metrics.text() }),
-      '/health': async () => ({ type: 'application/json', body: JSON.stringify({ status: 'ok', role, name }) }),
-    },
-  })
 }

@@ -22,6 +22,7 @@ export interface PrefillInfo {
   readonly strategy: string
   readonly workers: readonly {
     id: string
+    precision?: string
     spans: [number, number][]
     tokens: number
     compute_seconds?: number
@@ -32,6 +33,8 @@ export interface PrefillInfo {
   }[]
   readonly links?: readonly { from: string; to: string; bytes: number }[]
   readonly decode: string
+  readonly decode_precision?: string
+  readonly mixed_precision?: boolean
   readonly queue_seconds: number
   readonly ttft_seconds: number
   readonly predicted_ttft_seconds: number

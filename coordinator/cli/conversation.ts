@@ -58,7 +58,14 @@ export function runLine({ prefill, timings }: Pick<Outcome, 'prefill' | 'timings
   const speed = `${timings.prompt_per_second.toFixed(0)} prompt tokens/s`
   const first = `first token after ${seconds(prefill.ttft_seconds)} (${predicted})`
   const bottleneck = prefill.bottleneck === undefined ? '' : `; bottleneck: ${prefill.bottleneck}`
-  return `${prefill.strategy} over ${prefill.workers.length}: ${first}, ${speed}${bottleneck}`
+  return `${prefill.strategy} over ${prefill.workers.length}: ${first}, ${speed}${bottleneck}${mixedText(prefill)}`
+}
+
+/** Who computed with what, where that was not the same for all. */
+function mixedText({ mixed_precision: mixed, workers, decode, decode_precision }: PrefillInfo): string {
+  if (!mixed) return ''
+  const parts = [...workers, { id: decode, precision: decode_precision }]
+  return `; mixed precision: ${parts.map(({ id, precision }) => `${id} ${precision}`).join(', ')}`
 }
 
 /** Redrawn in place on a terminal; elsewhere silent, so that logs stay readable. */

@@ -1,7 +1,10 @@
+import { resolve } from 'node:path'
 import { checkHost, type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { createLog } from '../../shared/log.ts'
+import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { STRATEGIES, type Strategy, WIRES } from '../../shared/plan.ts'
+import { PRECISIONS, type Precision } from '../../shared/precision.ts'
 import { startCoordinator } from '../coordinator.ts'
 
 export const STRATEGY_CHOICES = ['auto', ...STRATEGIES] as const
@@ -16,9 +19,13 @@ export const coordinatorCommand = (program: Program): Program =>
         .option('model', {
           type: 'string',
           demandOption: true,
-          describe: 'Hugging Face model folder, or GGUF file (of several, the first)',
+          describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
         })
-        .option('name', { type: 'string', describe: 'Model name for clients [default: name of the folder or file]' })
+        .option('cache', {
+          type: 'string',
+          describe: "Where pulled models are kept [default: the user's cache folder]",
+        })
+        .option('name', { type: 'string', describe: 'Model name for clients [default: that of the model]' })
         .option('host', { type: 'string', default: '127.0.0.1', describe: 'Where to listen' })
         .option('port', {
           type: 'number',
@@ -40,6 +47,15 @@ export const coordinatorCommand = (program: Program): Program =>
           default: false,
           describe: 'Listen beyond loopback without encryption',
         })
+        .option('precision', {
+          choices: PRECISIONS,
+          describe: "What workers must compute in [default: the first worker's]",
+        })
+        .option('allow-mixed-precision', {
+          type: 'boolean',
+          default: false,
+          describe: 'Admit workers of another precision; answers then say who computed in what',
+        })
         .option('body-limit-mib', { type: 'number', default: 32, describe: 'Largest request body' })
         .option('ping-seconds', {
           type: 'number',
@@ -56,6 +72,9 @@ interface CoordinatorArgs {
   port: number
   strategy: (typeof STRATEGY_CHOICES)[number]
   wire: (typeof WIRES)[number]
+  precision?: Precision | undefined
+  allowMixedPrecision: boolean
+  cache?: string | undefined
   acceptPlaintext: boolean
   bodyLimitMib: number
   pingSeconds: number
@@ -65,10 +84,15 @@ interface CoordinatorArgs {
 async function run(args: CoordinatorArgs): Promise<void> {
   checkHost(args.host, args.acceptPlaintext)
   const stopped = stopSignal()
+  const cache = resolve(args.cache ?? defaultCache())
+  const modelFolder = await resolveModel(args.model, cache)
   const coordinator = await startCoordinator(
     {
-      modelFolder: args.model,
-      modelName: args.name,
+      modelFolder,
+      modelName: args.name ?? (modelFolder === args.model ? undefined : args.model),
+      cache,
+      precision: args.precision,
+      mixedPrecision: args.allowMixedPrecision,
       host: args.host,
       port: wholeNumber('port', args.port, 0, 65535),
       strategy: strategyOf(args.strategy),

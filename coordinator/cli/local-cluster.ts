@@ -6,6 +6,8 @@ import { firstLine, ProcessGroup, type StartOptions, startHeadrace } from './pro
 /** A cluster on this machine: every coordinator, worker and decode node its own process, on loopback. */
 export interface LocalWorkers {
   readonly model: string
+  /** Where hashes of the model's files are kept; absent: the user's cache folder. */
+  readonly cache?: string | undefined
   readonly workers: number
   readonly decodeNodes: number
   readonly engine: string
@@ -26,7 +28,7 @@ export function startWorkers(group: ProcessGroup, url: string, of: LocalWorkers)
   if (of.pin && process.platform !== 'linux') throw new HeadraceError('bad_config', '--pin needs Linux (taskset)')
   const shared = of.threads ?? Math.max(1, Math.floor(cores / Math.max(1, of.workers)))
   const start = (name: string, role: string, threads: number, options: StartOptions): void => {
-    const args = ['worker', '--coordinator', url, '--model', of.model, '--role', role, '--name', name]
+    const args = ['worker', '--coordinator', url, '--model', of.model, '--role', role, '--name', name, ...cacheArgs(of)]
     const engine = ['--engine', of.engine, '--weights', weightsFor(role, of.weights), '--threads', String(threads)]
     group.addReplaceable(name, () => startHeadrace([...args, ...engine, '--log-level', of.logLevel], options))
   }
@@ -39,6 +41,8 @@ export function startWorkers(group: ProcessGroup, url: string, of: LocalWorkers)
 /** A step of decoding would widen every layer for a single token; the numbers are the same either way. */
 const weightsFor = (role: string, weights: string): string =>
   role === 'decode' && weights === 'bf16' ? 'f32' : weights
+
+const cacheArgs = ({ cache }: LocalWorkers): string[] => (cache === undefined ? [] : ['--cache', cache])
 
 export interface LocalCluster {
   readonly url: string
@@ -53,6 +57,9 @@ export async function startLocalCluster(
   const group = new ProcessGroup()
   try {
     const args = ['coordinator', '--model', of.model, '--port', String(of.port), '--strategy', of.strategy]
+    args.push(...cacheArgs(of))
+    // Of what is not bfloat16 already, the decode node has other numbers: see `weightsFor`.
+    if (of.weights === 'bf16') args.push('--allow-mixed-precision')
     if (of.wire !== undefined) args.push('--wire', of.wire)
     if (of.name !== undefined) args.push('--name', of.name)
     const coordinator = startHeadrace([...args, '--log-level', of.logLevel])

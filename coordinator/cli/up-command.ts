@@ -1,8 +1,10 @@
+import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { abortError } from '../../shared/errors.ts'
+import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { WIRES } from '../../shared/plan.ts'
 import { STRATEGY_CHOICES } from './coordinator-command.ts'
 import { startLocalCluster } from './local-cluster.ts'
@@ -21,9 +23,13 @@ export const upCommand = (program: Program): Program =>
           type: 'string',
           default: BUNDLED_MODEL,
           defaultDescription: 'bundled',
-          describe: 'Hugging Face model folder, or GGUF file (of several, the first)',
+          describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
         })
-        .option('name', { type: 'string', describe: 'Model name for clients [default: name of the folder or file]' })
+        .option('cache', {
+          type: 'string',
+          describe: "Where pulled models are kept [default: the user's cache folder]",
+        })
+        .option('name', { type: 'string', describe: 'Model name for clients [default: that of the model]' })
         .option('workers', { type: 'number', default: 2, describe: 'Prefill workers' })
         .option('decode-nodes', { type: 'number', default: 1, describe: 'Decode nodes' })
         .option('port', { type: 'number', default: 8080, describe: 'Port of the API; 0 takes a free one' })
@@ -51,6 +57,7 @@ export const upCommand = (program: Program): Program =>
 
 interface UpArgs {
   model: string
+  cache?: string | undefined
   name?: string | undefined
   workers: number
   decodeNodes: number
@@ -66,9 +73,14 @@ interface UpArgs {
 
 async function run(args: UpArgs): Promise<void> {
   const stopped = stopSignal()
+  const cache = resolve(args.cache ?? defaultCache())
+  const model = await resolveModel(args.model, cache)
   const { url, group } = await startLocalCluster(
     {
       ...args,
+      cache,
+      model,
+      name: args.name ?? (model === args.model ? undefined : args.model),
       threads: args.threads,
       workers: wholeNumber('workers', args.workers, 1, 64),
       decodeNodes: wholeNumber('decode-nodes', args.decodeNodes, 1, 16),

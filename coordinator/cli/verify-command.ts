@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { z } from 'zod'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
@@ -7,6 +7,7 @@ import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { isGguf } from '../../shared/gguf/source.ts'
 import { createLog } from '../../shared/log.ts'
+import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
 import { startHeadless } from '../coordinator.ts'
 import type { Runs } from '../runs/events.ts'
@@ -24,7 +25,11 @@ export const verifyCommand = (program: Program): Program =>
         .option('model', {
           type: 'string',
           demandOption: true,
-          describe: 'Hugging Face model folder, or GGUF file (of several, the first)',
+          describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
+        })
+        .option('cache', {
+          type: 'string',
+          describe: "Where pulled models are kept [default: the user's cache folder]",
         })
         .option('expected', {
           type: 'string',
@@ -46,6 +51,7 @@ export const verifyCommand = (program: Program): Program =>
 
 interface VerifyArgs {
   model: string
+  cache?: string | undefined
   expected?: string | undefined
   engine: string
   weights: string
@@ -79,11 +85,13 @@ interface Finding {
 }
 
 async function verify(args: VerifyArgs): Promise<void> {
-  const { model, tolerance, json } = args
+  const { tolerance, json } = args
+  const cache = resolve(args.cache ?? defaultCache())
+  const model = await resolveModel(args.model, cache)
   const workers = wholeNumber('workers', args.workers, 1, 64)
   const cases = await readExpected(args.expected ?? join(isGguf(model) ? dirname(model) : model, 'expected.json'))
   const signal = stopSignal()
-  const headless = await startHeadless(model, createLog('verify', args.logLevel))
+  const headless = await startHeadless(model, cache, createLog('verify', args.logLevel))
   const group = new ProcessGroup()
   try {
     const { engine, weights, logLevel } = args

@@ -3,20 +3,43 @@ import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import { asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
 import { CONTROL_LIMITS, type Link } from '../../shared/link/link.ts'
 import type { Log } from '../../shared/log.ts'
+import { PieceSet } from '../../shared/model-store/piece-set.ts'
+import type { Precision } from '../../shared/precision.ts'
 import {
   type Command,
   commandSchema,
   eventSchema,
+  type Fetching,
   type Join,
   PROTOCOL_VERSION,
   type WorkerEvent,
 } from '../../shared/protocol/control.ts'
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import type { CoordinatorMetrics, DISCONNECT_REASONS } from '../metrics.ts'
+import { sourcesFor } from '../models/sources.ts'
 import type { RunFollower, Workers } from '../runs/dispatch.ts'
 import { LinkWatch } from './link-watch.ts'
 import { mayCalibrate } from './next-calibration.ts'
-import { applyEvent, type ClusterEvent, type ClusterState, EMPTY_CLUSTER, findWorker, silentWorkers } from './state.ts'
+import {
+  applyEvent,
+  type ClusterEvent,
+  type ClusterState,
+  EMPTY_CLUSTER,
+  findWorker,
+  silentWorkers,
+  type WorkerPlace,
+} from './state.ts'
+
+export interface RegistryOptions {
+  readonly fingerprint: string
+  /** What workers' numbers must be true to; absent: the same for all, whatever the first one brings. */
+  readonly precision?: Precision
+  /** Whether workers of several precisions may be in the cluster at once. */
+  readonly mixedPrecision?: boolean
+  readonly clock: Clock
+  readonly metrics: CoordinatorMetrics
+  readonly log: Log
+}
 
 const PING_SECONDS = 1
 /** Sockets tell of a dead process at once; silence on an open one means that the host or its main thread hangs. */
@@ -34,7 +57,7 @@ interface Connection {
  * events, and carries commands back.
  */
 export class Registry implements Workers {
-  readonly #of: { fingerprint: string; clock: Clock; metrics: CoordinatorMetrics; log: Log }
+  readonly #of: RegistryOptions
   readonly #connections = new Map<WorkerId, Connection>()
   readonly #followers = new Map<string, RunFollower>()
   readonly #links: LinkWatch
@@ -42,7 +65,7 @@ export class Registry implements Workers {
   readonly #begunCalibration = new Map<WorkerId, number>()
   #state: ClusterState = EMPTY_CLUSTER
 
-  constructor(of: { fingerprint: string; clock: Clock; metrics: CoordinatorMetrics; log: Log }) {
+  constructor(of: RegistryOptions) {
     this.#of = of
     this.#links = new LinkWatch(this, of.clock, of.log)
   }
@@ -54,12 +77,14 @@ export class Registry implements Workers {
   /** Serves one worker's link until it closes. Never rejects. */
   async serve(link: Link): Promise<void> {
     let worker: WorkerId | undefined
+    let fetchingAt: string | undefined
     let reason = new HeadraceError('link_closed', 'the worker closed the link')
     try {
       for (let frame = await link.receive(); frame; frame = await link.receive()) {
         const { message, payload } = decodeMessage(eventSchema, frame, CONTROL_LIMITS.maxFrameBytes)
         if (worker !== undefined) this.#heard(worker, message, payload)
         else if (message.kind === 'join') worker = await this.#admit(message, link)
+        else if (message.kind === 'fetching') fetchingAt = await this.#tellSources(message, payload, link)
         else throw new HeadraceError('unexpected_message', `${message.kind} before join`)
       }
       link.close()
@@ -68,6 +93,7 @@ export class Registry implements Workers {
       this.#of.log.warn({ worker, peer: link.peer, code: reason.code, details: reason.details }, reason.message)
       link.close(reason)
     }
+    if (fetchingAt !== undefined) this.apply({ kind: 'fetch_ended', url: fetchingAt })
     if (worker !== undefined && this.#connections.get(worker)?.link === link) this.#gone(worker, reason)
   }
 
@@ -88,6 +114,8 @@ export class Registry implements Workers {
         connection.pingAt = clock.now()
         this.send(worker, { kind: 'ping', seq: connection.pingSeq })
       }
+      for (const { url, lastSeen } of this.#state.fetching)
+        if (looked - lastSeen > SILENCE_LIMIT_SECONDS) this.apply({ kind: 'fetch_ended', url })
       this.#letCalibrate()
       this.#links.tick()
       await clock.sleep(PING_SECONDS, signal).catch(() => undefined) // the loop's condition ends it
@@ -124,26 +152,21 @@ export class Registry implements Workers {
   }
 
   async #admit(join: Join, link: Link): Promise<WorkerId> {
-    const { clock, log, metrics } = this.#of
+    const { clock, log } = this.#of
     const worker = asWorkerId(join.name)
     try {
       this.#checkJoin(join)
-      const { role, engine, host, url, cores, threads, memoryBytes, budgetBytes } = join
+      const { url, precision } = join
       this.#replaceHalfOpen(worker, url)
-      const identity = { id: worker, role, engine, host, url, cores, threads, memoryBytes, budgetBytes }
-      this.apply({ kind: 'worker_joined', at: clock.now(), worker: identity })
+      this.apply({ kind: 'worker_joined', at: clock.now(), worker: { ...placeOf(join), precision } })
     } catch (thrown) {
-      const error = asHeadraceError(thrown)
-      metrics.joinsRefused.inc({ code: error.code })
-      await link.send(
-        encodeMessage(commandSchema, { kind: 'refused', code: error.code, message: error.message.slice(0, 2048) }),
-      )
-      throw error
+      throw await this.#refuse(thrown, link)
     }
     this.#connections.set(worker, { link, pingSeq: 0, pingAt: clock.now() })
     this.#begunCalibration.delete(worker)
     this.#letCalibrate()
-    log.info({ worker, role: join.role, url: join.url, engine: join.engine }, 'worker joined')
+    const { role, url, engine, precision } = join
+    log.info({ worker, role, url, engine, precision }, 'worker joined')
     return worker
   }
 
@@ -156,18 +179,47 @@ export class Registry implements Workers {
     old.link.close(replaced)
   }
 
+  /** Its model is on its way: where there is more of it. Returns its address. */
+  async #tellSources(message: Fetching, bits: Uint8Array, link: Link): Promise<string> {
+    try {
+      checkProtocol(message)
+    } catch (thrown) {
+      throw await this.#refuse(thrown, link)
+    }
+    const { pieces, url } = message
+    const have = new PieceSet(pieces, bits)
+    this.apply({ kind: 'model_fetching', worker: { ...placeOf(message), have, lastSeen: this.#of.clock.now() } })
+    const { command, payload } = sourcesFor(this.#state, url, pieces)
+    await link.send(encodeMessage(commandSchema, command, payload))
+    return url
+  }
+
+  async #refuse(thrown: unknown, link: Link): Promise<HeadraceError> {
+    const error = asHeadraceError(thrown)
+    this.#of.metrics.joinsRefused.inc({ code: error.code })
+    await link.send(
+      encodeMessage(commandSchema, { kind: 'refused', code: error.code, message: error.message.slice(0, 2048) }),
+    )
+    return error
+  }
+
   #checkJoin(join: Join): void {
-    if (join.protocol !== PROTOCOL_VERSION)
-      throw new HeadraceError(
-        'protocol_mismatch',
-        `the worker speaks version ${join.protocol}, not ${PROTOCOL_VERSION}`,
-      )
+    checkProtocol(join)
     const { fingerprint } = this.#of
     if (join.fingerprint !== fingerprint)
       throw new HeadraceError(
         'fingerprint_mismatch',
         `the worker's model is ${join.fingerprint}, the coordinator's is ${fingerprint}`,
         { details: { worker: join.fingerprint, coordinator: fingerprint } },
+      )
+    const { precision, mixedPrecision } = this.#of
+    const wanted = precision ?? this.#state.workers[0]?.precision ?? join.precision
+    if (join.precision !== wanted && !mixedPrecision)
+      throw new HeadraceError(
+        'precision_mismatch',
+        `the worker computes in ${join.precision}, the cluster in ${wanted}: answers would depend on who computes them ` +
+          '(--allow-mixed-precision on the coordinator admits it)',
+        { details: { worker: join.precision, cluster: wanted } },
       )
   }
 
@@ -176,7 +228,8 @@ export class Registry implements Workers {
     this.apply({ kind: 'worker_heard', at, worker })
     switch (event.kind) {
       case 'join':
-        throw new HeadraceError('unexpected_message', `${worker} joined twice`)
+      case 'fetching':
+        throw new HeadraceError('unexpected_message', `${event.kind} from ${worker}, which has joined`)
       case 'ready':
         this.apply({ kind: 'worker_calibrated', at, worker, ...(event.cost && { cost: event.cost }) })
         this.#letCalibrate()
@@ -224,6 +277,16 @@ export class Registry implements Workers {
     for (const follower of this.#followers.values()) follower.onLost(worker, reason)
     this.#letCalibrate()
   }
+}
+
+function checkProtocol({ protocol }: { protocol: number }): void {
+  if (protocol !== PROTOCOL_VERSION)
+    throw new HeadraceError('protocol_mismatch', `the worker speaks version ${protocol}, not ${PROTOCOL_VERSION}`)
+}
+
+const placeOf = (of: Join | Fetching): WorkerPlace => {
+  const { name, role, engine, host, url, cores, threads, memoryBytes, budgetBytes } = of
+  return { id: asWorkerId(name), role, engine, host, url, cores, threads, memoryBytes, budgetBytes }
 }
 
 const disconnectReason = ({ code }: HeadraceError): (typeof DISCONNECT_REASONS)[number] =>

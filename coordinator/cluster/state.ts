@@ -5,13 +5,15 @@
  */
 import { HeadraceError } from '../../shared/errors.ts'
 import type { RunId, WorkerId } from '../../shared/ids.ts'
+import type { PieceSet } from '../../shared/model-store/piece-set.ts'
+import type { Precision } from '../../shared/precision.ts'
 import type { Cost, Role } from '../../shared/protocol/control.ts'
 import { type ClockSample, withSample } from '../trace/alignment.ts'
 import { correctedCost, leastOf, type Measured } from './cost-correction.ts'
 import { dropLinks, type LinkName, type Links, linkAsked, linkMeasured, NO_LINKS } from './links.ts'
 
-/** What a worker says of itself when it joins. */
-export interface WorkerIdentity {
+/** What a worker says of itself before it has its model, and after. */
+export interface WorkerPlace {
   readonly id: WorkerId
   readonly role: Role
   readonly engine: string
@@ -24,6 +26,17 @@ export interface WorkerIdentity {
   readonly memoryBytes: number
   /** Most memory that its runs may take together. */
   readonly budgetBytes: number
+}
+
+export interface WorkerIdentity extends WorkerPlace {
+  /** What its numbers are true to. */
+  readonly precision: Precision
+}
+
+/** A worker whose model is on its way: it joins when that is there. */
+export interface FetchingWorker extends WorkerPlace {
+  readonly have: PieceSet
+  readonly lastSeen: number
 }
 
 /** A worker that is connected. */
@@ -60,6 +73,8 @@ export interface ClusterState extends Links {
   readonly workers: readonly Worker[]
   /** In the order of vanishing. */
   readonly lost: readonly LostWorker[]
+  /** One at each address. */
+  readonly fetching: readonly FetchingWorker[]
 }
 
 /** Facts. One about a worker that is not (or no longer) connected changes nothing: it was on its way when the worker went. */
@@ -97,10 +112,13 @@ export type ClusterEvent =
       readonly rttSeconds: number
       readonly bytesPerSecond: number
     }
+  | { readonly kind: 'model_fetching'; readonly worker: FetchingWorker }
+  /** It has the model, or has gone. */
+  | { readonly kind: 'fetch_ended'; readonly url: string }
   /** Left in good order, or no longer of interest: gone from the view too. */
   | { readonly kind: 'forgotten'; readonly worker: WorkerId }
 
-export const EMPTY_CLUSTER: ClusterState = { workers: [], lost: [], ...NO_LINKS }
+export const EMPTY_CLUSTER: ClusterState = { workers: [], lost: [], fetching: [], ...NO_LINKS }
 
 /** Lost workers in the view; the one that vanished first is forgotten first. */
 const MAX_LOST = 64
@@ -146,9 +164,13 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
       return withLink(state, event.link, () => linkAsked(state, event.link, event.at))
     case 'link_measured':
       return withLink(state, event.link, (sameHost) => linkMeasured(state, event.link, event, sameHost))
+    case 'model_fetching':
+      return { ...state, fetching: [...otherFetching(state, event.worker.url), event.worker] }
+    case 'fetch_ended':
+      return { ...state, fetching: otherFetching(state, event.url) }
     case 'forgotten': {
       const workers = without(state.workers, event.worker)
-      return { workers, lost: without(state.lost, event.worker), ...dropLinks(state, event.worker) }
+      return { ...state, workers, lost: without(state.lost, event.worker), ...dropLinks(state, event.worker) }
     }
     default:
       return event satisfies never
@@ -168,8 +190,11 @@ function lost(state: ClusterState, id: WorkerId, reason: string): ClusterState {
   if (worker === undefined) return state
   const gone: LostWorker = { ...worker, state: 'lost', runs: [], reserved: new Map(), reason }
   const workers = without(state.workers, id)
-  return { workers, lost: [...state.lost, gone].slice(-MAX_LOST), ...dropLinks(state, id) }
+  return { ...state, workers, lost: [...state.lost, gone].slice(-MAX_LOST), ...dropLinks(state, id) }
 }
+
+const otherFetching = ({ fetching }: ClusterState, url: string): readonly FetchingWorker[] =>
+  fetching.filter((worker) => worker.url !== url)
 
 const updated = (state: ClusterState, id: WorkerId, change: (worker: Worker) => Worker): ClusterState => ({
   ...state,

@@ -1,11 +1,15 @@
 import type { ClusterView, LinkView, WorkerView } from '../runs/events.ts'
 import { freeBytes } from './facts.ts'
 import type { MeasuredLink } from './links.ts'
-import type { ClusterState, LostWorker, Worker } from './state.ts'
+import type { ClusterState, FetchingWorker, LostWorker, Worker, WorkerPlace } from './state.ts'
 
-/** `GET /v1/cluster`: the connected workers, then the lost ones. */
+/** `GET /v1/cluster`: the connected workers, those whose model is on its way, then the lost ones. */
 export const toClusterView = (state: ClusterState, now: number, runs: ClusterView['runs']): ClusterView => ({
-  workers: [...state.workers, ...state.lost].map((worker) => toWorkerView(worker, now)),
+  workers: [
+    ...state.workers.map((worker) => toWorkerView(worker, now)),
+    ...state.fetching.map((worker) => toFetchingView(worker, now)),
+    ...state.lost.map((worker) => toWorkerView(worker, now)),
+  ],
   links: [...state.links.values()].map((link) => toLinkView(link, now)),
   runs,
 })
@@ -18,16 +22,30 @@ const toLinkView = ({ from, to, bytesPerSecond, rttSeconds, measuredAt }: Measur
   ageSeconds: now - measuredAt,
 })
 
+const toPlaceView = ({ id, role, engine, host, cores, threads, memoryBytes, budgetBytes }: WorkerPlace) => ({
+  id,
+  role,
+  engine,
+  host,
+  cores,
+  threads,
+  memoryBytes,
+  budgetBytes,
+})
+
+const toFetchingView = (worker: FetchingWorker, now: number): WorkerView => ({
+  ...toPlaceView(worker),
+  state: 'downloading',
+  modelShare: worker.have.length === 0 ? 1 : worker.have.count / worker.have.length,
+  freeBytes: worker.budgetBytes,
+  lastSeenSeconds: now - worker.lastSeen,
+  runs: 0,
+})
+
 const toWorkerView = (worker: Worker | LostWorker, now: number): WorkerView => ({
-  id: worker.id,
-  role: worker.role,
+  ...toPlaceView(worker),
   state: worker.state,
-  engine: worker.engine,
-  host: worker.host,
-  cores: worker.cores,
-  threads: worker.threads,
-  memoryBytes: worker.memoryBytes,
-  budgetBytes: worker.budgetBytes,
+  precision: worker.precision,
   freeBytes: freeBytes(worker),
   ...(worker.cost === undefined ? {} : { cost: worker.cost }),
   ...(worker.sharedCost === undefined ? {} : { sharedCost: worker.sharedCost }),

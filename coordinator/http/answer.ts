@@ -52,7 +52,7 @@ export function timingsOf(report: RunReport) {
 }
 
 /** Who computed what, and where the time to the first token went. */
-export function prefillOf({ run, plan, workers, queueSeconds, ttftSeconds, bottleneck }: RunReport) {
+export function prefillOf({ run, plan, precisions, workers, queueSeconds, ttftSeconds, bottleneck }: RunReport) {
   return {
     run,
     strategy: plan.strategy,
@@ -60,6 +60,7 @@ export function prefillOf({ run, plan, workers, queueSeconds, ttftSeconds, bottl
       const report = workers.find((candidate) => candidate.worker === worker && candidate.role === 'prefill')
       return {
         id: worker,
+        precision: precisions[worker],
         spans: spans.map(spanPair),
         tokens: spanTokens(spans),
         ...(report === undefined
@@ -74,6 +75,8 @@ export function prefillOf({ run, plan, workers, queueSeconds, ttftSeconds, bottl
     }),
     links: linksOf(workers),
     decode: plan.decode,
+    decode_precision: precisions[plan.decode],
+    mixed_precision: new Set(Object.values(precisions)).size > 1,
     decode_tokens: plan.promptTokens - plan.prefillTokens,
     queue_seconds: queueSeconds,
     ttft_seconds: ttftSeconds,

@@ -1,6 +1,7 @@
 import type { Clock } from '../../shared/clock.ts'
 import type { Log } from '../../shared/log.ts'
 import type { CoordinatorMetrics } from '../metrics.ts'
+import type { ModelShare } from '../models/model-share.ts'
 import type { Runs } from '../runs/events.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
@@ -25,6 +26,8 @@ export interface ServerDeps {
   readonly model: ModelFacts
   /** Runs that have finished. */
   readonly store: RunStore
+  /** Absent: nothing of the model is given away. */
+  readonly share?: ModelShare
   readonly metrics: CoordinatorMetrics
   readonly log: Log
   readonly clock: Clock

@@ -1,4 +1,5 @@
 import type { FastifyInstance } from 'fastify'
+import { BLOB_PATH } from '../../shared/model-store/serve-blob.ts'
 import type { CoordinatorMetrics } from '../metrics.ts'
 import type { ServerDeps } from './deps.ts'
 
@@ -17,7 +18,9 @@ export function countRequests(app: FastifyInstance, { metrics, clock, log }: Ser
       const status = raw.writableFinished ? String(raw.statusCode) : CLIENT_LEFT
       metrics.httpRequests.inc({ route, method: request.method, status })
       metrics.httpSeconds.observe({ route }, seconds)
-      log.info({ route, method: request.method, status, seconds }, 'request')
+      // A model comes in thousands of pieces.
+      const level = route.startsWith(BLOB_PATH) ? 'debug' : 'info'
+      log[level]({ route, method: request.method, status, seconds }, 'request')
     })
     done()
   })

@@ -7,6 +7,7 @@ import type { ServerDeps } from './deps.ts'
 import { httpError, sendError } from './errors.ts'
 import { countRequests, zeroRequests } from './http-metrics.ts'
 import { infoRoutes } from './routes-info.ts'
+import { modelShareRoutes } from './routes-model.ts'
 import { runRoutes } from './routes-runs.ts'
 import { tokenRoutes } from './routes-tokens.ts'
 
@@ -42,6 +43,7 @@ export function buildServer(deps: ServerDeps): FastifyInstance {
     tokenRoutes(app, deps)
     infoRoutes(app, deps)
     runRoutes(app, deps)
+    modelShareRoutes(app, deps)
   })
   zeroRequests(deps.metrics, routes)
   return app

@@ -79,6 +79,7 @@ export class ClusterRuns implements Runs {
       planNow: (of: RunRequest) => this.plan(of.promptTokens.length, of).chosen,
       occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan, request.maxTokens),
       offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
+      precisionOf: (worker: string) => findWorker(registry.state, asWorkerId(worker))?.precision ?? 'f32',
       clock,
     }
     const run = asRunId(randomUUID())

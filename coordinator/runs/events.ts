@@ -1,6 +1,7 @@
 import type { HeadraceError } from '../../shared/errors.ts'
 import type { RunId } from '../../shared/ids.ts'
 import type { Plan, Strategy } from '../../shared/plan.ts'
+import type { Precision } from '../../shared/precision.ts'
 import type { FinishReason, Sampling, TokenLogprob, WorkerReport } from '../../shared/protocol/run-types.ts'
 import type { RunTrace } from '../trace/run-trace.ts'
 
@@ -36,6 +37,8 @@ export type RunEvent =
 export interface RunReport {
   readonly run: RunId
   readonly plan: Plan
+  /** What the numbers of each worker of the plan are true to. More than one only where that was allowed. */
+  readonly precisions: Readonly<Record<string, Precision>>
   readonly queueSeconds: number
   /** From the request's arrival at `run()` to its first token. */
   readonly ttftSeconds: number
@@ -75,7 +78,11 @@ export interface ClusterView {
 export interface WorkerView {
   readonly id: string
   readonly role: 'prefill' | 'decode'
-  readonly state: 'joining' | 'ready' | 'leaving' | 'lost'
+  readonly state: 'downloading' | 'joining' | 'ready' | 'leaving' | 'lost'
+  /** How much of the model has come, 0 to 1: of those that are downloading. */
+  readonly modelShare?: number
+  /** Known from joining on. */
+  readonly precision?: Precision
   readonly engine: string
   readonly host: string
   readonly cores: number

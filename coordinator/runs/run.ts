@@ -1,6 +1,7 @@
 import type { Clock } from '../../shared/clock.ts'
 import type { RunId } from '../../shared/ids.ts'
 import { type Plan, spanTokens } from '../../shared/plan.ts'
+import type { Precision } from '../../shared/precision.ts'
 import type { FinishReason, WorkerReport } from '../../shared/protocol/run-types.ts'
 import type { ClockOffset } from '../trace/alignment.ts'
 import { bottleneckOf } from '../trace/bottleneck.ts'
@@ -23,6 +24,8 @@ export interface RunDeps {
   readonly occupy: (run: RunId, plan: Plan) => (worker?: string) => void
   /** How a worker's clock stands to `clock`, once a ping has told. */
   readonly offsetOf: (worker: string) => ClockOffset | undefined
+  /** What a worker's numbers are true to. */
+  readonly precisionOf: (worker: string) => Precision
   readonly clock: Clock
 }
 
@@ -49,6 +52,8 @@ export async function* runRequest(
     // 4. Plan, from the facts of this moment.
     const plan = deps.planNow(request)
     leave = deps.occupy(run, plan)
+    // Now: by the end of the run one of them may be gone.
+    const precisions = precisionsOf(plan, deps.precisionOf)
     tracer.reached('planned')
     yield { kind: 'planned', run, plan, queueSeconds }
 
@@ -68,13 +73,18 @@ export async function* runRequest(
       if (event !== undefined) yield event
     }
     tracer.reached('finished')
-    const report = { run, plan, queueSeconds, cachedTokens: 0, ...follow.totals() }
+    const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, ...follow.totals() }
     yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
     unwatch()
     leave()
     turn.done()
   }
+}
+
+function precisionsOf({ workers, decode }: Plan, of: RunDeps['precisionOf']): RunReport['precisions'] {
+  const all = [...workers.map(({ worker }) => worker), decode]
+  return Object.fromEntries(all.map((worker) => [worker, of(worker)]))
 }
 
 function withTrace(report: Omit<RunReport, 'bottleneck' | 'trace'>, tracer: RunTracer): RunReport {

@@ -27,6 +27,8 @@ export interface ListenOptions extends LinkOptions {
   readonly port: number
   /** What `GET` answers, by path. */
   readonly routes?: Readonly<Record<string, Route>>
+  /** Asked before them: whether it has taken the request over. */
+  readonly serve?: (path: string, request: IncomingMessage, response: ServerResponse) => boolean
 }
 
 interface Answer {
@@ -73,7 +75,10 @@ export async function listenLinks(options: ListenOptions): Promise<LinkServer> {
   const { host } = options
   const server = createServer(
     { headersTimeout: 10_000, requestTimeout: 30_000, keepAliveTimeout: 10_000, connectionsCheckingInterval: 5_000 },
-    (request, response) => void answer(options.routes ?? {}, request, response),
+    (request, response) => {
+      if (options.serve?.(pathOf(request), request, response)) return
+      void answer(options.routes ?? {}, request, response)
+    },
   )
   server.maxConnections = (options.maxLinks ?? MAX_LINKS) + SPARE_CONNECTIONS
   const detach = attachLinks(server, options)

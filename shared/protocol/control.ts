@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { STRATEGIES, WIRES } from '../plan.ts'
+import { PRECISIONS } from '../precision.ts'
 import { flatSpans } from './flat-spans.ts'
 import { finishReason, sampling, tokenLogprob, workerReport } from './run-types.ts'
 
@@ -90,6 +91,15 @@ const measureLinks = z.strictObject({
     .max(64),
 })
 
+/**
+ * The answer to `fetching`: where else pieces of the model are. Payload: for each source that is not whole, in this order,
+ * one bit for each piece of the model, in whole bytes.
+ */
+const sources = z.strictObject({
+  kind: z.literal('sources'),
+  sources: z.array(z.strictObject({ url: text, whole: z.boolean() })).max(64),
+})
+
 export const commandSchema = z.discriminatedUnion('kind', [
   joined,
   refused,
@@ -100,16 +110,16 @@ export const commandSchema = z.discriminatedUnion('kind', [
   cancel,
   dismissed,
   measureLinks,
+  sources,
 ])
 /** Coordinator to worker. */
 export type Command = Readonly<z.infer<typeof commandSchema>>
 
-const join = z.strictObject({
-  kind: z.literal('join'),
+/** What a worker says of itself. */
+const identity = {
   protocol: count,
   name,
   role: roleSchema,
-  fingerprint,
   engine: name,
   url: text,
   host: text,
@@ -119,8 +129,26 @@ const join = z.strictObject({
   memoryBytes: count,
   /** Most memory that its runs may take together, weights not counted. */
   budgetBytes: count,
-})
+}
+
+/** `fingerprint`: of its model's files; `precision`: what its numbers are true to (`shared/precision.ts`). */
+const join = z.strictObject({ kind: z.literal('join'), ...identity, fingerprint, precision: z.enum(PRECISIONS) })
 export type Join = Readonly<z.infer<typeof join>>
+
+/**
+ * From a worker that has not joined yet, because its model is on the way; again whenever it has more. Payload: which of the
+ * model's `pieces` it has, one bit each, in whole bytes.
+ */
+const fetching = z.strictObject({
+  kind: z.literal('fetching'),
+  ...identity,
+  pieces: z
+    .number()
+    .int()
+    .min(0)
+    .max(2 ** 17),
+})
+export type Fetching = Readonly<z.infer<typeof fetching>>
 
 /** Calibrated and able to take assignments. */
 const ready = z.strictObject({ kind: z.literal('ready'), cost: costSchema.optional() })
@@ -156,6 +184,7 @@ const linksMeasured = z.strictObject({ kind: z.literal('links_measured'), links:
 
 export const eventSchema = z.discriminatedUnion('kind', [
   join,
+  fetching,
   ready,
   pong,
   layerFinished,

@@ -15,6 +15,7 @@ import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
 import { memorySuite } from './suites/memory.ts'
 import { plannerSuite } from './suites/planner.ts'
+import { pullSuite } from './suites/pull.ts'
 import { qualitySuite } from './suites/quality.ts'
 import { splitSuite } from './suites/split.ts'
 import { unevenSuite } from './suites/uneven.ts'
@@ -34,6 +35,7 @@ const SUITES: readonly Suite[] = [
   handoffSuite,
   concurrentSuite,
   plannerSuite,
+  pullSuite,
 ]
 
 const { stdout, stderr } = process

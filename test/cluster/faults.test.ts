@@ -175,6 +175,7 @@ describe('a cluster', () => {
       const again = await cluster.network.dial('memory://coordinator', CONTROL_LIMITS, never())
       const facts = {
         engine: 'reference',
+        precision: 'f32' as const,
         host: 'memory',
         cores: 1,
         threads: 1,

@@ -332,7 +332,7 @@ function transport(name: Candidate): void {
 
 function refusals(name: Candidate): void {
   describe('refuses by code', () => {
-    const engines = enginesFor(name, { contextLength: 64 })
+    const engines = enginesFor(name)
 
     test('a token id outside the vocabulary', async () => {
       const { engine } = engines
@@ -345,12 +345,6 @@ function refusals(name: Candidate): void {
       const x = await engine.embed(Int32Array.of(1, 2, 3))
       for (const start of [7, 12])
         await assert.rejects(engine.project(0, x, start, engine.createKv(8, 6)), codeIs('kv_shape'))
-    })
-
-    test('a position beyond the context length', async () => {
-      const { engine } = engines
-      const x = await engine.embed(Int32Array.of(1, 2, 3))
-      await assert.rejects(engine.project(0, x, 62, engine.createKv(62, 3)), codeIs('context_length_exceeded'))
     })
 
     test('an import or export whose length or place does not match', async () => {

@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict'
-import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import {
   locateModel,
-  modelFingerprint,
   readChatTemplate,
   readEosTokens,
   readModelShape,
@@ -101,32 +100,5 @@ describe('a chat template', () => {
     await assert.rejects(readChatTemplate(folder), { code: 'model_bad_tokenizer' })
     await writeFile(join(folder, 'chat_template.jinja'), 'three')
     assert.equal(await readChatTemplate(folder), 'three')
-  })
-})
-
-describe('a fingerprint', () => {
-  test('is 64 hex digits and does not depend on where the folder lies', async (t) => {
-    const folder = await tinyFolder(t)
-    const copy = await mkdtemp(join(tmpdir(), 'headrace-copy-'))
-    t.after(() => rm(copy, { recursive: true }))
-    await cp(folder, copy, { recursive: true })
-    assert.match(await modelFingerprint(folder), /^[0-9a-f]{64}$/)
-    assert.equal(await modelFingerprint(copy), await modelFingerprint(folder))
-  })
-
-  test('changes with any byte of config, weights or tokenizer, and with nothing else', async (t) => {
-    const folder = await tinyFolder(t, { shards: 2 })
-    const seen = new Set([await modelFingerprint(folder)])
-    await writeFile(join(folder, 'README.md'), 'a card')
-    assert.ok(seen.has(await modelFingerprint(folder)))
-    await writeFile(join(folder, 'tokenizer.json'), '{}')
-    seen.add(await modelFingerprint(folder))
-    for (const file of ['config.json', 'tokenizer.json', 'model-00002-of-00002.safetensors']) {
-      const bytes = await readFile(join(folder, file))
-      bytes[bytes.length - 1]! ^= 1
-      await writeFile(join(folder, file), bytes)
-      seen.add(await modelFingerprint(folder))
-    }
-    assert.equal(seen.size, 5)
   })
 })

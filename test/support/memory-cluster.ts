@@ -115,6 +115,7 @@ export class MemoryCluster {
         role: of.role,
         fingerprint,
         engine: 'reference',
+        precision: 'f32',
         url,
         host: of.host ?? 'memory',
         cores: 1,

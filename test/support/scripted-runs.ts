@@ -131,6 +131,7 @@ export function reportOf(plan: Plan, completionTokens: number): RunReport {
   return {
     run: RUN,
     plan,
+    precisions: { w1: 'f32', w2: 'int8', d1: 'f32' },
     queueSeconds: 0.5,
     ttftSeconds: 2.5,
     decodeSeconds: 0.25,
@@ -158,6 +159,7 @@ const CLUSTER: ClusterView = {
       id: 'w1',
       role: 'prefill',
       state: 'ready',
+      precision: 'f32',
       engine: 'reference',
       host: 'h1',
       cores: 4,

@@ -15,6 +15,8 @@ import type { Session, SessionDeps } from './session.ts'
 const RETRY_FIRST_SECONDS = 0.2
 const RETRY_MOST_SECONDS = 5
 const SILENCE_LIMIT_SECONDS = 15
+/** What dialling again does not cure. */
+const FINAL: ReadonlySet<string> = new Set(['fingerprint_mismatch', 'precision_mismatch', 'protocol_mismatch'])
 /** Longer than the coordinator takes to notice that a link is dead. */
 const NAME_GRACE_SECONDS = 20
 
@@ -148,9 +150,9 @@ export class Agent {
     }
   }
 
-  /** A name may be held for a while by this worker's own broken link; another model or protocol does not pass. */
+  /** A name may be held for a while by this worker's own broken link; another model, precision or protocol does not pass. */
   #isFinal({ code }: HeadraceError): boolean {
-    if (code !== 'name_taken') return code === 'fingerprint_mismatch' || code === 'protocol_mismatch'
+    if (code !== 'name_taken') return FINAL.has(code)
     this.#nameTakenSince ??= this.#of.clock.now()
     return this.#of.clock.now() - this.#nameTakenSince > NAME_GRACE_SECONDS
   }
@@ -204,6 +206,8 @@ export class Agent {
             new HeadraceError(isErrorCode(command.code) ? command.code : 'cancelled', 'the coordinator cancelled'),
           )
         return
+      case 'sources':
+        throw new HeadraceError('unexpected_message', `${command.kind} after join`)
       default:
         command satisfies never
     }

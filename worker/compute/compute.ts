@@ -10,6 +10,8 @@ import type { ComputeCommand, ComputeConfig, ComputeEvent, ComputeReply } from '
 /** The arithmetic of a worker as its main thread sees it. A simulation brings its own. */
 export interface Compute {
   readonly shape: ModelShape
+  /** It computes in float16, on a GPU. */
+  readonly f16?: boolean
   /** Fits the worker's cost per layer by timing a few real pieces of work. */
   calibrate(): Promise<Cost>
   prefill(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, onEvent: OnEvent): ComputeRun
@@ -57,13 +59,16 @@ class ComputeThread implements Compute {
   readonly #runs = new Map<string, RunningRun>()
   readonly #failure = new AbortController()
   #shape: ModelShape | undefined
+  #f16 = false
   #waiting: { resolve: (reply: ComputeReply) => void; reject: (error: HeadraceError) => void } | undefined
 
   constructor(thread: Worker, notice: (text: string) => void) {
     this.#thread = thread
     this.#notice = notice
     this.loaded = this.#reply().then((reply) => {
-      if (reply.kind === 'loaded') this.#shape = reply.shape
+      if (reply.kind !== 'loaded') return
+      this.#shape = reply.shape
+      this.#f16 = reply.f16
     })
     thread.on('message', (reply: ComputeReply) => this.#receive(reply))
     thread.on('error', (error) => this.#fail(new HeadraceError('engine_failed', error.message, { cause: error })))
@@ -73,6 +78,10 @@ class ComputeThread implements Compute {
   get shape(): ModelShape {
     if (this.#shape === undefined) throw new HeadraceError('internal', 'the model is not loaded yet')
     return this.#shape
+  }
+
+  get f16(): boolean {
+    return this.#f16
   }
 
   get failed(): AbortSignal {

@@ -57,7 +57,7 @@ export type ComputeEvent =
 /** Compute to main. `error` ends the thread: loading failed, or the engine cannot go on. */
 export type ComputeReply =
   | { readonly kind: 'notice'; readonly text: string }
-  | { readonly kind: 'loaded'; readonly shape: ModelShape }
+  | { readonly kind: 'loaded'; readonly shape: ModelShape; readonly f16: boolean }
   | { readonly kind: 'calibrated'; readonly cost: Cost }
   | { readonly kind: 'run'; readonly run: string; readonly event: ComputeEvent }
   | { readonly kind: 'error'; readonly code: string; readonly message: string; readonly details: ErrorDetails }

@@ -34,7 +34,7 @@ try {
     collectGarbage,
   })
   port.on('message', (command: ComputeCommand) => host.handle(command))
-  post({ kind: 'loaded', shape: engine.shape })
+  post({ kind: 'loaded', shape: engine.shape, f16: engine.f16 === true })
 } catch (thrown) {
   post({ kind: 'error', ...plainError(thrown) })
 }

@@ -21,6 +21,10 @@ export async function createEngine(name: EngineName, folder: string, options: En
       const { loadOnnxEngine } = await import('./onnx/load.ts')
       return loadOnnxEngine(folder, options)
     }
+    case 'tfjs': {
+      const { loadTfjsEngine } = await import('./tfjs/load.ts')
+      return loadTfjsEngine(folder, options)
+    }
   }
 }
 

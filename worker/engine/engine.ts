@@ -12,6 +12,8 @@ import type { Wire } from '../../shared/plan.ts'
 export interface Engine {
   readonly name: EngineName
   readonly shape: ModelShape
+  /** Weights, KV and products are float16: another class of precision than float32. */
+  readonly f16?: boolean
   /** How many tokens are best computed at once; callers cut spans into chunks of at most this many. */
   readonly chunkTokens: number
 

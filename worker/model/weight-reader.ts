@@ -58,6 +58,11 @@ export class WeightReader {
     return this.#tensors.keys()
   }
 
+  /** How the matrices are stored. */
+  matrixTypes(): Set<string> {
+    return new Set([...this.#tensors.values()].flatMap(({ type, dims }) => (dims.length < 2 ? [] : [type])))
+  }
+
   has(name: string): boolean {
     return this.#tensors.has(name)
   }

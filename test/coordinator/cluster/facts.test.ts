@@ -7,7 +7,15 @@ import { asRunId, asWorkerId } from '../../../shared/ids.ts'
 import { QWEN_25_HALF_B } from '../planning/support.ts'
 
 const [p, d] = [asWorkerId('p'), asWorkerId('d')]
-const place = { engine: 'onnx', url: '', cores: 8, threads: 4, memoryBytes: 16e9, budgetBytes: 8e9 }
+const place = {
+  engine: 'onnx',
+  precision: 'f32',
+  url: '',
+  cores: 8,
+  threads: 4,
+  memoryBytes: 16e9,
+  budgetBytes: 8e9,
+} as const
 const cost = { o: 1e-4, a: 1e-5, b: 1e-9 }
 
 it('the planner gets the workers that are ready, with costs, memory and links', () => {

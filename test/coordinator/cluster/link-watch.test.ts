@@ -15,6 +15,7 @@ const joined = (name: string, role: 'prefill' | 'decode'): ClusterEvent => ({
     role,
     host: name,
     engine: 'onnx',
+    precision: 'f32',
     url: `ws://${name}`,
     cores: 1,
     threads: 1,

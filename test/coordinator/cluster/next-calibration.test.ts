@@ -4,7 +4,16 @@ import { mayCalibrate } from '../../../coordinator/cluster/next-calibration.ts'
 import { applyEvent, type ClusterEvent, EMPTY_CLUSTER } from '../../../coordinator/cluster/state.ts'
 import { asWorkerId } from '../../../shared/ids.ts'
 
-const place = { role: 'prefill', engine: 'e', url: 'u', cores: 8, threads: 4, memoryBytes: 9, budgetBytes: 9 } as const
+const place = {
+  role: 'prefill',
+  engine: 'e',
+  precision: 'f32',
+  url: 'u',
+  cores: 8,
+  threads: 4,
+  memoryBytes: 9,
+  budgetBytes: 9,
+} as const
 const joined = (name: string, host: string): ClusterEvent => ({
   kind: 'worker_joined',
   at: 0,

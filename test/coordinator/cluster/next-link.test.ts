@@ -14,6 +14,7 @@ const joined = (name: string): ClusterEvent => ({
     role: name.startsWith('d') ? 'decode' : 'prefill',
     host: name.split('@')[1]!,
     engine: 'onnx',
+    precision: 'f32',
     url: `ws://${name}`,
     cores: 1,
     threads: 1,

@@ -21,6 +21,7 @@ const identity = (name: string, role: Role = 'prefill'): WorkerIdentity => ({
   id: asWorkerId(name),
   role,
   engine: 'onnx',
+  precision: 'f32',
   host: `${name}.local`,
   url: `ws://${name}.local:7001`,
   cores: 8,

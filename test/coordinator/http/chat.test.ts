@@ -60,9 +60,18 @@ describe('a chat completion', () => {
       run: 'run-1',
       strategy: 'chain',
       workers: [
-        { id: 'w1', spans: [[0, half]], tokens: half, compute_seconds: 1, wait_seconds: 0.1, send_seconds: 0.05 },
+        {
+          id: 'w1',
+          precision: 'f32',
+          spans: [[0, half]],
+          tokens: half,
+          compute_seconds: 1,
+          wait_seconds: 0.1,
+          send_seconds: 0.05,
+        },
         {
           id: second?.worker,
+          precision: 'int8',
           spans: [[half, n - 1]],
           tokens: n - 1 - half,
           compute_seconds: 2,
@@ -75,6 +84,8 @@ describe('a chat completion', () => {
         { from: 'w2', to: 'd1', bytes: 1000 },
       ],
       decode: 'd1',
+      decode_precision: 'f32',
+      mixed_precision: true,
       decode_tokens: 1,
       queue_seconds: 0.5,
       ttft_seconds: 2.5,

@@ -131,6 +131,7 @@ describe('the cluster', () => {
       role: 'prefill',
       state: 'ready',
       engine: 'reference',
+      precision: 'f32',
       host: 'h1',
       cores: 4,
       threads: 2,

@@ -30,6 +30,7 @@ const MOST_ANGLES = 64
 export class WebGpuEngine implements Engine {
   readonly name = 'onnx'
   readonly shape: ModelShape
+  readonly f16: boolean
   readonly chunkTokens: number
   readonly #sessions: DeviceSessions
   readonly #weights: DeviceWeights
@@ -48,6 +49,7 @@ export class WebGpuEngine implements Engine {
     chunkTokens: number
   }) {
     this.shape = of.model.shape
+    this.f16 = of.model.element === 'float16'
     this.chunkTokens = of.chunkTokens
     this.#sessions = of.sessions
     this.#weights = of.weights
