@@ -40,6 +40,9 @@ export type OnEvent = (event: ComputeEvent) => void
  */
 const FIRST_HEAP_MIB = 256
 
+/** A call of an engine that takes longer is not waited for when the thread is to end. */
+const LAST_CALL_SECONDS = 10
+
 /** Starts the compute thread and resolves when the model is loaded. `notice` is told what is no error but worth a line. */
 export async function startCompute(
   config: ComputeConfig,
@@ -56,6 +59,7 @@ class ComputeThread implements Compute {
   readonly loaded: Promise<void>
   readonly #thread: Worker
   readonly #notice: (text: string) => void
+  readonly #ended: Promise<void>
   readonly #runs = new Map<string, RunningRun>()
   readonly #failure = new AbortController()
   #shape: ModelShape | undefined
@@ -70,6 +74,7 @@ class ComputeThread implements Compute {
       this.#shape = reply.shape
       this.#f16 = reply.f16
     })
+    this.#ended = new Promise((resolve) => thread.once('exit', () => resolve()))
     thread.on('message', (reply: ComputeReply) => this.#receive(reply))
     thread.on('error', (error) => this.#fail(new HeadraceError('engine_failed', error.message, { cause: error })))
     thread.on('exit', (code) => this.#fail(new HeadraceError('engine_failed', `the compute thread ended (${code})`)))
@@ -108,9 +113,13 @@ class ComputeThread implements Compute {
     return run
   }
 
+  /** The thread ends itself, between two calls of its engine: ended from outside in a call to a GPU, the process would die. */
   async close(): Promise<void> {
     this.#runs.clear()
-    await this.#thread.terminate()
+    this.#post({ kind: 'end' })
+    const late = setTimeout(() => this.#thread.terminate(), LAST_CALL_SECONDS * 1000)
+    await this.#ended
+    clearTimeout(late)
   }
 
   #open(run: string, onEvent: OnEvent): ComputeRun {

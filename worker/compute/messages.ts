@@ -26,6 +26,11 @@ export interface ComputeConfig {
 
 /** Main to compute. */
 export type ComputeCommand =
+  /** To the thread itself: it ends. */
+  { readonly kind: 'end' } | RunCommand
+
+/** What the host of runs is told. */
+export type RunCommand =
   | { readonly kind: 'calibrate' }
   | { readonly kind: 'prefill'; readonly assignment: PrefillAssignment; readonly tokens: Int32Array }
   | { readonly kind: 'decode'; readonly assignment: DecodeAssignment; readonly tokens: Int32Array }

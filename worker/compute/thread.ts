@@ -33,7 +33,10 @@ try {
     yieldTurn,
     collectGarbage,
   })
-  port.on('message', (command: ComputeCommand) => host.handle(command))
+  port.on('message', (command: ComputeCommand) => {
+    if (command.kind === 'end') process.exit()
+    host.handle(command)
+  })
   post({ kind: 'loaded', shape: engine.shape, f16: engine.f16 === true })
 } catch (thrown) {
   post({ kind: 'error', ...plainError(thrown) })

@@ -15,7 +15,7 @@ export interface DeviceWeights {
   readonly head: readonly DeviceTensor[]
 }
 
-export interface DeviceLayer {
+interface DeviceLayer {
   readonly project: DeviceTensors
   /** Of `mix`, or of `join` where the layer has experts. */
   readonly mix: DeviceTensors
