@@ -13,6 +13,7 @@ import { flagsFromEnvironment } from '../shared/env.ts'
 import { LOG_LEVELS } from '../shared/log.ts'
 import { packageVersion } from '../shared/version.ts'
 import { workerCommand } from '../worker/cli.ts'
+import { devicesCommand } from '../worker/devices/devices-command.ts'
 
 /** The `headrace` program: the one place that knows both sides. Every flag is also an environment variable. */
 const program: Program = yargs(hideBin(process.argv))
@@ -31,6 +32,7 @@ for (const add of [
   verifyCommand,
   coordinatorCommand,
   workerCommand,
+  devicesCommand,
 ])
   add(program)
 

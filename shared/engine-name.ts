@@ -10,3 +10,7 @@ export type EngineName = (typeof ENGINES)[number]
  */
 export const WEIGHTS = ['f32', 'bf16', 'int8', 'int4'] as const
 export type Weights = (typeof WEIGHTS)[number]
+
+/** Where the ONNX engine computes. `auto` is a GPU where WebGPU finds one. */
+export const DEVICES = ['cpu', 'webgpu', 'auto'] as const
+export type Device = (typeof DEVICES)[number]

@@ -167,6 +167,11 @@ export const ERRORS = {
     type: 'config_error',
     help: 'A flag or environment variable has a wrong value; the message names it.',
   },
+  no_device: {
+    status: 500,
+    type: 'config_error',
+    help: 'The machine has not the device asked for; ask `headrace devices`.',
+  },
   engine_failed: { status: 500, type: 'engine_error', help: 'The arithmetic engine reported an error.' },
 } as const satisfies Record<string, { status: number; type: string; help: string }>
 

@@ -2,7 +2,7 @@ import { hostname } from 'node:os'
 import { resolve } from 'node:path'
 import { checkHost, linkUrl, type Program, wholeNumber } from '../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../shared/cli/process.ts'
-import { ENGINES, WEIGHTS } from '../shared/engine-name.ts'
+import { DEVICES, ENGINES, WEIGHTS } from '../shared/engine-name.ts'
 import { createLog } from '../shared/log.ts'
 import { budgetBytes, defaultCache, resolveModel } from '../shared/model-store/resolve.ts'
 import { defaultKvBudgetBytes, defaultThreads, startWorker, type WorkerConfig } from './worker.ts'
@@ -44,10 +44,14 @@ export const workerCommand = (program: Program): Program =>
         .option('name', { type: 'string', describe: 'Unique in the cluster [default: role, host, process id]' })
         .option('engine', { choices: ENGINES, default: 'onnx' as const, describe: 'What does the arithmetic' })
         .option('threads', { type: 'number', describe: 'Threads of the engine [default: all cores]' })
+        .option('device', {
+          choices: DEVICES,
+          default: 'cpu' as const,
+          describe: 'Where the onnx engine computes; auto: on a GPU if there is one',
+        })
         .option('weights', {
           choices: WEIGHTS,
-          default: 'f32' as const,
-          describe: 'How weights are kept and computed with',
+          describe: 'How weights are kept and computed with [default: f32; f16 on a GPU that computes with it]',
         })
         .option('host', { type: 'string', default: '127.0.0.1', describe: 'Where to listen for other workers' })
         .option('port', {
@@ -77,7 +81,8 @@ interface WorkerArgs {
   name?: string | undefined
   engine: WorkerConfig['engine']
   threads?: number | undefined
-  weights: WorkerConfig['weights']
+  device: WorkerConfig['device']
+  weights?: WorkerConfig['weights']
   host: string
   port: number
   advertise?: string | undefined
@@ -101,6 +106,7 @@ async function run(args: WorkerArgs): Promise<void> {
       role: args.role,
       name,
       engine: args.engine,
+      device: args.device,
       weights: args.weights,
       threads: wholeNumber('threads', args.threads ?? defaultThreads(), 1, 1024),
       host: args.host,

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { availableParallelism, freemem } from 'node:os'
 import { aborted } from '../shared/cli/process.ts'
-import type { EngineName, Weights } from '../shared/engine-name.ts'
+import type { Device, EngineName, Weights } from '../shared/engine-name.ts'
 import { abortError } from '../shared/errors.ts'
 import { BufferPool } from '../shared/link/buffer-pool.ts'
 import { realClock } from '../shared/link/real-clock.ts'
@@ -33,7 +33,8 @@ export interface WorkerConfig {
   readonly name: string
   readonly engine: EngineName
   readonly threads: number
-  readonly weights: Weights
+  readonly weights: Weights | undefined
+  readonly device: Device
   readonly host: string
   /** 0 takes any free port. */
   readonly port: number
@@ -74,9 +75,11 @@ async function loadModel(
   rim: WorkerRim,
   log: Log,
 ): Promise<RunningWorker> {
-  const { engine, threads, weights, role, kvBudgetBytes } = config
+  const { engine, threads, weights, device, role, kvBudgetBytes } = config
+  const decodes = role === 'decode'
+  const settings = { modelFolder: path, engine, threads, weights, device, decodes, kvBudgetBytes }
   const [compute, identity, bf16Checkpoint] = await Promise.allSettled([
-    startCompute({ modelFolder: path, engine, threads, weights, decodes: role === 'decode', kvBudgetBytes }),
+    startCompute(settings, (text) => log.warn(text)),
     fingerprint,
     weights === 'bf16' && isBf16Checkpoint(path),
   ])
@@ -84,7 +87,8 @@ async function loadModel(
   try {
     if (identity.status === 'rejected') throw identity.reason
     if (bf16Checkpoint.status === 'rejected') throw bf16Checkpoint.reason
-    const precision = precisionOf({ weights, bf16Checkpoint: bf16Checkpoint.value })
+    const kept = precisionOf({ weights: weights ?? 'f32', bf16Checkpoint: bf16Checkpoint.value })
+    const precision = compute.value.f16 ? 'f16' : kept
     return joinCluster(config, compute.value, { fingerprint: identity.value, precision }, rim, log)
   } catch (error) {
     // The thread would keep a process alive that can do nothing.

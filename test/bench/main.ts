@@ -10,6 +10,7 @@ import { coldSuite } from './suites/cold.ts'
 import { concurrentSuite } from './suites/concurrent.ts'
 import { decodeSuite } from './suites/decode.ts'
 import { engineSuite } from './suites/engine.ts'
+import { gpuSuite } from './suites/gpu.ts'
 import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
 import { memorySuite } from './suites/memory.ts'
@@ -25,6 +26,7 @@ const SUITES: readonly Suite[] = [
   memorySuite,
   answersSuite,
   engineSuite,
+  gpuSuite,
   qualitySuite,
   decodeSuite,
   coldSuite,

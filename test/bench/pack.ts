@@ -66,7 +66,15 @@ function pack(to: string, programs: readonly string[]): void {
 
 /** A folder for each archive. */
 function stageAll(stage: string, programs: readonly string[]): void {
-  const own = ['package.json', 'package-lock.json', 'dist', 'deploy/demo', 'deploy/model', 'test/fixtures/prompts']
+  const own = [
+    'package.json',
+    'package-lock.json',
+    'dist',
+    'deploy/demo',
+    'deploy/model',
+    'test/fixtures/prompts',
+    'test/fixtures/llama',
+  ]
   take(join(stage, 'headrace'), own)
   const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { dependencies: object }
   const modules = builtModules(join(root, 'dist', 'test', 'bench'))

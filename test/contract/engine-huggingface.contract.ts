@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import type { EngineName } from '../../shared/engine-name.ts'
-import { createEngine } from '../../worker/engine/create-engine.ts'
 import type { Engine, Kv } from '../../worker/engine/engine.ts'
+import { type Candidate, engineOf, isSlow, mostTokens, runsFew, titleOf } from '../support/candidate.ts'
 import { type ExpectedCase, expectedCases } from '../support/hf-expected.ts'
 import { argmax, logProbability, maxAbsDifference } from '../support/numbers.ts'
 import { fixture } from '../support/paths.ts'
@@ -11,7 +10,10 @@ import { type Cutting, PlainRun } from '../support/plain-run.ts'
 /** The references are printed with five decimals. */
 const TOLERANCE = 5e-5
 
-/** The reference engine is slow: it runs the first two. */
+/** One by one, where calls are slow. */
+const FEW_TOKENS = 64
+
+/** A slow engine runs the first two. */
 const CUTTINGS: readonly Cutting[] = [
   { chunkTokens: 256, blockTokens: 512 },
   { chunkTokens: 100, blockTokens: 37, order: (blocks) => blocks.toReversed() },
@@ -21,17 +23,18 @@ const CUTTINGS: readonly Cutting[] = [
 ]
 
 /** An engine agrees with Hugging Face transformers, however the prompt is cut. */
-export function huggingFaceContract(name: EngineName, folder: string): void {
-  describe(`the ${name} engine on ${folder}`, () => {
+export function huggingFaceContract(name: Candidate, folder: string): void {
+  describe(`the ${titleOf(name)} engine on ${folder}`, () => {
     let engine: Engine
     before(async () => {
-      engine = await createEngine(name, fixture(folder), { threads: 1 })
+      engine = await engineOf(name, fixture(folder))
     })
     after(() => engine.close())
 
     for (const expected of expectedCases(fixture(folder))) {
       const { length } = expected.ids
-      for (const cutting of name === 'reference' ? CUTTINGS.slice(0, 2) : CUTTINGS)
+      if (length > mostTokens(name)) continue
+      for (const cutting of isSlow(name) ? CUTTINGS.slice(0, 2) : CUTTINGS)
         test(`${length} tokens in chunks of ${cutting.chunkTokens} and blocks of ${cutting.blockTokens}`, async () => {
           const run = new PlainRun(engine, length, cutting)
           const logits = await run.feed(expected.ids)
@@ -39,6 +42,7 @@ export function huggingFaceContract(name: EngineName, folder: string): void {
           await checkCaches(engine, run, expected)
         })
 
+      if (runsFew(name) && length > FEW_TOKENS) continue
       test(`${length} tokens one by one, and what follows`, async () => {
         const run = new PlainRun(engine, length + 8, { chunkTokens: 1, blockTokens: length + 8 })
         const logits: Float32Array[] = []

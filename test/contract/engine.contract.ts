@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import type { EngineName } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { WIRES } from '../../shared/plan.ts'
-import { createEngine } from '../../worker/engine/create-engine.ts'
 import type { Engine, Kv, Positions } from '../../worker/engine/engine.ts'
 import { decodeRows, encodeRows } from '../../worker/engine/wire-codec.ts'
 import { widenF16 } from '../../worker/model/widen.ts'
+import { type Candidate, engineOf, runsFew, titleOf } from '../support/candidate.ts'
 import { maxAbsDifference } from '../support/numbers.ts'
 import { PlainRun } from '../support/plain-run.ts'
 import { randomInt, seededRandom, shuffled } from '../support/random.ts'
@@ -15,8 +14,8 @@ import { createTinyModel, type TinyModel, type TinyModelOptions } from '../suppo
 const TOLERANCE = 2e-4
 
 /** What every engine promises, whatever the model: see `Engine`. The reference engine is the measure. */
-export function engineContract(name: EngineName): void {
-  describe(`the ${name} engine`, () => {
+export function engineContract(name: Candidate): void {
+  describe(`the ${titleOf(name)} engine`, () => {
     partsOfARun(name)
     attention(name)
     transport(name)
@@ -38,13 +37,13 @@ const exported32 = async (engine: Engine, kv: Kv, start: number, count: number) 
   new Float32Array((await engine.exportKv(kv, start, count, 'f32')).bytes.buffer)
 
 /** One model with both engines for a group of tests. */
-function enginesFor(name: EngineName, options: Partial<TinyModelOptions> = {}): { engine: Engine; oracle: Engine } {
+function enginesFor(name: Candidate, options: Partial<TinyModelOptions> = {}): { engine: Engine; oracle: Engine } {
   const pair = {} as { engine: Engine; oracle: Engine }
   let model: TinyModel
   before(async () => {
     model = await createTinyModel(options)
-    pair.engine = await createEngine(name, model.folder, { threads: 1 })
-    pair.oracle = await createEngine('reference', model.folder, { threads: 1 })
+    pair.engine = await engineOf(name, model.folder)
+    pair.oracle = await engineOf('reference', model.folder)
   })
   after(async () => {
     await pair.engine.close()
@@ -54,7 +53,7 @@ function enginesFor(name: EngineName, options: Partial<TinyModelOptions> = {}): 
   return pair
 }
 
-function partsOfARun(name: EngineName): void {
+function partsOfARun(name: Candidate): void {
   describe('over a whole run', () => {
     const engines = enginesFor(name)
 
@@ -63,7 +62,7 @@ function partsOfARun(name: EngineName): void {
       const tokens = tokensOf(131, engine.shape.vocab)
       const whole = await new PlainRun(engine, 131, { chunkTokens: 131, blockTokens: 131 }).feed(tokens)
       const random = seededRandom(3)
-      for (let trial = 0; trial < 12; trial++) {
+      for (let trial = 0; trial < (runsFew(name) ? 3 : 12); trial++) {
         const order = (blocks: readonly Kv[]) => shuffled(random, blocks)
         const cutting = { chunkTokens: 1 + randomInt(random, 70), blockTokens: 1 + randomInt(random, 70), order }
         const cut = await new PlainRun(engine, 131, cutting).feed(tokens)
@@ -120,7 +119,7 @@ function partsOfARun(name: EngineName): void {
   })
 }
 
-function attention(name: EngineName): void {
+function attention(name: Candidate): void {
   describe('when it attends', () => {
     const engines = enginesFor(name)
 
@@ -214,7 +213,7 @@ function attention(name: EngineName): void {
 }
 
 /** KV on the wire, measured by the plain loops of `wire-codec.ts`. */
-function transport(name: EngineName): void {
+function transport(name: Candidate): void {
   describe('on the wire', () => {
     const engines = enginesFor(name, { heads: 6, kvHeads: 3, headDim: 10 })
     const headDim = 10
@@ -331,7 +330,7 @@ function transport(name: EngineName): void {
   })
 }
 
-function refusals(name: EngineName): void {
+function refusals(name: Candidate): void {
   describe('refuses by code', () => {
     const engines = enginesFor(name)
 
@@ -374,7 +373,7 @@ const llama3Rope = {
   original_max_position_embeddings: 64,
 }
 
-function shapes(name: EngineName): void {
+function shapes(name: Candidate): void {
   describe('agrees with the reference on', () => {
     const models: [string, Partial<TinyModelOptions>][] = [
       ['a head_dim that is not hidden / heads', { hidden: 40, heads: 4, headDim: 14, dtype: 'BF16' }],

@@ -2,7 +2,7 @@ import { realClock } from '../../shared/link/real-clock.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { type Compute, type ComputeRun, type OnEvent, RunningRun } from '../../worker/compute/compute.ts'
 import { ComputeHost } from '../../worker/compute/host.ts'
-import type { ComputeCommand, ComputeEvent, ComputeReply } from '../../worker/compute/messages.ts'
+import type { ComputeEvent, ComputeReply, RunCommand } from '../../worker/compute/messages.ts'
 import type { Engine } from '../../worker/engine/engine.ts'
 
 /**
@@ -29,7 +29,7 @@ export function inlineCompute(
     collectGarbage: () => undefined,
     yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
   })
-  const tell = (command: ComputeCommand, transfer: ArrayBuffer[] = []): void => {
+  const tell = (command: RunCommand, transfer: ArrayBuffer[] = []): void => {
     const cloned = structuredClone(command, { transfer })
     setImmediate(() => host.handle(cloned))
   }

@@ -10,6 +10,8 @@ import type { ComputeCommand, ComputeConfig, ComputeEvent, ComputeReply } from '
 /** The arithmetic of a worker as its main thread sees it. A simulation brings its own. */
 export interface Compute {
   readonly shape: ModelShape
+  /** It computes in float16, on a GPU. */
+  readonly f16?: boolean
   /** Fits the worker's cost per layer by timing a few real pieces of work. */
   calibrate(): Promise<Cost>
   prefill(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, onEvent: OnEvent): ComputeRun
@@ -38,11 +40,17 @@ export type OnEvent = (event: ComputeEvent) => void
  */
 const FIRST_HEAP_MIB = 256
 
-/** Starts the compute thread and resolves when the model is loaded. */
-export async function startCompute(config: ComputeConfig): Promise<Compute> {
+/** A call of an engine that takes longer is not waited for when the thread is to end. */
+const LAST_CALL_SECONDS = 10
+
+/** Starts the compute thread and resolves when the model is loaded. `notice` is told what is no error but worth a line. */
+export async function startCompute(
+  config: ComputeConfig,
+  notice: (text: string) => void = () => undefined,
+): Promise<Compute> {
   setFlagsFromString(`--initial-old-space-size=${FIRST_HEAP_MIB}`)
   const thread = new Worker(new URL('./thread.js', import.meta.url), { workerData: config })
-  const compute = new ComputeThread(thread)
+  const compute = new ComputeThread(thread, notice)
   await compute.loaded
   return compute
 }
@@ -50,16 +58,23 @@ export async function startCompute(config: ComputeConfig): Promise<Compute> {
 class ComputeThread implements Compute {
   readonly loaded: Promise<void>
   readonly #thread: Worker
+  readonly #notice: (text: string) => void
+  readonly #ended: Promise<void>
   readonly #runs = new Map<string, RunningRun>()
   readonly #failure = new AbortController()
   #shape: ModelShape | undefined
+  #f16 = false
   #waiting: { resolve: (reply: ComputeReply) => void; reject: (error: HeadraceError) => void } | undefined
 
-  constructor(thread: Worker) {
+  constructor(thread: Worker, notice: (text: string) => void) {
     this.#thread = thread
+    this.#notice = notice
     this.loaded = this.#reply().then((reply) => {
-      if (reply.kind === 'loaded') this.#shape = reply.shape
+      if (reply.kind !== 'loaded') return
+      this.#shape = reply.shape
+      this.#f16 = reply.f16
     })
+    this.#ended = new Promise((resolve) => thread.once('exit', () => resolve()))
     thread.on('message', (reply: ComputeReply) => this.#receive(reply))
     thread.on('error', (error) => this.#fail(new HeadraceError('engine_failed', error.message, { cause: error })))
     thread.on('exit', (code) => this.#fail(new HeadraceError('engine_failed', `the compute thread ended (${code})`)))
@@ -68,6 +83,10 @@ class ComputeThread implements Compute {
   get shape(): ModelShape {
     if (this.#shape === undefined) throw new HeadraceError('internal', 'the model is not loaded yet')
     return this.#shape
+  }
+
+  get f16(): boolean {
+    return this.#f16
   }
 
   get failed(): AbortSignal {
@@ -94,9 +113,13 @@ class ComputeThread implements Compute {
     return run
   }
 
+  /** The thread ends itself, between two calls of its engine: ended from outside in a call to a GPU, the process would die. */
   async close(): Promise<void> {
     this.#runs.clear()
-    await this.#thread.terminate()
+    this.#post({ kind: 'end' })
+    const late = setTimeout(() => this.#thread.terminate(), LAST_CALL_SECONDS * 1000)
+    await this.#ended
+    clearTimeout(late)
   }
 
   #open(run: string, onEvent: OnEvent): ComputeRun {
@@ -124,6 +147,10 @@ class ComputeThread implements Compute {
   #receive(reply: ComputeReply): void {
     if (reply.kind === 'error') {
       this.#fail(errorFromPlain(reply))
+      return
+    }
+    if (reply.kind === 'notice') {
+      this.#notice(reply.text)
       return
     }
     if (reply.kind !== 'run') {

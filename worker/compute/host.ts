@@ -17,7 +17,7 @@ import { runLayers } from '../prefill/layer-loop.ts'
 import { routesOf } from '../prefill/routes.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
 import { tracedEngine } from '../trace/traced-engine.ts'
-import type { ComputeCommand, ComputeEvent, ComputeReply } from './messages.ts'
+import type { ComputeEvent, ComputeReply, RunCommand } from './messages.ts'
 import { type CpuTimes, movingSeconds, type ReadCpu, spentBetween } from './moving.ts'
 import { type Turn, Turns } from './turns.ts'
 
@@ -53,7 +53,7 @@ export class ComputeHost {
     })
   }
 
-  handle(command: ComputeCommand): void {
+  handle(command: RunCommand): void {
     switch (command.kind) {
       case 'calibrate':
         this.#calibrate()

@@ -1,4 +1,4 @@
-import type { EngineName, Weights } from '../../shared/engine-name.ts'
+import type { Device, EngineName, Weights } from '../../shared/engine-name.ts'
 import type { ErrorDetails } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
@@ -16,7 +16,8 @@ export interface ComputeConfig {
   readonly modelFolder: string
   readonly engine: EngineName
   readonly threads: number
-  readonly weights: Weights
+  readonly weights: Weights | undefined
+  readonly device: Device
   /** It is a decode node. */
   readonly decodes: boolean
   /** Most float32 bytes of KV cache that the runs of a decode node may take together. */
@@ -25,6 +26,11 @@ export interface ComputeConfig {
 
 /** Main to compute. */
 export type ComputeCommand =
+  /** To the thread itself: it ends. */
+  { readonly kind: 'end' } | RunCommand
+
+/** What the host of runs is told. */
+export type RunCommand =
   | { readonly kind: 'calibrate' }
   | { readonly kind: 'prefill'; readonly assignment: PrefillAssignment; readonly tokens: Int32Array }
   | { readonly kind: 'decode'; readonly assignment: DecodeAssignment; readonly tokens: Int32Array }
@@ -55,7 +61,8 @@ export type ComputeEvent =
 
 /** Compute to main. `error` ends the thread: loading failed, or the engine cannot go on. */
 export type ComputeReply =
-  | { readonly kind: 'loaded'; readonly shape: ModelShape }
+  | { readonly kind: 'notice'; readonly text: string }
+  | { readonly kind: 'loaded'; readonly shape: ModelShape; readonly f16: boolean }
   | { readonly kind: 'calibrated'; readonly cost: Cost }
   | { readonly kind: 'run'; readonly run: string; readonly event: ComputeEvent }
   | { readonly kind: 'error'; readonly code: string; readonly message: string; readonly details: ErrorDetails }

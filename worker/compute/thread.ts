@@ -11,10 +11,17 @@ import { readCpu } from './moving.ts'
 const port = parentPort
 if (port === null) throw new Error('this file is started as a thread')
 const post = (reply: ComputeReply, transfer: ArrayBuffer[] = []): void => port.postMessage(reply, transfer)
-const { modelFolder, engine: name, threads, weights, decodes, kvBudgetBytes } = workerData as ComputeConfig
+const { modelFolder, engine: name, threads, weights, device, decodes, kvBudgetBytes } = workerData as ComputeConfig
 
 try {
-  const engine = await createEngine(name, modelFolder, { threads, weights, decodes, head: decodes })
+  const engine = await createEngine(name, modelFolder, {
+    threads,
+    ...(weights && { weights }),
+    device,
+    decodes,
+    head: decodes,
+    notice: (text) => post({ kind: 'notice', text }),
+  })
   const yieldTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
   const host = new ComputeHost({
     engine,
@@ -26,8 +33,11 @@ try {
     yieldTurn,
     collectGarbage,
   })
-  port.on('message', (command: ComputeCommand) => host.handle(command))
-  post({ kind: 'loaded', shape: engine.shape })
+  port.on('message', (command: ComputeCommand) => {
+    if (command.kind === 'end') process.exit()
+    host.handle(command)
+  })
+  post({ kind: 'loaded', shape: engine.shape, f16: engine.f16 === true })
 } catch (thrown) {
   post({ kind: 'error', ...plainError(thrown) })
 }

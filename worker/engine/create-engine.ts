@@ -16,6 +16,8 @@ export async function createEngine(name: EngineName, folder: string, options: En
       return new ReferenceEngine(shape, await loadWeights(folder, shape, PLAIN))
     }
     case 'onnx': {
+      const onGpu = await webGpuEngine(folder, options)
+      if (onGpu !== undefined) return onGpu
       const { loadOnnxEngine } = await import('./onnx/load.ts')
       return loadOnnxEngine(folder, options)
     }
@@ -23,5 +25,19 @@ export async function createEngine(name: EngineName, folder: string, options: En
       const { loadTfjsEngine } = await import('./tfjs/load.ts')
       return loadTfjsEngine(folder, options)
     }
+  }
+}
+
+/** `undefined` where the CPU is to compute: it was asked for, or there is no GPU. */
+async function webGpuEngine(folder: string, options: EngineOptions): Promise<Engine | undefined> {
+  const { device = 'cpu', weights, notice } = options
+  if (device === 'cpu' || (device === 'auto' && weights !== undefined && weights !== 'f32')) return undefined
+  const { loadWebGpuEngine } = await import('./webgpu/load.ts')
+  try {
+    return await loadWebGpuEngine(folder, options)
+  } catch (thrown) {
+    if (!(thrown instanceof HeadraceError) || thrown.code !== 'no_device') throw thrown
+    notice?.(`${thrown.message}; the CPU computes instead`)
+    return undefined
   }
 }

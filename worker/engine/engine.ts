@@ -1,4 +1,4 @@
-import type { EngineName, Weights } from '../../shared/engine-name.ts'
+import type { Device, EngineName, Weights } from '../../shared/engine-name.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Wire } from '../../shared/plan.ts'
 
@@ -12,6 +12,8 @@ import type { Wire } from '../../shared/plan.ts'
 export interface Engine {
   readonly name: EngineName
   readonly shape: ModelShape
+  /** Weights, KV and products are float16: another class of precision than float32. */
+  readonly f16?: boolean
   /** How many tokens are best computed at once; callers cut spans into chunks of at most this many. */
   readonly chunkTokens: number
 
@@ -111,8 +113,12 @@ export interface Kv {
 /** What an engine is made with. */
 export interface EngineOptions {
   readonly threads: number
-  /** Default: `f32`. */
+  /** Default: `f32`; on a GPU that computes with float16, that. */
   readonly weights?: Weights
+  /** Default: `cpu`. */
+  readonly device?: Device
+  /** Told what the user should know though it is no error. */
+  readonly notice?: (text: string) => void
   /** It will compute single tokens: worth more memory and a slower start. */
   readonly decodes?: boolean
   /** Default: true. Without a head there are no logits, and where it is kept apart from the embedding its memory is saved. */

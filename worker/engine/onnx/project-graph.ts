@@ -26,7 +26,7 @@ export function projectGraph(shape: ModelShape, { multiplicand }: Linear, g: Gra
   return g.build('project')
 }
 
-function rotation({ headDim, rotaryDim }: ModelShape, g: GraphBuilder): (value: Value, count: number) => Value {
+export function rotation({ headDim, rotaryDim }: ModelShape, g: GraphBuilder): (value: Value, count: number) => Value {
   const cos = g.input('cos', ['S', rotaryDim / 2])
   const sin = g.input('sin', ['S', rotaryDim / 2])
   const first = g.ints(0) // the tables start at the chunk's own position
@@ -35,7 +35,7 @@ function rotation({ headDim, rotaryDim }: ModelShape, g: GraphBuilder): (value: 
     g.op('RotaryEmbedding@com.microsoft', [value, first, cos, sin], { num_heads: count, interleaved: 0, ...part })
 }
 
-function headNormed(shape: ModelShape, g: GraphBuilder, value: Value, name: 'q' | 'k', count: number): Value {
+export function headNormed(shape: ModelShape, g: GraphBuilder, value: Value, name: 'q' | 'k', count: number): Value {
   const { headDim, qkNorm } = shape
   if (qkNorm === 'none') return value
   if (qkNorm === 'full') return normed(g, value, name, count * headDim, shape)
