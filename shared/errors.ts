@@ -61,7 +61,7 @@ export const ERRORS = {
   out_of_memory: {
     status: 503,
     type: 'server_error',
-    help: 'The KV cache of the run does not fit the memory budget of a worker.',
+    help: 'A model, or the KV cache of a run, does not fit the memory of a worker.',
   },
   cancelled: { status: 499, type: 'cancelled', help: 'The client closed the connection.' },
   internal: { status: 500, type: 'server_error', help: 'A defect; please report it with the log.' },

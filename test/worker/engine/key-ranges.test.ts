@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { keyRanges } from '../../../worker/engine/onnx/key-ranges.ts'
+import { keyRanges } from '../../../worker/engine/key-ranges.ts'
 
 describe('key ranges', () => {
   test('leave the mask to the chunk itself', () => {

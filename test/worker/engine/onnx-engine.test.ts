@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { createEngine } from '../../../worker/engine/create-engine.ts'
-import { MaskCache } from '../../../worker/engine/onnx/mask-cache.ts'
+import { MaskCache } from '../../../worker/engine/mask-cache.ts'
 import { TensorPool } from '../../../worker/engine/onnx/tensor-pool.ts'
 import { engineContract } from '../../contract/engine.contract.ts'
 import { huggingFaceContract } from '../../contract/engine-huggingface.contract.ts'

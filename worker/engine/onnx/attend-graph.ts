@@ -3,11 +3,6 @@ import type { GraphBuilder, Value } from './graph-builder.ts'
 import { matmulTransposed } from './linear/f32.ts'
 import { capped } from './parts.ts'
 
-/** The maximum of a row that has seen no key. Finite, because -inf - -inf is NaN. */
-export const EMPTY_MAX = -1e30
-/** Added to the score of a key a query may not see. Below EMPTY_MAX, so that its weight is 0 in an empty row too. */
-export const HIDDEN_KEY = -2e30
-
 /**
  * One range of keys, folded into the carried state of softmax (arXiv 1805.02867) as blockwise attention does (arXiv
  * 2305.19370). Every KV head is on its own, as its keys and values are a view of their own and its scores fit the cache.

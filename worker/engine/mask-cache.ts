@@ -1,5 +1,9 @@
-import type { Floats } from '../host-tensors.ts'
-import { HIDDEN_KEY } from './attend-graph.ts'
+import type { Floats } from './host-tensors.ts'
+
+/** The maximum of a row that has seen no key. Finite, because -inf - -inf is NaN. */
+export const EMPTY_MAX = -1e30
+/** Added to the score of a key a query may not see. Below EMPTY_MAX, so that its weight is 0 in an empty row too. */
+const HIDDEN_KEY = -2e30
 
 /** A run uses very few: the diagonal, and one more where its last chunk is short. */
 const MAX_MASKS = 16
