@@ -81,7 +81,11 @@ export class ComputeHost {
   #calibrate(): void {
     const { post } = this.#of
     this.#cost().then(
-      (cost) => post({ kind: 'calibrated', cost }),
+      (cost) => {
+        post({ kind: 'calibrated', cost })
+        // what loading has left behind is as large as the model
+        if (this.#runs.size === 0) this.#idle.begin()
+      },
       (thrown: unknown) => post({ kind: 'error', ...plainError(thrown) }),
     )
   }

@@ -37,7 +37,14 @@ function timedEngine(clock: ManualClock): Engine {
   }
   return {
     name: 'reference',
-    shape: { layers: LAYERS } as Engine['shape'],
+    shape: {
+      layers: LAYERS,
+      layerShapes: Array.from({ length: LAYERS }, () => ({ experts: false })),
+      contextLength: 64,
+      vocab: 8,
+      kvHeads: 1,
+      headDim: 2,
+    } as unknown as Engine['shape'],
     chunkTokens: 4,
     embed: async ({ length }) => ({ tokens: length }),
     project: (_layer, { tokens }, start) => after(SECONDS.project, { start, tokens }),
@@ -100,5 +107,36 @@ describe('the trace of a layer loop', () => {
     assert.equal(finished.computeSeconds + finished.waitSeconds, at)
     assert.equal(finished.waitSeconds, 2 * SECONDS.wait)
     assert.equal(finished.attendSeconds, 4 * SECONDS.attend)
+  })
+})
+
+describe('a host of runs', () => {
+  it('gives back what loading and timing have left behind, once nothing runs', async () => {
+    const clock = new ManualClock()
+    let collected = 0
+    let calibrated = (): void => undefined
+    const done = new Promise<void>((resolve) => {
+      calibrated = resolve
+    })
+    const host = new ComputeHost({
+      engine: timedEngine(clock),
+      clock,
+      readCpu: () => undefined,
+      movingCost: async () => 0,
+      kvBudgetBytes: 0,
+      post: ({ kind }) => {
+        if (kind === 'calibrated') calibrated()
+      },
+      yieldTurn: async () => undefined,
+      collectGarbage: () => {
+        collected++
+      },
+    })
+    host.handle({ kind: 'calibrate' })
+    await done
+    assert.equal(collected, 0)
+    clock.advance(1)
+    await new Promise((resolve) => setImmediate(resolve))
+    assert.equal(collected, 1)
   })
 })
