@@ -19,7 +19,7 @@ const PROGRAM = fileURLToPath(new URL('../../deploy/headrace.js', import.meta.ur
  * then on KV blocks come out of a heap that fragments and never shrinks. A fixed size lets each go back to the system
  * (idle workers held 30 to 90 MiB more without). Other C libraries ignore the variable.
  */
-const GLIBC = { MALLOC_MMAP_THRESHOLD_: String(128 * 1024) }
+export const GLIBC = { MALLOC_MMAP_THRESHOLD_: String(128 * 1024) }
 
 export interface StartOptions {
   /** Core to run on alone (Linux, by `taskset`); absent leaves it to the system. */

@@ -18,11 +18,17 @@ export class PinnedChild {
   }
 
   /** Starts `program` (JavaScript) on `cores`, as taskset writes them, and resolves when it says that it is ready. */
-  static async start(program: string, cores: string, signal: AbortSignal): Promise<PinnedChild> {
+  static async start(
+    program: string,
+    cores: string,
+    signal: AbortSignal,
+    environment: Readonly<Record<string, string>> = {},
+  ): Promise<PinnedChild> {
     if (process.platform !== 'linux')
       throw new HeadraceError('bad_config', 'programs are given cores by taskset, which needs Linux')
     const args = ['-c', cores, process.execPath, program]
-    const child = spawn('taskset', args, { stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
+    const env = { ...process.env, ...environment }
+    const child = spawn('taskset', args, { env, stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
     const started = new PinnedChild(child, signal)
     try {
       await started.#message()

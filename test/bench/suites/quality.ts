@@ -1,3 +1,4 @@
+import { GLIBC } from '../../../coordinator/cli/processes.ts'
 import { wholeNumber } from '../../../shared/cli/options.ts'
 import { WEIGHTS, type Weights } from '../../../shared/engine-name.ts'
 import { bundledModel, fixture } from '../../support/paths.ts'
@@ -65,7 +66,7 @@ async function memoryWith(
 ): Promise<EngineMemory> {
   const { decodes, weights } = options
   const tiny = await createTinyModel({ dtype: 'BF16' })
-  const child = await PinnedChild.start(ENGINE_CHILD, coresFrom(0, 1), signal)
+  const child = await PinnedChild.start(ENGINE_CHILD, coresFrom(0, 1), signal, GLIBC)
   try {
     const open = (folder: string) => child.ask<OurOpened>('open', { folder, threads: 1, head: decodes, ...options })
     await open(tiny.folder)
