@@ -55,7 +55,7 @@ export interface RunningCoordinator {
 /** The coordinator as people deploy it: the OpenAI-compatible API and the workers' links on one port. */
 export async function startCoordinator(config: CoordinatorConfig, log: Log): Promise<RunningCoordinator> {
   const { modelFolder, host, port, pingSeconds, bodyLimitBytes } = config
-  const modelName = config.modelName ?? basename(resolve(modelFolder), '.gguf')
+  const modelName = config.modelName ?? nameOf(modelFolder)
   const [tokenizer, template, core] = await Promise.all([
     loadTokenizer(modelFolder),
     loadChatTemplate(modelFolder),
@@ -100,7 +100,7 @@ export async function startHeadless(
 ): Promise<{ runs: Runs; shape: ModelShape; url: string; close(): Promise<void> }> {
   const { runs, shape, onLink, keepWatch, close } = await startCore(
     modelFolder,
-    basename(resolve(modelFolder), '.gguf'),
+    nameOf(modelFolder),
     // Which precision is verified is chosen by whoever starts the workers.
     { strategy: undefined, narrowestWire: 'f32', cache, precision: undefined, mixedPrecision: true },
     log,
@@ -185,3 +185,6 @@ async function modelFacts(folder: string, name: string, shape: ModelShape, finge
     fingerprint,
   }
 }
+
+/** What clients call a model that nobody has named: its folder or file, of a split file without the number of the part. */
+const nameOf = (model: string): string => basename(resolve(model), '.gguf').replace(/-\d{5}-of-\d{5}$/, '')
