@@ -12,6 +12,8 @@ export interface LocalWorkers {
   readonly decodeNodes: number
   readonly engine: string
   readonly weights: string
+  /** Where all of them compute. Default: on the CPU. */
+  readonly device?: string
   /** Threads of each prefill worker; absent shares the cores out. */
   readonly threads: number | undefined
   /** Each prefill worker on a core of its own, with one thread. */
@@ -29,7 +31,8 @@ export function startWorkers(group: ProcessGroup, url: string, of: LocalWorkers)
   const shared = of.threads ?? Math.max(1, Math.floor(cores / Math.max(1, of.workers)))
   const start = (name: string, role: string, threads: number, options: StartOptions): void => {
     const args = ['worker', '--coordinator', url, '--model', of.model, '--role', role, '--name', name, ...cacheArgs(of)]
-    const engine = ['--engine', of.engine, '--weights', weightsFor(role, of.weights), '--threads', String(threads)]
+    const engine = ['--engine', of.engine, '--device', of.device ?? 'cpu', '--threads', String(threads)]
+    engine.push('--weights', weightsFor(role, of.weights))
     group.addReplaceable(name, () => startHeadrace([...args, ...engine, '--log-level', of.logLevel], options))
   }
   for (let i = 0; i < of.workers; i++)

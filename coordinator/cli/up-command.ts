@@ -2,7 +2,7 @@ import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
-import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
+import { DEVICES, ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { abortError } from '../../shared/errors.ts'
 import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { WIRES } from '../../shared/plan.ts'
@@ -44,6 +44,11 @@ export const upCommand = (program: Program): Program =>
           describe: 'Narrowest precision that KV may have between machines',
         })
         .option('engine', { choices: ENGINES, default: 'onnx' as const, describe: 'What does the arithmetic' })
+        .option('device', {
+          choices: DEVICES,
+          default: 'cpu' as const,
+          describe: 'Where the onnx engine computes; auto: on a GPU if there is one',
+        })
         .option('weights', {
           choices: WEIGHTS,
           default: 'f32' as const,
@@ -66,6 +71,7 @@ interface UpArgs {
   wire: string
   engine: string
   weights: string
+  device: string
   threads?: number | undefined
   pin: boolean
   logLevel: string

@@ -3,7 +3,7 @@ import { dirname, join, resolve } from 'node:path'
 import { z } from 'zod'
 import { type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
-import { ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
+import { DEVICES, ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { isGguf } from '../../shared/gguf/source.ts'
 import { createLog } from '../../shared/log.ts'
@@ -35,6 +35,11 @@ export const verifyCommand = (program: Program): Program =>
           type: 'string',
           describe: 'Reference numbers [default: expected.json in the folder]',
         })
+        .option('device', {
+          choices: DEVICES,
+          default: 'cpu' as const,
+          describe: 'Where the onnx engine computes; auto: on a GPU if there is one',
+        })
         .option('weights', {
           choices: WEIGHTS,
           default: 'f32' as const,
@@ -55,6 +60,7 @@ interface VerifyArgs {
   expected?: string | undefined
   engine: string
   weights: string
+  device: string
   strategy?: Strategy | undefined
   workers: number
   tolerance: number
@@ -94,13 +100,14 @@ async function verify(args: VerifyArgs): Promise<void> {
   const headless = await startHeadless(model, cache, createLog('verify', args.logLevel))
   const group = new ProcessGroup()
   try {
-    const { engine, weights, logLevel } = args
+    const { engine, weights, device, logLevel } = args
     startWorkers(group, headless.url, {
       model,
       workers,
       decodeNodes: 1,
       engine,
       weights,
+      device,
       threads: 1,
       pin: false,
       logLevel,
