@@ -10,7 +10,7 @@ export const devicesCommand = (program: Program): Program =>
     'What this machine can compute with, and how fast',
     (args) =>
       args
-        .option('seconds', { type: 'number', default: 2, describe: 'To measure each device, about' })
+        .option('seconds', { type: 'number', default: 5, describe: 'To measure each device, about' })
         .option('json', { type: 'boolean', default: false, describe: 'Print JSON' }),
     (args) => devices(args).catch((thrown: unknown) => reportFatal(thrown)),
   )
