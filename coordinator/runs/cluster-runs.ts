@@ -30,6 +30,8 @@ export interface ClusterRunsOptions {
   readonly clock: Clock
   /** Where runs go when they have finished. */
   readonly store: RunStore
+  /** Names a run as no other is named. Default: at random. */
+  readonly newRunId?: () => string
 }
 
 /** `Runs` over a real cluster: admission, the registry's facts, and a plan per request. */
@@ -82,7 +84,7 @@ export class ClusterRuns implements Runs {
       precisionOf: (worker: string) => findWorker(registry.state, asWorkerId(worker))?.precision ?? 'f32',
       clock,
     }
-    const run = asRunId(randomUUID())
+    const run = asRunId((this.#of.newRunId ?? randomUUID)())
     const created = Math.floor(Date.now() / 1000)
     for await (const event of runRequest(run, request, deps, signal)) {
       if (event.kind === 'finished') {
