@@ -1,5 +1,6 @@
 import type { RunEvent } from '../../coordinator/runs/events.ts'
 import { HeadraceError } from '../../shared/errors.ts'
+import type { Plan } from '../../shared/plan.ts'
 import type { ClientOptions } from './options.ts'
 import { type ToyAnswer, toyAnswer } from './toy-model.ts'
 import type { CoordinatorLife, World } from './world.ts'
@@ -122,6 +123,7 @@ export class Client {
     const enough = new AbortController()
     this.told = 0
     let last: RunEvent['kind'] | undefined
+    let plan: Plan | undefined
     let finish: Extract<RunEvent, { kind: 'finished' }> | undefined
     const { at: _at, leavesAfter: _leaves, enoughAfter, readSeconds, ...request } = of
     for await (const event of runs.run({ ...request, enough: enough.signal }, open.signal)) {
@@ -129,12 +131,15 @@ export class Client {
       if ((event.kind === 'planned') !== (last === undefined)) world.violated(`${event.kind} after ${last}`)
       last = event.kind
       if (event.kind === 'planned') {
+        plan = event.plan
         world.answers.set(event.run, expected)
         this.#planned(event)
       } else if (event.kind === 'progress' && event.processed > event.total)
         world.violated(`progress: ${event.processed} of ${event.total}`)
       else if (event.kind === 'token') this.#told(event, enough)
       else if (event.kind === 'finished') finish = event
+      if (plan !== undefined && (event.kind === 'planned' || event.kind === 'progress' || event.kind === 'token'))
+        world.onEvent(event.kind, plan)
       if (readSeconds > 0) await new Promise<void>((resolve) => process.after(readSeconds, resolve))
     }
     if (finish === undefined) {

@@ -62,12 +62,13 @@ export function drawOptions(seed: number): Options {
   const layers = shape.whole(2, 4)
   const workers = drawWorkers(shape)
   const clients = Array.from({ length: workload.whole(1, 5) }, () => drawClient(workload))
-  const healAt = 9
+  const healAt = 5
+  const faults = drawFaults(seed, workers, healAt)
   return {
     seed,
     layers,
     chunkTokens: shape.pick([2, 4, 8, 16]),
-    blockTokens: shape.pick([2, 4, 8, 16, 32]),
+    blockTokens: shape.pick([3, 6, 12, 24]),
     workers,
     queue: {
       maxWaiting: shape.pick([1, 2, 64]),
@@ -85,14 +86,14 @@ export function drawOptions(seed: number): Options {
     },
     measuresLinks: shape.hits(0.03),
     clients,
-    faults: drawFaults(seed, workers, healAt),
+    faults,
     healAt,
-    core: shape.pick(['all', 'least'] as const),
+    core: faults.length === 0 ? 'all' : shape.pick(['all', 'least'] as const),
   }
 }
 
 function drawWorkers(shape: Chance): WorkerOptions[] {
-  const tokenSeconds = shape.spread(4e-4, 8e-3)
+  const tokenSeconds = shape.spread(5e-4, 1e-2)
   const draw = (name: string, role: 'prefill' | 'decode'): WorkerOptions => {
     const cheats = role === 'decode' && shape.hits(0.08)
     const budgetBytes = cheats || !shape.hits(0.1) ? PLENTY : shape.whole(2000, 20_000)
@@ -100,7 +101,7 @@ function drawWorkers(shape: Chance): WorkerOptions[] {
       name,
       role,
       tokenSeconds: tokenSeconds * shape.between(0.5, 2),
-      startAt: shape.hits(0.15) ? shape.between(0, 6) : shape.between(0, 0.2),
+      startAt: shape.hits(0.15) ? shape.between(0, 4) : shape.between(0, 0.2),
       clockOffset: shape.between(0, 1e5),
       budgetBytes,
       kvBudgetBytes: cheats ? LITTLE : PLENTY,
@@ -113,13 +114,13 @@ function drawWorkers(shape: Chance): WorkerOptions[] {
 }
 
 function drawClient(workload: Chance): ClientOptions {
-  const promptTokens = Int32Array.from({ length: workload.whole(1, workload.pick([4, 40, 120])) }, () =>
+  const promptTokens = Int32Array.from({ length: workload.whole(1, workload.pick([4, 30, 60, 100])) }, () =>
     workload.whole(0, 23),
   )
   const greedy = workload.hits(0.5)
   const strategy = workload.pick([undefined, undefined, ...STRATEGIES])
   return {
-    at: workload.between(0.5, 6),
+    at: workload.between(0.5, 3.5),
     promptTokens,
     maxTokens: workload.whole(1, 20),
     sampling: {

@@ -1,16 +1,17 @@
+import type { Plan } from '../../shared/plan.ts'
 import { Chance } from './chance.ts'
 import { Client, type Ending } from './client.ts'
-import type { Fault } from './faults.ts'
+import type { Aim, Fault } from './faults.ts'
 import type { ClientOptions, Options } from './options.ts'
 import { COORDINATOR, type Planted, type WorkerLife, World } from './world.ts'
 
 /** All that is left must be done in so much virtual time after the cluster has healed. */
 const PATIENCE_SECONDS = 300
 /** What ends late (timers, links that close) may do so before nothing must be left. */
-const QUIET_SECONDS = 8
+const QUIET_SECONDS = 3
 const MOST_EVENTS = 2_000_000
 /** Looking at everything takes longer than most events. */
-const LOOK_EVERY = 32
+const LOOK_EVERY = 128
 
 export interface Outcome {
   readonly options: Options
@@ -35,6 +36,7 @@ class Simulation {
   readonly #chance: Chance
   readonly #clients: Client[]
   readonly #injected = new Map<string, number>()
+  readonly #aimed: ((event: Aim['event'], plan: Plan) => void)[] = []
   #checks = 0
 
   constructor(options: Options, planted?: Planted) {
@@ -48,7 +50,12 @@ class Simulation {
     const { timeline, options } = world
     world.startCoordinator()
     for (const worker of options.workers) timeline.after(worker.startAt, () => world.startWorker(worker))
-    for (const fault of options.faults) timeline.after(fault.at, () => this.#inject(fault))
+    for (const fault of options.faults)
+      if (fault.aim === undefined) timeline.after(fault.at, () => this.#inject(fault))
+      else this.#aim(fault, fault.aim)
+    world.onEvent = (event, plan) => {
+      for (const tell of this.#aimed) tell(event, plan)
+    }
     this.#advance(options.healAt, () => false)
     this.#heal()
     const deadline = options.healAt + PATIENCE_SECONDS
@@ -97,6 +104,21 @@ class Simulation {
     const { running, waiting } = coordinator.runs.cluster().runs
     if (running > options.queue.maxDecoding) this.#world.violated(`${running} runs at once`)
     if (waiting > options.queue.maxWaiting) this.#world.violated(`${waiting} runs wait`)
+  }
+
+  #aim(fault: Fault, { event, count, late, worker, other }: Aim): void {
+    const { timeline, options } = this.#world
+    let left = count
+    this.#aimed.push((happened, { workers, decode }) => {
+      if (happened !== event || --left !== 0) return
+      const names: string[] = [...workers.map((own) => own.worker), decode]
+      const first = Math.floor(worker * names.length)
+      const second = (first + 1 + Math.floor(other * (names.length - 1))) % names.length
+      const at = { worker: names[first]!, other: names[second] === names[first] ? COORDINATOR : names[second]! }
+      timeline.after(late, () => {
+        if (timeline.now < options.healAt) this.#inject({ ...fault, ...at })
+      })
+    })
   }
 
   #inject(fault: Fault): void {
@@ -215,7 +237,7 @@ class Simulation {
   #join(like: string): void {
     const world = this.#world
     const of = world.options.workers.find(({ name }) => name === like)
-    const name = `${of?.role === 'decode' ? 'd' : 'w'}${world.workers.size + 1}`
+    const name = `${like}-like`
     if (of !== undefined && !world.workers.has(name)) world.startWorker({ ...of, name })
   }
 
@@ -307,10 +329,14 @@ class Simulation {
       left(`runs of ${id}`, runs.length)
       left(`reservations of ${id}`, reserved.size)
     }
+    left('followers', coordinator.registry.followers)
     left('timers of the coordinator', coordinator.process.sleeping, 1)
     for (const [name, life] of world.workers) {
       if (!life.process.alive || life.process.frozen || !this.#reaches(name)) continue
       left(`sessions of ${name}`, life.agent.running)
+      left(`runs that ${name} serves`, life.listening.held.runs)
+      left(`runs that ${name} computes`, life.host.held.runs)
+      left(`bytes of caches that ${name} counts`, life.host.held.kvBytes)
       left(`timers of ${name}`, life.process.sleeping, 3)
       if (life.of.role === 'decode') left(`KV bytes of ${name}`, life.engine.kvBytes)
     }

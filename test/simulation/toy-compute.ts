@@ -3,7 +3,7 @@ import type { Cost } from '../../shared/protocol/control.ts'
 import { type Compute, type ComputeRun, type OnEvent, RunningRun } from '../../worker/compute/compute.ts'
 import { ComputeHost } from '../../worker/compute/host.ts'
 import type { ComputeReply, RunCommand } from '../../worker/compute/messages.ts'
-import type { ReceivedBlock } from '../../worker/prefill/exchange.ts'
+import type { DeliveredBlock, ReceivedBlock } from '../../worker/prefill/exchange.ts'
 import type { SimProcess } from './timeline.ts'
 import type { ToyEngine } from './toy-model.ts'
 
@@ -19,13 +19,16 @@ export interface ToyComputeOptions {
   /** Called with every block that is handed to a run whose checksum is right. */
   readonly onBlock: (run: string, block: ReceivedBlock) => void
   readonly violated: (what: string) => void
+  /** A defect on purpose: what the run gets instead. */
+  readonly meddle?: ((block: DeliveredBlock) => DeliveredBlock) | undefined
 }
 
 /** Layers above the finished ones of which blocks may come to a prefill. */
 const WINDOW_LAYERS = 3
 
 /** The compute thread without a thread: the product's host of runs over the toy engine, in virtual time. */
-export function toyCompute({ engine, process, cost, kvBudgetBytes, ...told }: ToyComputeOptions): Compute {
+export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; readonly host: ComputeHost } {
+  const { engine, process, cost, kvBudgetBytes, ...told } = of
   const runs = new Map<string, RunningRun>()
   /** Layers that each prefill has finished. */
   const finished = new Map<string, number>()
@@ -53,9 +56,11 @@ export function toyCompute({ engine, process, cost, kvBudgetBytes, ...told }: To
   })
   const tell = (command: RunCommand): void => {
     process.after(HOP_SECONDS, () => {
-      if (command.kind === 'deliver' && crc32(command.block.bytes) === command.block.crc32)
-        told.onBlock(command.run, command.block)
-      host.handle(command)
+      if (command.kind === 'deliver') {
+        const block = told.meddle?.(command.block) ?? command.block
+        if (crc32(block.bytes) === block.crc32) told.onBlock(command.run, block)
+        host.handle({ ...command, block })
+      } else host.handle(command)
       if (engine.kvBytes > kvBudgetBytes) told.violated(`${engine.kvBytes} bytes of KV in a budget of ${kvBudgetBytes}`)
     })
   }
@@ -73,7 +78,7 @@ export function toyCompute({ engine, process, cost, kvBudgetBytes, ...told }: To
       cancel: () => tell({ kind: 'cancel', run }),
     }
   }
-  return {
+  const compute: Compute = {
     shape: engine.shape,
     calibrate: async () => {
       await process.compute(CALIBRATION_SECONDS)
@@ -93,4 +98,5 @@ export function toyCompute({ engine, process, cost, kvBudgetBytes, ...told }: To
     failed: new AbortController().signal,
     close: () => engine.close(),
   }
+  return { compute, host }
 }

@@ -7,11 +7,14 @@ import { HeadraceError } from '../../shared/errors.ts'
 import { BufferPool } from '../../shared/link/buffer-pool.ts'
 import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
 import type { Log } from '../../shared/log.ts'
+import type { Plan } from '../../shared/plan.ts'
 import { PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
 import { Agent } from '../../worker/agent/agent.ts'
+import type { ComputeHost } from '../../worker/compute/host.ts'
 import { WorkerMetrics } from '../../worker/metrics.ts'
 import { PeerDialling } from '../../worker/peers/dialling.ts'
 import { PeerListening } from '../../worker/peers/listening.ts'
+import type { DeliveredBlock } from '../../worker/prefill/exchange.ts'
 import { Chance } from './chance.ts'
 import { History } from './history.ts'
 import { SimNetwork } from './network.ts'
@@ -57,13 +60,15 @@ export interface WorkerLife {
   readonly process: SimProcess
   readonly agent: Agent
   readonly engine: ToyEngine
+  readonly listening: PeerListening
+  readonly host: ComputeHost
   leaving: boolean
 }
 
 /** Small changes to the product, by a test that wants to see them found. */
 export interface Planted {
-  readonly runs?: (of: ClusterRunsOptions) => ClusterRuns
-  readonly engine?: (engine: ToyEngine) => ToyEngine
+  readonly Runs?: typeof SmallBlockRuns
+  readonly meddle?: (block: DeliveredBlock) => DeliveredBlock
 }
 
 export class World {
@@ -79,6 +84,8 @@ export class World {
   readonly gone = new Set<string>()
   /** What each run has to give. */
   readonly answers = new Map<string, ToyAnswer>()
+  /** Told of what comes to clients. */
+  onEvent: (event: 'planned' | 'progress' | 'token', plan: Plan) => void = () => undefined
   #lives = 0
   #runs = 0
   readonly #planted: Planted
@@ -123,7 +130,7 @@ export class World {
       store: new RunStore(),
       newRunId: () => `run-${++this.#runs}`,
     }
-    const runs = this.#planted.runs?.(of) ?? new SmallBlockRuns(of, this.options.blockTokens)
+    const runs = new (this.#planted.Runs ?? SmallBlockRuns)(of, this.options.blockTokens)
     this.network.listen(COORDINATOR_URL, process, CONTROL_LIMITS, (link) => void registry.serve(link))
     const watch = new AbortController()
     void registry.keepWatch(watch.signal)
@@ -153,6 +160,19 @@ export class World {
     const log = this.#log(name)
     const url = `sim://${name}/link`
     const engine = this.#engine(of, process)
+    const { compute, host } = toyCompute({
+      engine,
+      process,
+      cost: { o: 1e-4, a: tokenSeconds, b: tokenSeconds / 200 },
+      kvBudgetBytes: of.kvBudgetBytes,
+      onBlock: (run, { layer, start, bytes }) => {
+        const answer = this.answers.get(run.split('.')[0]!)
+        if (answer !== undefined && !toyBlockIsTrue(answer, layer, start, bytes))
+          this.violated(`${name} took a wrong block of layer ${layer} at ${start} into ${run}`)
+      },
+      violated: (what) => this.violated(`${name}: ${what}`),
+      meddle: this.#planted.meddle,
+    })
     const listening = new PeerListening({ fingerprint: FINGERPRINT, clock, log })
     this.network.listen(url, process, DATA_LIMITS, (link) => void listening.serve(link))
     const buffers = new PoisonedPool()
@@ -182,18 +202,7 @@ export class World {
       session: {
         worker: name,
         fingerprint: FINGERPRINT,
-        compute: toyCompute({
-          engine,
-          process,
-          cost: { o: 1e-4, a: tokenSeconds, b: tokenSeconds / 200 },
-          kvBudgetBytes: of.kvBudgetBytes,
-          onBlock: (run, { layer, start, bytes }) => {
-            const answer = this.answers.get(run.split('.')[0]!)
-            if (answer !== undefined && !toyBlockIsTrue(answer, layer, start, bytes))
-              this.violated(`${name} took a wrong block of layer ${layer} at ${start} into ${run}`)
-          },
-          violated: (what) => this.violated(`${name}: ${what}`),
-        }),
+        compute,
         dialling: new PeerDialling({ dialer, worker: name, fingerprint: FINGERPRINT, log }),
         listening,
         metrics: workerMetrics,
@@ -204,7 +213,7 @@ export class World {
       residentBytes: () => 0,
       collectGarbage: () => undefined,
     })
-    const life: WorkerLife = { of, process, agent, engine, leaving: false }
+    const life: WorkerLife = { of, process, agent, engine, listening, host, leaving: false }
     this.workers.set(name, life)
     this.history.note('started', name)
     agent.serve().then(
@@ -222,8 +231,7 @@ export class World {
   #engine(of: WorkerOptions, process: SimProcess): ToyEngine {
     const { layers, chunkTokens } = this.options
     const speed = { token: of.tokenSeconds, pair: of.tokenSeconds / 200 }
-    const engine = new ToyEngine(layers, chunkTokens, speed, (seconds) => process.compute(seconds))
-    return this.#planted.engine?.(engine) ?? engine
+    return new ToyEngine(layers, chunkTokens, speed, (seconds) => process.compute(seconds))
   }
 
   /** The process ends itself, and whoever looks after it starts it again. */
@@ -256,7 +264,7 @@ export class World {
 }
 
 /** The product's runs, in smaller blocks. */
-class SmallBlockRuns extends ClusterRuns {
+export class SmallBlockRuns extends ClusterRuns {
   readonly #blockTokens: number
 
   constructor(of: ClusterRunsOptions, blockTokens: number) {
