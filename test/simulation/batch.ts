@@ -57,6 +57,9 @@ export async function simulateSeed(options: Options, planted?: Planted): Promise
     unhandled.push(`unhandled: ${reason}`)
   }
   process.on('unhandledRejection', note)
+  // Every abort makes an error; nobody looks at where.
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = 0
   try {
     await turn()
     const outcome = await new Promise<Outcome>((resolve, reject) => {
@@ -71,6 +74,7 @@ export async function simulateSeed(options: Options, planted?: Planted): Promise
     await turn()
     return { ...outcome, violations: [...outcome.violations, ...new Set(unhandled)] }
   } finally {
+    Error.stackTraceLimit = stackTraceLimit
     process.off('unhandledRejection', note)
   }
 }

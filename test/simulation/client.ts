@@ -8,6 +8,7 @@ import type { CoordinatorLife, World } from './world.ts'
 /** How a request that a client has sent may end. A client sends it again after all but the first two. */
 export type Ending = 'done' | 'cancelled' | 'lost' | (string & {})
 
+const HEADER_FLIPPED = 'a bit of a header was flipped'
 const RETRY_SECONDS = 0.4
 /** Codes that say: not with this cluster. They are final when nothing will change any more. */
 const HOPELESS: ReadonlySet<string> = new Set(['plan_impossible', 'out_of_memory'])
@@ -25,6 +26,15 @@ const FAILURES: ReadonlySet<string> = new Set([
   'no_decode_node',
   'queue_full',
   'shutting_down',
+])
+/** What it may be called where headers of frames are damaged. */
+const DAMAGE: ReadonlySet<string> = new Set([
+  'frame_bad_header',
+  'frame_bad_schema',
+  'frame_too_deep',
+  'kv_shape',
+  'fingerprint_mismatch',
+  'unexpected_message',
 ])
 /** After the cluster has healed, a request is sent so often at most. */
 const TRIES_WHEN_HEALED = 8
@@ -103,7 +113,8 @@ export class Client {
       this.end = 'left'
     } else {
       if (how === 'cancelled') this.#world.violated('a run was cancelled though its client waits')
-      else if (how !== 'lost' && !FAILURES.has(how)) this.#world.violated(`a run failed with ${how}`)
+      else if (how !== 'lost' && !FAILURES.has(how) && !(DAMAGE.has(how) && history.seen.has(HEADER_FLIPPED)))
+        this.#world.violated(`a run failed with ${how}`)
       if (this.told > 0) history.saw('a run failed after its first token')
       if (healed && ++this.#triesWhenHealed === TRIES_WHEN_HEALED) this.#giveUp(how)
       else timeline.after(RETRY_SECONDS * 2 ** Math.min(3, this.endings.length - 1), () => this.#send())

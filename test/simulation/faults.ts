@@ -17,6 +17,7 @@ export const FAULT_KINDS = [
   'stop_coordinator',
   'join',
   'leave',
+  'flip_header',
 ] as const
 export type FaultKind = (typeof FAULT_KINDS)[number]
 

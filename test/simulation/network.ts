@@ -27,6 +27,8 @@ export interface Path {
   refusedUntil: number
   /** So many of the next frames with KV get one bit flipped. */
   flips: number
+  /** So many of the next frames with KV get one bit of their header flipped. */
+  headerFlips: number
   /** So many of the next frames with KV arrive twice. */
   repeats: number
 }
@@ -64,7 +66,7 @@ export class SimNetwork {
     const key = `${from}>${to}`
     const known = this.#paths.get(key)
     if (known !== undefined) return known
-    const path = { ...this.of.path(), stalledUntil: 0, refusedUntil: 0, flips: 0, repeats: 0 }
+    const path = { ...this.of.path(), stalledUntil: 0, refusedUntil: 0, flips: 0, headerFlips: 0, repeats: 0 }
     this.#paths.set(key, path)
     return path
   }
@@ -317,7 +319,7 @@ class SimLink implements Link {
   /** Flips a bit of a KV block, if one is due. Returns whether the frame comes a second time. */
   #damage(frame: Uint8Array): boolean {
     const path = this.#path()
-    if (path.flips === 0 && path.repeats === 0) return false
+    if (path.flips + path.headerFlips + path.repeats === 0) return false
     const { header, payload } = decodeFrame(frame, Number.POSITIVE_INFINITY)
     if ((header as { kind: string }).kind !== 'kv') return false
     const { chance, history } = this.#network.of
@@ -328,6 +330,14 @@ class SimLink implements Link {
       payload[at]! ^= 1 << chance.whole(0, 7)
       history.note('flipped', from, to, at)
       history.saw('a bit of a block was flipped')
+      return false
+    }
+    if (path.headerFlips > 0) {
+      path.headerFlips--
+      const at = chance.whole(16, 16 + new DataView(frame.buffer, frame.byteOffset).getUint32(8, true) - 1)
+      frame[at]! ^= 1 << chance.whole(0, 7)
+      history.note('flipped', from, to, 'header', at)
+      history.saw('a bit of a header was flipped')
       return false
     }
     path.repeats--

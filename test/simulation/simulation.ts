@@ -11,7 +11,7 @@ const PATIENCE_SECONDS = 300
 const QUIET_SECONDS = 3
 const MOST_EVENTS = 2_000_000
 /** Looking at everything takes longer than most events. */
-const LOOK_EVERY = 128
+const LOOK_EVERY = 256
 
 export interface Outcome {
   readonly options: Options
@@ -61,7 +61,8 @@ class Simulation {
     const deadline = options.healAt + PATIENCE_SECONDS
     this.#advance(deadline, () => this.#clients.every(({ waiting }) => !waiting))
     this.#tryAgain(deadline)
-    for (const { waiting, name } of this.#clients) if (waiting) world.violated(`${name} waits for ever`)
+    if (world.violations.length === 0)
+      for (const { waiting, name } of this.#clients) if (waiting) world.violated(`${name} waits for ever`)
     this.#advance(timeline.now + QUIET_SECONDS, () => false)
     this.#nothingLeft()
     return {
@@ -163,6 +164,9 @@ class Simulation {
         return
       case 'flip':
         for (const to of world.workers.keys()) network.path(worker, to).flips += Math.ceil(strength / 40)
+        return
+      case 'flip_header':
+        for (const to of world.workers.keys()) network.path(worker, to).headerFlips += Math.ceil(strength / 40)
         return
       case 'repeat':
         for (const to of world.workers.keys()) network.path(worker, to).repeats += Math.ceil(strength / 40)
@@ -270,7 +274,15 @@ class Simulation {
       for (const b of healed) {
         const path = network.path(a, b)
         const { delay, bytesPerSecond } = options.network
-        Object.assign(path, { delay, bytesPerSecond, stalledUntil: 0, refusedUntil: 0, flips: 0, repeats: 0 })
+        Object.assign(path, {
+          delay,
+          bytesPerSecond,
+          stalledUntil: 0,
+          refusedUntil: 0,
+          flips: 0,
+          headerFlips: 0,
+          repeats: 0,
+        })
       }
     network.wake()
   }
