@@ -148,6 +148,8 @@ export class Client {
       } else if (event.kind === 'progress' && event.processed > event.total)
         world.violated(`progress: ${event.processed} of ${event.total}`)
       else if (event.kind === 'token') this.#told(event, enough)
+      else if (event.kind === 'failed_over')
+        world.history.saw(this.told > 0 ? 'a decode node was replaced in mid-answer' : 'a decode node was replaced')
       else if (event.kind === 'finished') finish = event
       if (plan !== undefined && (event.kind === 'planned' || event.kind === 'progress' || event.kind === 'token'))
         world.onEvent(event.kind, plan)
@@ -164,6 +166,10 @@ export class Client {
       )
     if (finish.report.completionTokens !== this.told) world.violated('the report counts other tokens')
     world.history.saw(`ended by ${finish.reason}`)
+    for (const { code, tokens } of finish.report.repairs) {
+      world.history.note('repaired', this.name, code, tokens)
+      world.history.saw(`repaired: ${code}`)
+    }
     return 'done'
   }
 

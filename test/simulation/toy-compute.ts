@@ -74,6 +74,7 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
           told.violated(`layer ${block.layer} came to ${run}, which has finished ${done} layers`)
         tell({ kind: 'deliver', run, block: running.lend(block, onUsed) })
       },
+      fetch: (wanted, wire, onFetched) => tell({ kind: 'fetch', run, id: running.await(onFetched), wanted, wire }),
       stop: () => tell({ kind: 'stop', run }),
       cancel: () => tell({ kind: 'cancel', run }),
     }
