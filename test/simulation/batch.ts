@@ -51,7 +51,7 @@ export async function simulateMany(of: BatchOptions): Promise<Totals> {
 }
 
 /** One simulation, with what Node would have ended a process for. */
-export async function simulateSeed(options: Options, planted?: Planted): Promise<Outcome> {
+export async function simulateSeed(options: Options, planted?: Planted, explained?: boolean): Promise<Outcome> {
   const unhandled: string[] = []
   const note = (reason: unknown): void => {
     unhandled.push(`unhandled: ${reason}`)
@@ -65,7 +65,7 @@ export async function simulateSeed(options: Options, planted?: Planted): Promise
     const outcome = await new Promise<Outcome>((resolve, reject) => {
       setImmediate(() => {
         try {
-          resolve(simulate(options, planted))
+          resolve(simulate(options, planted, explained))
         } catch (error) {
           reject(error)
         }

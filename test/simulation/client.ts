@@ -116,7 +116,7 @@ export class Client {
       else if (how !== 'lost' && !FAILURES.has(how) && !(DAMAGE.has(how) && history.seen.has(HEADER_FLIPPED)))
         this.#world.violated(`a run failed with ${how}`)
       if (this.told > 0) history.saw('a run failed after its first token')
-      if (healed && ++this.#triesWhenHealed === TRIES_WHEN_HEALED) this.#giveUp(how)
+      if (healed && how !== 'queue_full' && ++this.#triesWhenHealed === TRIES_WHEN_HEALED) this.#giveUp(how)
       else timeline.after(RETRY_SECONDS * 2 ** Math.min(3, this.endings.length - 1), () => this.#send())
     }
   }
@@ -148,9 +148,10 @@ export class Client {
       } else if (event.kind === 'progress' && event.processed > event.total)
         world.violated(`progress: ${event.processed} of ${event.total}`)
       else if (event.kind === 'token') this.#told(event, enough)
-      else if (event.kind === 'failed_over')
+      else if (event.kind === 'failed_over') {
+        world.history.note('failed over', this.name, event.from, event.code, event.attempt)
         world.history.saw(this.told > 0 ? 'a decode node was replaced in mid-answer' : 'a decode node was replaced')
-      else if (event.kind === 'finished') finish = event
+      } else if (event.kind === 'finished') finish = event
       if (plan !== undefined && (event.kind === 'planned' || event.kind === 'progress' || event.kind === 'token'))
         world.onEvent(event.kind, plan)
       if (readSeconds > 0) await new Promise<void>((resolve) => process.after(readSeconds, resolve))

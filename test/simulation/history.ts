@@ -1,5 +1,5 @@
 /** What happened in a simulation: a hash of all of it, and the last of it in words. */
-const KEPT = 4000
+const KEPT = 20_000
 
 export class History {
   readonly #lines: (readonly [number, string, ...(string | number)[]])[] = []
@@ -9,8 +9,16 @@ export class History {
   readonly seen = new Map<string, number>()
   readonly #now: () => number
 
-  constructor(now: () => number) {
+  readonly #explained: boolean
+
+  /** @param explained also keeps what costs time to put in words; the hash is the same */
+  constructor(now: () => number, explained = false) {
     this.#now = now
+    this.#explained = explained
+  }
+
+  explain(what: string, of: () => (string | number)[]): void {
+    if (this.#explained) this.#keep([this.#now(), what, ...of()])
   }
 
   note(what: string, ...of: (string | number)[]): void {
@@ -18,6 +26,10 @@ export class History {
     const line = [now, what, ...of] as const
     this.#mix(`${now}`)
     for (let i = 1; i < line.length; i++) this.#mix(`${line[i]}`)
+    this.#keep(line)
+  }
+
+  #keep(line: readonly [number, string, ...(string | number)[]]): void {
     if (this.#lines.length < KEPT) this.#lines.push(line)
     else this.#lines[this.count % KEPT] = line
     this.count++

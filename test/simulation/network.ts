@@ -309,6 +309,7 @@ class SimLink implements Link {
     this.#buffered -= parcel.frame.length
     history.note('frame', from, host, parcel.frame.length)
     if (to.closed.aborted) return
+    history.explain('  it says', () => [words(parcel.frame)])
     const memory = to.#allocate(parcel.frame.length)
     memory.set(parcel.frame)
     const repeats = this.#damage(memory)
@@ -406,3 +407,9 @@ class SimLink implements Link {
 
 /** `sim://host` or `sim://host/path`. */
 const hostOf = (url: string): string => url.split('/')[2] ?? ''
+
+function words(frame: Uint8Array): string {
+  const { header } = decodeFrame(frame, Number.POSITIVE_INFINITY)
+  const dull = new Set(['fingerprint', 'crc32', 'dtype', 'prefixWire', 'handoffWire', 'report', 'sampling', 'url'])
+  return JSON.stringify(header, (key, value) => (dull.has(key) ? undefined : value))
+}

@@ -27,8 +27,8 @@ export interface Outcome {
 }
 
 /** Must be called from a turn of the event loop, not from a promise. */
-export function simulate(options: Options, planted?: Planted): Outcome {
-  return new Simulation(options, planted).run()
+export function simulate(options: Options, planted?: Planted, explained?: boolean): Outcome {
+  return new Simulation(options, planted, explained).run()
 }
 
 class Simulation {
@@ -39,8 +39,8 @@ class Simulation {
   readonly #aimed: ((event: Aim['event'], plan: Plan) => void)[] = []
   #checks = 0
 
-  constructor(options: Options, planted?: Planted) {
-    this.#world = new World(options, planted)
+  constructor(options: Options, planted?: Planted, explained?: boolean) {
+    this.#world = new World(options, planted, explained)
     this.#chance = new Chance(options.seed, 'simulation')
     this.#clients = options.clients.map((client, i) => new Client(this.#world, `client-${i + 1}`, client))
   }
@@ -350,7 +350,6 @@ class Simulation {
       left(`runs that ${name} computes`, life.host.held.runs)
       left(`bytes of caches that ${name} counts`, life.host.held.kvBytes)
       left(`timers of ${name}`, life.process.sleeping, 3)
-      if (life.of.role === 'decode') left(`KV bytes of ${name}`, life.engine.kvBytes)
     }
   }
 

@@ -61,7 +61,7 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
         if (crc32(block.bytes) === block.crc32) told.onBlock(command.run, block)
         host.handle({ ...command, block })
       } else host.handle(command)
-      if (engine.kvBytes > kvBudgetBytes) told.violated(`${engine.kvBytes} bytes of KV in a budget of ${kvBudgetBytes}`)
+      if (host.held.kvBytes > kvBudgetBytes) told.violated(`caches of ${host.held.kvBytes} bytes in ${kvBudgetBytes}`)
     })
   }
   const open = (run: string, onEvent: OnEvent): ComputeRun => {

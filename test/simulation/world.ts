@@ -90,11 +90,11 @@ export class World {
   #runs = 0
   readonly #planted: Planted
 
-  constructor(options: Options, planted: Planted = {}) {
+  constructor(options: Options, planted: Planted = {}, explained = false) {
     this.options = options
     this.#planted = planted
     const { timeline } = this
-    this.history = new History(() => timeline.now)
+    this.history = new History(() => timeline.now, explained)
     const chance = new Chance(options.seed, 'network')
     const { delay, bytesPerSecond, unlike, sendBuffer, jitter } = options.network
     this.network = new SimNetwork({
