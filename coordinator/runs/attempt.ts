@@ -269,8 +269,8 @@ class Attempt {
     if (repairers.length === 0) throw this.#decodeLost(new HeadraceError('no_workers', 'nobody is left to compute'))
     watch.heard()
     const pieces = planRepair({ missing, blockTokens: plan.blockTokens, layers, repairers })
-    for (const [i, { worker, spans }] of pieces.entries()) {
-      const name = `${id}.${this.#parts.length + i}`
+    for (const { worker, spans } of pieces) {
+      const name = `${id}.${this.#parts.length}` // which grows with each
       const { prefixWire, handoffWire } = part.by
       const place = { worker, epoch: workers.epochOf(worker), url: workers.urlOf(worker) }
       this.#assign(partOf(name, { ...place, spans: [...spans], prefixWire, handoffWire }, layers))
