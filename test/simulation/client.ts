@@ -113,6 +113,7 @@ export class Client {
         return coordinator === undefined || readyDecode(coordinator.registry.state).length === 0
       case 'plan_impossible':
       case 'out_of_memory':
+        if (this.of.strategy !== undefined && how === 'plan_impossible') return true // as of a ring of two tokens
         return options.workers.some((worker) => Math.min(worker.budgetBytes, worker.kvBudgetBytes) < PLENTY)
       default:
         return this.#failovers >= MOST_FAILOVERS
