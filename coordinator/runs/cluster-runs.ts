@@ -31,6 +31,8 @@ export interface ClusterRunsOptions {
   readonly clock: Clock
   /** Where runs go when they have finished. */
   readonly store: RunStore
+  /** Names a run as no other is named. Default: at random. */
+  readonly newRunId?: () => string
 }
 
 /** How long a run that was begun waits for workers to compute the rest. */
@@ -92,7 +94,7 @@ export class ClusterRuns implements Runs {
       precisionOf: (worker: string) => findWorker(registry.state, asWorkerId(worker))?.precision ?? 'f32',
       clock,
     }
-    const run = asRunId(randomUUID())
+    const run = asRunId((this.#of.newRunId ?? randomUUID)())
     const created = Math.floor(Date.now() / 1000)
     for await (const event of runRequest(run, request, deps, signal)) {
       if (event.kind === 'finished') {
