@@ -53,11 +53,14 @@ function conversation(dice: Dice, { schema, opening, usual, any }: Talk): Uint8A
   return joined(parts)
 }
 
+/** Of a block of one position as int8, which most of them are. */
+const PAYLOAD = new Uint8Array(12)
+
 /** Once encoded, for all inputs: it is what is changed that is tested. */
 const WHOLE = new Map<unknown, Uint8Array>()
 
 function whole(schema: Schema, message: unknown): Uint8Array {
-  const known = WHOLE.get(message) ?? encodeMessage(schema, message as { kind: string })
+  const known = WHOLE.get(message) ?? encodeMessage(schema, message as { kind: string }, PAYLOAD)
   WHOLE.set(message, known)
   return known
 }
