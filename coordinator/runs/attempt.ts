@@ -1,13 +1,13 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, type ErrorCode, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type WorkerId } from '../../shared/ids.ts'
-import { type Span, spanTokens } from '../../shared/plan.ts'
+import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { LayerRange, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
 import { planRepair, type Repairer } from '../planning/repair.ts'
 import { type Assigning, assignAll, assignRepair, planWorkers } from './assign.ts'
 import type { Repair } from './events.ts'
 import { type News, NewsQueue, type WorkerNews } from './news.ts'
-import { type Gap, gapsOf, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
+import { checkedGap, type Gap, gapsOf, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
 import type { Watch } from './progress.ts'
 
 export interface AttemptOptions extends Assigning {
@@ -221,7 +221,7 @@ class Attempt {
 
   #surveyed({ part: run, worker }: { part: string; worker: string }, payload: Uint8Array): void {
     const part = this.#part(run, worker)
-    const gaps = gapsIn(payload)
+    const gaps = gapsIn(payload, this.#of.plan)
     if (part === undefined || gaps.length === 0) return
     if (part.state === 'finished') {
       // It said that it had handed everything over.
@@ -242,6 +242,7 @@ class Attempt {
     code,
   }: Extract<WorkerEvent, { kind: 'block_refused' }>): void {
     const part = this.#part(run, worker)
+    checkedGap({ start, end: start + count, layer }, this.#of.plan)
     if (part === undefined) return
     const refused = (this.#refused.get(worker) ?? 0) + 1
     this.#refused.set(worker, refused)
@@ -304,13 +305,13 @@ class Attempt {
   }
 }
 
-function gapsIn(payload: Uint8Array): Gap[] {
+function gapsIn(payload: Uint8Array, plan: Plan): Gap[] {
   if (payload.byteLength % 12 !== 0) throw new HeadraceError('frame_bad_schema', 'gaps are not whole')
   const numbers = new Int32Array(payload.slice().buffer)
   const gaps: Gap[] = []
   for (let i = 0; i < numbers.length; i += 3) {
     const [start, end, layer] = [numbers[i]!, numbers[i + 1]!, numbers[i + 2]!]
-    gaps.push({ start, end, layer })
+    gaps.push(checkedGap({ start, end, layer }, plan))
   }
   return gaps
 }

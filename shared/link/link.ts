@@ -46,5 +46,5 @@ export const COORDINATOR_LIMITS: LinkLimits = { ...CONTROL_LIMITS, maxReceivedBy
 export const MAX_BLOCK_BYTES = 8 * 2 ** 20
 export const DATA_LIMITS: LinkLimits = { maxFrameBytes: MAX_BLOCK_BYTES + 2 ** 17, maxQueuedFrames: 16 }
 
-/** Whoever dials for KV asks in a few words, and is not known until it has. */
-export const SERVING_LIMITS: LinkLimits = { ...DATA_LIMITS, maxReceivedBytes: 2 ** 12 }
+/** Whoever dials for KV asks: in a few words, or with the list of the blocks that it wants. */
+export const SERVING_LIMITS: LinkLimits = { ...DATA_LIMITS, maxReceivedBytes: 2 ** 20 + 2 ** 17 }

@@ -100,12 +100,13 @@ function knock(gate: HandshakeGate, { remoteAddress = '' }: Socket, socket: Dupl
 
 export async function listenLinks(options: ListenOptions): Promise<LinkServer> {
   const { host, headerSeconds = 10 } = options
+  const headerMs = Math.ceil(headerSeconds * 1000)
   const server = createServer(
     {
       maxHeaderSize: MAX_HEADER_BYTES,
-      headersTimeout: headerSeconds * 1000,
-      requestTimeout: 3 * headerSeconds * 1000,
-      connectionsCheckingInterval: (headerSeconds * 1000) / 2,
+      headersTimeout: headerMs,
+      requestTimeout: 3 * headerMs,
+      connectionsCheckingInterval: Math.ceil(headerMs / 2),
       keepAliveTimeout: 10_000,
     },
     (request, response) => {

@@ -10,8 +10,9 @@ import type { ModelShape } from '../../../shared/model-shape.ts'
 import { eventSchema, PROTOCOL_VERSION, type PrefillAssignment } from '../../../shared/protocol/control.ts'
 import { encodeMessage } from '../../../shared/protocol/messages.ts'
 import { peerDeliverySchema, peerRequestSchema } from '../../../shared/protocol/peer.ts'
+import { KvServing } from '../../../worker/decode/kv-serving.ts'
 import { PeerDialling } from '../../../worker/peers/dialling.ts'
-import { PeerListening } from '../../../worker/peers/listening.ts'
+import { PeerListening, type RunServer } from '../../../worker/peers/listening.ts'
 import { RunExchange } from '../../../worker/prefill/run-exchange.ts'
 import { TraceRecorder } from '../../../worker/trace/recorder.ts'
 import { ManualClock } from '../../support/manual-clock.ts'
@@ -33,6 +34,8 @@ const AT_ONCE = 2
 const MOST_FRAMES = 12
 const fingerprint = 'f'.repeat(64)
 const run = 'run-7'
+/** What a decode node calls its cache of it. */
+const cached = 'run-9'
 const log = createLog('fuzz', 'silent')
 
 type Schema = z.ZodType<{ kind: string }, object>
@@ -148,14 +151,17 @@ const assignment: PrefillAssignment = {
   rank: 1,
   workers: ['worker-1', 'worker-2', 'worker-3'].map((worker, i) => ({
     worker,
+    epoch: 1,
     url: 'memory://source',
     spans: [{ start: i, end: i + 1 }],
     prefixWire: 'int8',
     handoffWire: 'f32',
   })),
   decode: 'decode-1',
+  decodeUrl: 'memory://decode',
   blockTokens: 8,
   promptTokens: 9,
+  layers: { from: 0, to: 3 },
 }
 
 /** Of the middle of a chain of three. */
@@ -188,6 +194,8 @@ export const subscriptions: Target = {
       ...opening,
       { kind: 'subscribe', run, purpose: 'prefix', window: 1 },
       { kind: 'subscribe', run: 'run-8', purpose: 'prefix', window: 1 },
+      ...[cached, 'run-10'].map((of) => ({ kind: 'subscribe', run: of, purpose: 'cached', window: 2, wire: 'int8' })),
+      { kind: 'credit', run: cached, window: 3 },
       { kind: 'credit', run, window: 2 },
       { kind: 'credit', run, window: 0x7fffffff },
       { kind: 'probe', seq: 1, bytes: 0 },
@@ -199,6 +207,7 @@ export const subscriptions: Target = {
         const listening = new PeerListening({ fingerprint, clock: new ManualClock(), log })
         const serving = exchange((error) => void checkedCode(error))
         listening.open(run, serving)
+        listening.open(cached, cache())
         for (const layer of [0, 1, 2]) {
           const block = { layer, count: 1, dtype: 'f32', crc32: 0, bytes: new Uint8Array(16) } as const
           for (const start of [1, 2, 3])
@@ -210,12 +219,38 @@ export const subscriptions: Target = {
   },
 }
 
+/** A decode node's cache, of which a block at position 0 is asked for. */
+function cache(): RunServer {
+  const block = { crc32: 0, dtype: 'int8', bytes: new Uint8Array(12) } as const
+  return new KvServing({
+    worker: 'decode-1',
+    epoch: 1,
+    fingerprint,
+    compute: { fetch: (wanted, _wire, onBlock) => onBlock({ ...wanted, ...block }) },
+    encode: (header, payload) => encodeMessage(peerDeliverySchema, header, payload),
+    isBlock: ({ layer, start }) => layer >= 0 && layer < 3 && start === 0,
+    mostBlocks: 16,
+    clock: new ManualClock(),
+    log,
+  }).server(cached, (worker) => worker !== 'worker-9')
+}
+
 /** The receiving end of KV: a peer that was dialled and sends what it likes. */
 export const deliveries: Target = {
   name: 'deliveries',
   weight: 4,
   open: async () => {
-    const block = { kind: 'kv', run, fingerprint, origin: 'worker-1', start: 0, count: 1, dtype: 'int8', crc32: 1 }
+    const block = {
+      kind: 'kv',
+      run,
+      fingerprint,
+      origin: 'worker-1',
+      epoch: 1,
+      start: 0,
+      count: 1,
+      dtype: 'int8',
+      crc32: 1,
+    }
     const opening = [0, 1].map((layer) => ({ ...block, layer }))
     const usual = [
       ...peerDeliveries,
