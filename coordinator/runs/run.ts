@@ -6,18 +6,17 @@ import type { FinishReason, WorkerReport } from '../../shared/protocol/run-types
 import type { ClockOffset } from '../trace/alignment.ts'
 import { bottleneckOf } from '../trace/bottleneck.ts'
 import { RunTracer, spansOf } from '../trace/run-trace.ts'
-import type { Admission } from './admission.ts'
+import type { Turn } from './admission.ts'
 import { dispatch, type WorkerNews, type Workers } from './dispatch.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
 import type { Progress } from './progress.ts'
 
 export interface RunDeps {
-  readonly admission: Admission
+  /** Waits for the run's turn. */
+  readonly admit: (run: RunId, request: RunRequest, signal: AbortSignal) => Promise<Turn>
   readonly progress: Progress
   readonly workers: Workers
   readonly layers: number
-  /** Prefill rate of late, to estimate a full queue's wait by. */
-  readonly tokensPerSecond: () => number
   /** Facts of this moment to a plan (`coordinator/planning`). */
   readonly planNow: (request: RunRequest) => Plan
   /** The workers of a plan are busy with the run until the returned function is called, for one of them or for all. */
@@ -44,7 +43,7 @@ export async function* runRequest(
   const tracer = new RunTracer(clock, arrived, deps.offsetOf)
 
   // 3. Admit: wait for a turn, short prompts first.
-  const turn = await deps.admission.enter(run, request.promptTokens.length, deps.tokensPerSecond(), signal)
+  const turn = await deps.admit(run, request, signal)
   const queueSeconds = clock.now() - arrived
   let leave = (_worker?: string): void => undefined
   let unwatch = (): void => undefined
