@@ -35,7 +35,7 @@ export const DEFAULT_QUEUE_LIMITS: QueueLimits = {
   maxWaitSeconds: 300,
   maxPrefilling: 2,
   maxDecoding: 4,
-  ageing: 1,
+  ageing: 0.2,
 }
 
 /** What a run takes of the cluster. */
@@ -77,7 +77,7 @@ export const emptyQueue = (limits: QueueLimits = DEFAULT_QUEUE_LIMITS): QueueSta
 /** Whether there is memory for a run beside those that have started. */
 export type Room = (run: QueuedRun, started: readonly QueuedRun[]) => boolean
 
-/** Lets a run wait, or throws `queue_full` with `retryAfterSeconds`: when there will be room, by what is known now. */
+/** Lets a run wait, or throws `queue_full` with `retryAfterSeconds`: when to ask again, by what is known now. */
 export function enqueue(queue: QueueState, run: QueuedRun): QueueState {
   const { maxWaiting, maxWaitingTokens, maxWaitSeconds } = queue.limits
   const waiting = queue.waiting.length
@@ -85,7 +85,8 @@ export function enqueue(queue: QueueState, run: QueuedRun): QueueState {
   const tooMany = waiting >= maxWaiting
   const tooLong = waiting > 0 && waitingTokens + run.tokens > maxWaitingTokens
   if (tooMany || tooLong) {
-    const retry = retryAfterSeconds(waitSeconds(queue))
+    // When half of them have started: soon enough for one who asks alone, late enough for hundreds.
+    const retry = retryAfterSeconds(waitSeconds(queue) / 2)
     throw new HeadraceError('queue_full', `${waiting} prompts of ${waitingTokens} tokens in all wait already`, {
       details: { waiting, waitingTokens, retryAfterSeconds: retry },
     })

@@ -13,6 +13,7 @@ import { engineSuite } from './suites/engine.ts'
 import { gpuSuite } from './suites/gpu.ts'
 import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
+import { loadSuite } from './suites/load.ts'
 import { memorySuite } from './suites/memory.ts'
 import { plannerSuite } from './suites/planner.ts'
 import { pullSuite } from './suites/pull.ts'
@@ -36,6 +37,7 @@ const SUITES: readonly Suite[] = [
   concurrentSuite,
   plannerSuite,
   pullSuite,
+  loadSuite,
 ]
 
 const { stdout, stderr } = process

@@ -29,7 +29,7 @@ const queued = (run: string, tokens: number, arrivedAt = 0): QueuedRun => ({
 const idsOf = (runs: readonly QueuedRun[]): string[] => runs.map(({ run }) => run)
 const next = (queue: QueueState, now = 0, room?: Room) => startNext(queue, now, room)
 const limited = (limits: Partial<QueueLimits>): QueueState =>
-  emptyQueue({ ...DEFAULT_QUEUE_LIMITS, maxWaitSeconds: 1e9, ...limits })
+  emptyQueue({ ...DEFAULT_QUEUE_LIMITS, maxWaitSeconds: 1e9, ageing: 1, ...limits })
 const holding = (queue: QueueState, ...runs: QueuedRun[]): QueueState =>
   runs.reduce((state, run) => enqueue(state, run), queue)
 
@@ -112,7 +112,7 @@ test('too many waiting prompts are refused, with the time that they will take', 
   const running = holding(next(queue)!.queue, queued('r3', 6000))
   const error = refusal(() => enqueue(running, queued('r4', 1)))
   assert.equal(error.code, 'queue_full')
-  assert.deepEqual(error.details, { waiting: 2, waitingTokens: 11_000, retryAfterSeconds: 15 })
+  assert.deepEqual(error.details, { waiting: 2, waitingTokens: 11_000, retryAfterSeconds: 8 })
 })
 
 test('too many waiting tokens are refused, but one prompt of any length may wait', () => {
