@@ -171,7 +171,7 @@ const node =
     started.reduce((sum, other) => sum + other.kvBytes, 0) + kvBytes <= bytes
 
 test('a run waits for memory, and nobody takes it from under its nose', () => {
-  let queue = next(holding(emptyQueue(), queued('r1', 600)), 0, node(1000))!.queue
+  let queue = next(holding(limited({}), queued('r1', 600)), 0, node(1000))!.queue
   queue = prefilled(holding(queue, queued('big', 900, 0), queued('small', 100, 3)), asRunId('r1'))
   assert.equal(next(queue, 4, node(1000)), undefined)
   assert.equal(next(release(queue, asRunId('r1')), 5, node(1000))?.run.run, 'big')
