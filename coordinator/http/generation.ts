@@ -39,6 +39,7 @@ export async function* generate(
       case 'planned':
       case 'prefilled':
       case 'logits':
+      case 'failed_over':
         break
       case 'progress':
         yield event
