@@ -41,6 +41,9 @@ export interface MemoryWorkerOptions {
   readonly url?: string
   readonly host?: string
   readonly meddle?: (event: ComputeEvent) => ComputeEvent
+  /** What it says it has for runs, and what its decode node then really gives. Default: more than any test takes. */
+  readonly budgetBytes?: number
+  readonly kvBudgetBytes?: number
 }
 
 export interface MemoryWorker {
@@ -121,7 +124,7 @@ export class MemoryCluster {
         cores: 1,
         threads: 1,
         memoryBytes: 0,
-        budgetBytes: 2 ** 40,
+        budgetBytes: of.budgetBytes ?? 2 ** 40,
       },
       dialer: this.network,
       random: seededRandom(1),
@@ -130,7 +133,7 @@ export class MemoryCluster {
       session: {
         worker: of.name,
         fingerprint,
-        compute: inlineCompute(engine, cost, of.meddle),
+        compute: inlineCompute(engine, cost, of.meddle, of.kvBudgetBytes),
         dialling: new PeerDialling({ dialer: this.network, worker: of.name, fingerprint, log }),
         listening,
         metrics,
