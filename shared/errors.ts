@@ -36,7 +36,7 @@ export const ERRORS = {
   access_denied: {
     status: 403,
     type: 'invalid_request_error',
-    help: 'The route is not open to this address (`--metrics-access`, `--health-access`).',
+    help: 'The route is not open to this address (`--metrics-access`, `--health-access`) or web page (`--cors`).',
   },
   rate_limit_exceeded: {
     status: 429,

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import { HeadraceError } from '../../shared/errors.ts'
 
@@ -29,6 +30,27 @@ export function allowOrigins(app: FastifyInstance, origins: readonly string[]): 
       .code(204)
       .send()
   })
+}
+
+/**
+ * Where no key is needed, a page of a stranger must not ask either: it could not read the answer, but make the cluster
+ * work; and if its name is made to point here (DNS rebinding), it could read. So requests that carry an origin pass only if
+ * it is one of those allowed, or this very server's under an address that no name server decides.
+ */
+export function refuseStrangePages(app: FastifyInstance, origins: readonly string[]): void {
+  app.addHook('onRequest', (request, _reply, done) => {
+    const { origin, host } = request.headers
+    const known = origin === undefined || origins.includes(origin) || isSelf(origin, host)
+    const error = () => new HeadraceError('access_denied', `pages of ${origin?.slice(0, 100)} may not ask (\`--cors\`)`)
+    done(known ? undefined : error())
+  })
+}
+
+function isSelf(origin: string, host: string | undefined): boolean {
+  if (!URL.canParse(origin)) return false
+  const url = new URL(origin)
+  const named = url.hostname !== 'localhost' && isIP(url.hostname.replace(/^\[(.*)\]$/, '$1')) === 0
+  return !named && url.host === host
 }
 
 /** An origin as browsers send it: scheme, host and port, nothing behind. Throws `bad_config`. */

@@ -4,7 +4,7 @@ import { guardRoutes, OPEN_ACCESS } from './access.ts'
 import { answerBrokenRequest } from './broken-request.ts'
 import { chatRoutes } from './chat.ts'
 import { completionRoutes } from './completions.ts'
-import { allowOrigins } from './cors.ts'
+import { allowOrigins, refuseStrangePages } from './cors.ts'
 import type { ServerDeps } from './deps.ts'
 import { httpError, sendError } from './errors.ts'
 import { countRequests, zeroRequests } from './http-metrics.ts'
@@ -42,7 +42,9 @@ export function buildServer(deps: ServerDeps): FastifyInstance {
   countRequests(app, deps)
   refuseWhileClosing(app)
   allowOrigins(app, deps.cors ?? [])
-  guardRoutes(app, deps.access ?? OPEN_ACCESS, deps.clock)
+  const access = deps.access ?? OPEN_ACCESS
+  if (access.keys === undefined) refuseStrangePages(app, deps.cors ?? [])
+  guardRoutes(app, access, deps.clock)
   answerErrors(app, deps)
   const routes = nameMethods(app, () => {
     chatRoutes(app, deps)

@@ -264,8 +264,10 @@ describe('web pages of other origins', () => {
   it('are told nothing by default', async () => {
     await using api = await startApi(hello)
     const asked = await fetch(api.url + CHAT, { method: 'OPTIONS', headers: preflight })
-    assert.equal(asked.status, 405)
-    for (const answer of [asked, await api.post(CHAT, ask, undefined, page)])
+    assert.equal(asked.status, 403)
+    const posted = await api.post(CHAT, ask, undefined, page)
+    assert.equal((await errorOf(posted)).code, 'access_denied')
+    for (const answer of [asked, posted])
       assert.equal([...answer.headers.keys()].filter((name) => name.startsWith('access-control')).length, 0)
   })
 
@@ -308,6 +310,24 @@ describe('web pages of other origins', () => {
 })
 
 const ringOf = (file: string) => KeyRing.open(file, new ManualClock(), pino({ level: 'silent' }))
+
+describe('without keys, a web page', () => {
+  it('may not ask from elsewhere, nor under a name that was made to point here; this server’s own may', async () => {
+    await using api = await startApi(hello)
+    const status = async (origin: string, host: string) =>
+      (await api.app.inject({ path: '/v1/models', headers: { origin, host } })).statusCode
+    for (const own of ['127.0.0.1:8080', 'localhost:8080', '[::1]:8080', '192.0.2.7:8080'])
+      assert.equal(await status(`http://${own}`, own), 200, own)
+    for (const [origin, host] of [
+      ['http://evil.example:8080', 'evil.example:8080'],
+      ['http://127.0.0.1:9090', '127.0.0.1:8080'],
+      ['null', '127.0.0.1:8080'],
+      ['http://127.0.0.1.evil.example:8080', '127.0.0.1.evil.example:8080'],
+    ] as const)
+      assert.equal(await status(origin, host), 403, origin)
+    assert.equal(api.runs.requests.length, 0)
+  })
+})
 
 describe('a request head', () => {
   it('that is too long is refused, and the connection closes', async () => {
