@@ -14,12 +14,15 @@ import type { Precision } from '../shared/precision.ts'
 import { packageVersion } from '../shared/version.ts'
 import { Registry } from './cluster/registry.ts'
 import type { ModelFacts } from './http/deps.ts'
+import { type EdgeConfig, openEdge } from './http/edge.ts'
+import { KeptAnswers } from './http/kept-answers.ts'
 import { buildServer } from './http/server.ts'
 import { type CoordinatorMetrics, createCoordinatorMetrics } from './metrics.ts'
 import { type ModelShare, shareModel } from './models/model-share.ts'
 import { measuredRuns } from './run-metrics.ts'
 import { ClusterRuns } from './runs/cluster-runs.ts'
 import type { Runs } from './runs/events.ts'
+import { DEFAULT_QUEUE_LIMITS, type QueueLimits } from './runs/queue.ts'
 import { loadChatTemplate } from './tokenizer/chat-template.ts'
 import { loadTokenizer } from './tokenizer/tokenizer.ts'
 import { RunStore } from './trace/store.ts'
@@ -45,6 +48,8 @@ export interface CoordinatorConfig {
   readonly narrowestWire: Wire
   readonly bodyLimitBytes: number
   readonly pingSeconds: number
+  readonly edge: EdgeConfig
+  readonly limits?: QueueLimits
 }
 
 export interface RunningCoordinator {
@@ -62,6 +67,7 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     startCore(modelFolder, modelName, config, log),
   ])
   const { runs, metrics, shape, fingerprint } = core
+  const edge = await openEdge(config.edge, host, log)
   const model = await modelFacts(modelFolder, modelName, shape, fingerprint)
   const app = buildServer({
     runs,
@@ -73,6 +79,8 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     metrics,
     log,
     clock: realClock,
+    kept: new KeptAnswers(realClock),
+    ...edge,
     pingSeconds,
     bodyLimitBytes,
   })
@@ -134,10 +142,10 @@ interface Core {
 async function startCore(
   modelFolder: string,
   modelName: string,
-  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision'>,
+  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision' | 'limits'>,
   log: Log,
 ): Promise<Core> {
-  const { strategy, narrowestWire, precision, mixedPrecision } = config
+  const { strategy, narrowestWire, precision, mixedPrecision, limits = DEFAULT_QUEUE_LIMITS } = config
   const hashes = new FileHashes(config.cache)
   const [shape, local] = await Promise.all([readModelShape(modelFolder), identifyModel(modelFolder, hashes)])
   const { fingerprint } = local.manifest
@@ -146,7 +154,7 @@ async function startCore(
   const registry = new Registry({ ...admitted, clock: realClock, metrics, log })
   const stopping = new AbortController()
   const store = new RunStore()
-  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, clock: realClock, store })
+  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, limits, clock: realClock, store })
   let watch = Promise.resolve()
   return {
     runs: measuredRuns(runs, metrics, realClock),

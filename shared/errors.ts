@@ -28,6 +28,26 @@ export const ERRORS = {
     type: 'invalid_request_error',
     help: 'No run of this id is kept: only the last ones are; ask `/v1/runs`.',
   },
+  invalid_api_key: {
+    status: 401,
+    type: 'invalid_request_error',
+    help: 'The API key is missing, unknown or revoked (`Authorization: Bearer KEY`).',
+  },
+  access_denied: {
+    status: 403,
+    type: 'invalid_request_error',
+    help: 'The route is not open to this address (`--metrics-access`, `--health-access`) or web page (`--cors`).',
+  },
+  rate_limit_exceeded: {
+    status: 429,
+    type: 'rate_limit_error',
+    help: 'A limit of the API key or of the address is reached; retry after `Retry-After` seconds.',
+  },
+  idempotency_mismatch: {
+    status: 422,
+    type: 'invalid_request_error',
+    help: 'The `Idempotency-Key` was used for another request.',
+  },
   not_found: { status: 404, type: 'invalid_request_error', help: 'There is no such route.' },
   method_not_allowed: {
     status: 405,
