@@ -1,13 +1,13 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, type ErrorCode, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type WorkerId } from '../../shared/ids.ts'
-import { type Span, spanTokens } from '../../shared/plan.ts'
+import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { LayerRange, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
 import { planRepair, type Repairer } from '../planning/repair.ts'
 import { type Assigning, assignAll, assignRepair, planWorkers } from './assign.ts'
 import type { Repair } from './events.ts'
 import { type News, NewsQueue, type WorkerNews } from './news.ts'
-import { type Gap, gapsOf, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
+import { checkedGap, type Gap, gapsOf, isLate, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
 import type { Watch } from './progress.ts'
 
 export interface AttemptOptions extends Assigning {
@@ -91,7 +91,7 @@ class Attempt {
     this.#of = of
     this.news = new NewsQueue(of.clock, of.watch)
     this.#makers = planWorkers(of)
-    this.#parts = this.#makers.map((by) => partOf(of.id, by, { from: 0, to: of.layers }))
+    this.#parts = this.#makers.map((by) => partOf(of.id, by, { from: 0, to: of.layers }, of.clock.now()))
   }
 
   get done(): boolean {
@@ -157,7 +157,19 @@ class Attempt {
   #layerFinished(news: WorkerNews, { run, layer }: { run: string; layer: number }): WorkerNews {
     const part = this.#part(run, news.worker)!
     part.finishedLayers = Math.max(part.finishedLayers, layer + 1)
+    this.#hurry()
     return news
+  }
+
+  /** Who has slowed down, and holds up the others, is given up if another worker could do it sooner. */
+  #hurry(): void {
+    const { clock, secondsLeft, repairers, plan } = this.#of
+    const part = laggard(this.#parts)
+    if (part === undefined || !isLate(part, clock.now(), secondsLeft({ ...part, finishedLayers: 0 }))) return
+    const { worker } = part.by
+    const others = repairers(new Set([...this.#excluded, worker]))
+    if (others.every((other) => other.worker === plan.decode)) return
+    this.#losePart(part.id, worker, new HeadraceError('worker_failed', `${worker} is far behind the prediction`))
   }
 
   #finished(news: WorkerNews, run: string): WorkerNews {
@@ -222,7 +234,7 @@ class Attempt {
 
   #surveyed({ part: run, worker }: { part: string; worker: string }, payload: Uint8Array): void {
     const part = this.#part(run, worker)
-    const gaps = gapsIn(payload)
+    const gaps = gapsIn(payload, this.#of.plan)
     if (part === undefined || gaps.length === 0) return
     if (part.state === 'finished') {
       // It said that it had handed everything over.
@@ -243,6 +255,7 @@ class Attempt {
     code,
   }: Extract<WorkerEvent, { kind: 'block_refused' }>): void {
     const part = this.#part(run, worker)
+    checkedGap({ start, end: start + count, layer }, this.#of.plan)
     if (part === undefined) return
     const refused = (this.#refused.get(worker) ?? 0) + 1
     this.#refused.set(worker, refused)
@@ -268,7 +281,7 @@ class Attempt {
       const name = `${id}.${this.#parts.length}`
       const { prefixWire, handoffWire } = part.by
       const place = { worker, epoch: workers.epochOf(worker), url: workers.urlOf(worker) }
-      this.#assign(partOf(name, { ...place, spans: [...spans], prefixWire, handoffWire }, layers))
+      this.#assign(partOf(name, { ...place, spans: [...spans], prefixWire, handoffWire }, layers, this.#of.clock.now()))
     }
   }
 
@@ -299,13 +312,13 @@ class Attempt {
   }
 }
 
-function gapsIn(payload: Uint8Array): Gap[] {
+function gapsIn(payload: Uint8Array, plan: Plan): Gap[] {
   if (payload.byteLength % 12 !== 0) throw new HeadraceError('frame_bad_schema', 'gaps are not whole')
   const numbers = new Int32Array(payload.slice().buffer)
   const gaps: Gap[] = []
   for (let i = 0; i < numbers.length; i += 3) {
     const [start, end, layer] = [numbers[i]!, numbers[i + 1]!, numbers[i + 2]!]
-    gaps.push({ start, end, layer })
+    gaps.push(checkedGap({ start, end, layer }, plan))
   }
   return gaps
 }

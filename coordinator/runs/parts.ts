@@ -1,3 +1,4 @@
+import { HeadraceError } from '../../shared/errors.ts'
 import { blocksOf, type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { LayerRange, RunWorker } from '../../shared/protocol/control.ts'
 import { joined } from '../planning/repair.ts'
@@ -10,15 +11,18 @@ export interface Part {
   readonly id: string
   readonly by: RunWorker
   readonly layers: LayerRange
+  /** When it was assigned. */
+  readonly startedAt: number
   /** Layers that it has finished. */
   finishedLayers: number
   state: 'computing' | 'finished' | 'lost'
 }
 
-export const partOf = (id: string, by: RunWorker, layers: LayerRange): Part => ({
+export const partOf = (id: string, by: RunWorker, layers: LayerRange, startedAt: number): Part => ({
   id,
   by,
   layers,
+  startedAt,
   finishedLayers: 0,
   state: 'computing',
 })
@@ -38,9 +42,33 @@ export function laggard(parts: readonly Part[]): Part | undefined {
     )
 }
 
+/** Below this a part is not worth the second look. */
+const LEAST_LATE_SECONDS = 5
+/** Several runs, or the hour, may have a worker take this many times what was predicted. */
+const LATE = 6
+
+/**
+ * Whether a part that waits for nobody is so much slower than predicted that to compute all of it again elsewhere, at
+ * twice the predicted time, ends sooner than to wait for it. `predictedSeconds` is for the whole part.
+ */
+export function isLate({ startedAt, finishedLayers, layers }: Part, now: number, predictedSeconds: number): boolean {
+  const taken = now - startedAt
+  const pace = taken / (finishedLayers + 1)
+  const tooSlow = pace > (LATE * predictedSeconds) / layers.to
+  return taken > LEAST_LATE_SECONDS && tooSlow && (layers.to - finishedLayers) * pace > 2 * predictedSeconds
+}
+
 /** What is missing of a part, as a decode node tells it: of each block the first layer. */
 export interface Gap extends Span {
   readonly layer: number
+}
+
+/** A decode node may say anything: what is no block of the plan would become millions of them. Throws `frame_bad_schema`. */
+export function checkedGap(gap: Gap, { blockTokens, promptTokens }: Plan): Gap {
+  const { start, end, layer } = gap
+  if (start < 0 || end <= start || end - start > blockTokens || end > promptTokens || layer < 0)
+    throw new HeadraceError('frame_bad_schema', `positions ${start} to ${end} of layer ${layer} are no block`)
+  return gap
 }
 
 /** The gaps as spans of whole blocks, and the layers that have to be made. */

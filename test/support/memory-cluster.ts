@@ -42,6 +42,9 @@ export interface MemoryWorkerOptions {
   readonly url?: string
   readonly host?: string
   readonly meddle?: (event: ComputeEvent) => ComputeEvent
+  /** What it says it has for runs, and what its decode node then really gives. Default: more than any test takes. */
+  readonly budgetBytes?: number
+  readonly kvBudgetBytes?: number
 }
 
 export interface MemoryWorker {
@@ -130,7 +133,7 @@ export class MemoryCluster {
         cores: 1,
         threads: 1,
         memoryBytes: 0,
-        budgetBytes: 2 ** 40,
+        budgetBytes: of.budgetBytes ?? 2 ** 40,
       },
       dialer,
       random: seededRandom(1),
@@ -139,7 +142,7 @@ export class MemoryCluster {
       session: {
         worker: of.name,
         fingerprint,
-        compute: inlineCompute(engine, cost, of.meddle),
+        compute: inlineCompute(engine, cost, of.meddle, of.kvBudgetBytes),
         dialling: new PeerDialling({ dialer, worker: of.name, fingerprint, log }),
         listening,
         metrics,
