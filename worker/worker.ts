@@ -22,6 +22,7 @@ import { fetchModel } from './model-store/fetch-model.ts'
 import { PeerDialling } from './peers/dialling.ts'
 import { PeerListening } from './peers/listening.ts'
 import { WorkerRim } from './rim.ts'
+import { TicketBook } from './security/ticket-book.ts'
 
 export interface WorkerConfig {
   readonly coordinatorUrl: string
@@ -128,7 +129,8 @@ function joinCluster(
 ): RunningWorker {
   const { name } = config
   const { metrics } = rim
-  const listening = new PeerListening({ fingerprint, clock: realClock, log })
+  const tickets = new TicketBook(name, realClock)
+  const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log })
   rim.takeLinks(listening)
   const buffers = new BufferPool()
   const dialer = wsDialerWith((length) => buffers.take(length))
@@ -140,6 +142,7 @@ function joinCluster(
     random,
     clock: realClock,
     log,
+    tickets,
     session: { worker: name, fingerprint, compute, dialling, listening, metrics, buffers, clock: realClock, log },
     residentBytes: () => process.memoryUsage.rss(),
     collectGarbage: () => {

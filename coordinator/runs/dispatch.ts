@@ -3,6 +3,7 @@ import { asHeadraceError, type ErrorCode, HeadraceError, isErrorCode } from '../
 import type { RunId } from '../../shared/ids.ts'
 import type { Plan } from '../../shared/plan.ts'
 import type { Command, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
+import { decodeTickets, keepTickets, prefillTickets, signFor, type TicketAsk } from '../security/ticket-office.ts'
 import type { RunRequest } from './events.ts'
 import type { Watch } from './progress.ts'
 
@@ -11,6 +12,8 @@ export interface Workers {
   /** Where other workers fetch KV from this one. */
   urlOf(worker: string): string
   send(worker: string, command: Command, payload?: Uint8Array): void
+  /** Lets one worker fetch KV of a run from another, for a minute. */
+  ticket(of: TicketAsk): string
   /** Whether there is a link to the worker: what is sent to any other is lost. */
   has(worker: string): boolean
   /** From now on `onEvent` gets what workers say about the run, and `onLost` hears of any worker that goes. */
@@ -51,6 +54,7 @@ export async function* dispatch(
   const unfollow = workers.follow(run, news)
   const onAbort = (): void => news.fail(asHeadraceError(signal.reason, 'cancelled'))
   const onEnough = (): void => workers.send(plan.decode, { kind: 'stop', run })
+  const over = new AbortController()
   let reason: HeadraceError = new HeadraceError('cancelled', 'the client has what it wants')
   try {
     signal.throwIfAborted()
@@ -58,6 +62,7 @@ export async function* dispatch(
       if (!workers.has(worker)) throw new HeadraceError('worker_lost', `${worker} left before the run began`)
     signal.addEventListener('abort', onAbort, { once: true })
     assign(run, plan, request, workers)
+    void keepTickets({ run, plan, clock: patience.clock, workers }, over.signal)
     request.enough?.addEventListener('abort', onEnough, { once: true })
     while (unfinished.size > 0) {
       const next = await news.next()
@@ -68,6 +73,7 @@ export async function* dispatch(
     reason = asHeadraceError(thrown, 'cancelled')
     throw reason
   } finally {
+    over.abort()
     signal.removeEventListener('abort', onAbort)
     request.enough?.removeEventListener('abort', onEnough)
     unfollow()
@@ -79,6 +85,7 @@ export async function* dispatch(
 function assign(run: RunId, plan: Plan, request: RunRequest, to: Workers): void {
   const { promptTokens: tokens } = request
   const { blockTokens, decode } = plan
+  const sign = signFor(run, to)
   const workers: RunWorker[] = plan.workers.map(({ worker, spans, prefixWire, handoffWire }) => ({
     worker,
     url: to.urlOf(worker),
@@ -97,13 +104,15 @@ function assign(run: RunId, plan: Plan, request: RunRequest, to: Workers): void 
     stopTokens: [...request.stopTokens],
     sampling: request.sampling,
     wantLogits: request.wantLogits ?? false,
+    tickets: decodeTickets(plan, sign),
   }
   to.send(decode, decoding, bytesOf(tokens.subarray(plan.prefillTokens)))
   for (const [rank, { worker, spans }] of plan.workers.entries()) {
     const own = Int32Array.from(spans.flatMap(({ start, end }) => [...tokens.subarray(start, end)]))
     const { strategy } = plan
     const promptTokens = tokens.length
-    to.send(worker, { kind: 'prefill', run, strategy, rank, workers, decode, blockTokens, promptTokens }, bytesOf(own))
+    const told = { run, strategy, rank, workers, decode, blockTokens, promptTokens }
+    to.send(worker, { kind: 'prefill', ...told, tickets: prefillTickets(plan, rank, sign) }, bytesOf(own))
   }
 }
 

@@ -1,13 +1,15 @@
 import { z } from 'zod'
 import { STRATEGIES, WIRES } from '../plan.ts'
 import { PRECISIONS } from '../precision.ts'
+import { denyListSchema } from '../security/deny-list.ts'
 import { flatSpans } from './flat-spans.ts'
 import { finishReason, sampling, tokenLogprob, workerReport } from './run-types.ts'
+import { heldTicketsSchema, ticketRuleSchema } from './tickets.ts'
 
 /** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
 
 /** Raised whenever a message changes its meaning; both sides must have the same. */
-export const PROTOCOL_VERSION = 4
+export const PROTOCOL_VERSION = 5
 
 const text = z.string().max(512)
 const name = z.string().min(1).max(64)
@@ -29,7 +31,7 @@ const costSchema = z.strictObject({
 })
 export type Cost = Readonly<z.infer<typeof costSchema>>
 
-const roleSchema = z.enum(['prefill', 'decode'])
+export const roleSchema = z.enum(['prefill', 'decode'])
 export type Role = z.infer<typeof roleSchema>
 
 /**
@@ -53,6 +55,7 @@ const prefill = z.strictObject({
   decode: name,
   blockTokens: z.number().int().min(1),
   promptTokens: z.number().int().min(1),
+  tickets: heldTicketsSchema,
 })
 export type PrefillAssignment = Readonly<z.infer<typeof prefill>>
 
@@ -71,10 +74,15 @@ const decode = z.strictObject({
   stopTokens: z.array(count).max(64),
   sampling,
   wantLogits: z.boolean(),
+  tickets: heldTicketsSchema,
 })
 export type DecodeAssignment = Readonly<z.infer<typeof decode>>
 
-const joined = z.strictObject({ kind: z.literal('joined'), worker: name })
+const joined = z.strictObject({ kind: z.literal('joined'), worker: name, tickets: ticketRuleSchema })
+/** In the place of those that came with the run's assignment, which end. */
+const tickets = z.strictObject({ kind: z.literal('tickets'), run: name, tickets: heldTicketsSchema })
+/** Whom no worker may talk to any more. Takes the place of the earlier list. */
+const denied = z.strictObject({ kind: z.literal('denied'), list: denyListSchema })
 const refused = z.strictObject({ kind: z.literal('refused'), code: text, message: z.string().max(2048) })
 const ping = z.strictObject({ kind: z.literal('ping'), seq: count })
 /** The answer to `leaving`: no more runs will come, so the worker goes when those it has are over. */
@@ -111,6 +119,8 @@ export const commandSchema = z.discriminatedUnion('kind', [
   dismissed,
   measureLinks,
   sources,
+  tickets,
+  denied,
 ])
 /** Coordinator to worker. */
 export type Command = Readonly<z.infer<typeof commandSchema>>

@@ -165,6 +165,7 @@ function crossing(to: Workers, worker: string, runs: number): { workers: Workers
   const order: string[] = []
   const workers: Workers = {
     urlOf: (id) => to.urlOf(id),
+    ticket: (of) => to.ticket(of),
     has: (id) => to.has(id),
     follow: (run, follower) => to.follow(run, follower),
     send: (id, command, payload) => {

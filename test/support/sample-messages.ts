@@ -17,6 +17,7 @@ import {
 
 const run = 'run-7'
 const fingerprint = '0123456789abcdef'.repeat(4)
+const ticket = `1234.500.${'A'.repeat(86)}`
 const workers: PrefillAssignment['workers'] = [
   {
     worker: 'worker-1',
@@ -38,7 +39,9 @@ const workers: PrefillAssignment['workers'] = [
 ]
 
 export const commands: readonly Command[] = [
-  { kind: 'joined', worker: 'worker-1' },
+  { kind: 'joined', worker: 'worker-1', tickets: { cluster: 'home', key: 'B'.repeat(43), at: 1.5 } },
+  { kind: 'denied', list: [{ name: 'worker-3', key: fingerprint, at: 1_790_000_000, until: 1_790_086_400 }] },
+  { kind: 'tickets', run, tickets: [{ source: 'decode-1', ticket }] },
   { kind: 'refused', code: 'name_taken', message: 'worker-1 is connected' },
   { kind: 'ping', seq: 300 },
   {
@@ -50,6 +53,7 @@ export const commands: readonly Command[] = [
     decode: 'decode-1',
     blockTokens: 512,
     promptTokens: 70_001,
+    tickets: [{ source: 'worker-1', ticket }],
   },
   {
     kind: 'decode',
@@ -62,6 +66,10 @@ export const commands: readonly Command[] = [
     stopTokens: [2, 151_645],
     sampling: { temperature: 0.5, topP: 1, topK: 40, seed: 0xffffffff, logprobs: 2 },
     wantLogits: true,
+    tickets: [
+      { source: 'worker-1', ticket },
+      { source: 'worker-2', ticket },
+    ],
   },
   { kind: 'stop', run },
   { kind: 'cancel', run, code: 'cancelled' },
@@ -140,7 +148,7 @@ export const events: readonly WorkerEvent[] = [
 
 export const peerRequests: readonly PeerRequest[] = [
   { kind: 'hello', protocol: 2, worker: 'worker-2', fingerprint },
-  { kind: 'subscribe', run, purpose: 'handoff', window: 2 },
+  { kind: 'subscribe', run, purpose: 'handoff', window: 2, ticket },
   { kind: 'credit', run, window: 3 },
   { kind: 'unsubscribe', run },
   { kind: 'probe', seq: 9, bytes: 2 ** 18 },

@@ -19,7 +19,7 @@ export class DecodeSession extends Session {
   #tokens = 0
 
   constructor(assignment: DecodeAssignment, tokens: Int32Array<ArrayBuffer>, deps: SessionDeps) {
-    super(assignment.run, deps)
+    super(assignment, deps)
     const { shape } = deps.compute
     this.#expected = new ExpectedBlocks({
       makers: assignment.workers,
@@ -40,8 +40,9 @@ export class DecodeSession extends Session {
 
   /** The cache has room for everything, so the window is open from the start. */
   async #subscribe(worker: string, url: string): Promise<void> {
+    const ticket = this.ticketFor(worker)
     const source = await this.deps.dialling.subscribe(
-      { run: this.run, url, purpose: 'handoff', window: this.deps.compute.shape.layers },
+      { run: this.run, source: worker, url, purpose: 'handoff', window: this.deps.compute.shape.layers, ticket },
       {
         block: (header, payload, frame) => this.#receive(worker, header, payload, frame),
         lost: (error) => this.#lost(worker, error),

@@ -19,7 +19,7 @@ export class PrefillSession extends Session {
   #done: Extract<ComputeEvent, { kind: 'finished' }> | undefined
 
   constructor(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, deps: SessionDeps) {
-    super(assignment.run, deps)
+    super(assignment, deps)
     this.#assignment = assignment
     this.#exchange = new RunExchange({
       assignment,
@@ -44,8 +44,9 @@ export class PrefillSession extends Session {
     const source = this.#exchange.source
     if (source === undefined) return
     const { url, window } = source
+    const ticket = this.ticketFor(source.worker)
     this.#source = await this.deps.dialling.subscribe(
-      { run: this.run, url, purpose: 'prefix', window },
+      { run: this.run, source: source.worker, url, purpose: 'prefix', window, ticket },
       {
         block: (header, payload, frame) => {
           this.deps.metrics.linkBytes.inc({ direction: 'received', peer: source.worker }, frame.byteLength)

@@ -23,6 +23,7 @@ function silentWorkers() {
   let follower: RunFollower | undefined
   const workers: Workers = {
     urlOf: (worker) => `ws://${worker}`,
+    ticket: ({ run, source, target, purpose }) => `${run} ${source} ${target} ${purpose}`,
     has: () => true,
     send: (worker, command, payload) => {
       const bytes = payload?.slice() ?? new Uint8Array()
@@ -67,14 +68,39 @@ describe('a dispatched run', () => {
     await assert.rejects(first, coded('cancelled'))
   })
 
+  it('gives each worker tickets for those it fetches from, and new ones while it lasts', async () => {
+    const { news, sent, clock, controller } = start()
+    const first = news.next()
+    const tickets = () =>
+      sent.map(({ worker, command }) => [worker, 'tickets' in command ? command.tickets : undefined])
+    const prefill = [
+      ['w1', [{ source: 'd1', ticket: `${RUN} d1 w1 prefix` }]],
+      [
+        'w2',
+        [
+          { source: 'w1', ticket: `${RUN} w1 w2 prefix` },
+          { source: 'd1', ticket: `${RUN} d1 w2 prefix` },
+        ],
+      ],
+    ]
+    const decode = ['w1', 'w2'].map((source) => ({ source, ticket: `${RUN} ${source} d1 handoff` }))
+    assert.deepEqual(tickets(), [['d1', decode], ...prefill])
+    sent.length = 0
+    clock.advance(30)
+    await clock.sleeping(30)
+    assert.deepEqual(tickets(), prefill)
+    controller.abort()
+    await assert.rejects(first, coded('cancelled'))
+  })
+
   it('is given up, on every worker, when none says anything for too long', async () => {
     const { news, sent, clock } = start(60)
     const first = news.next()
     clock.advance(59)
-    sent.length = 0
     clock.advance(1)
     await assert.rejects(first, coded('worker_failed'))
-    assert.deepEqual(sent.map(({ worker, command }) => `${worker} ${command.kind}`).sort(), [
+    const cancelled = sent.filter(({ command }) => command.kind === 'cancel')
+    assert.deepEqual(cancelled.map(({ worker, command }) => `${worker} ${command.kind}`).sort(), [
       'd1 cancel',
       'w1 cancel',
       'w2 cancel',

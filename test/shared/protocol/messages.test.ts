@@ -139,6 +139,7 @@ describe('a message is refused', () => {
       () =>
         encodeMessage(commandSchema, {
           ...wrong,
+          tickets: [],
           workers: [{ worker: 'w', url: 'u', spans: [span], prefixWire: 'f32', handoffWire: 'f32' }],
         }),
       { code: 'frame_bad_schema' },

@@ -31,6 +31,7 @@ const assignment: PrefillAssignment = {
   decode: 'd',
   blockTokens: 8,
   promptTokens: 9,
+  tickets: [],
 }
 
 function exchange() {
@@ -54,7 +55,7 @@ function exchange() {
   })
   const subscriber = (name: string) => {
     const [near, far] = memoryLinkPair()
-    running.handle({ kind: 'subscribe', run: 'r', purpose: 'prefix', window: 9 }, name, near)
+    running.handle({ kind: 'subscribe', run: 'r', purpose: 'prefix', window: 9, ticket: 't' }, name, near)
     return async () => {
       const frame = (await far.receive())!
       return { frame, ...decodeMessage(peerDeliverySchema, frame, 2 ** 20) }

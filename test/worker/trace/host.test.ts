@@ -28,6 +28,7 @@ const assignment: PrefillAssignment = {
   decode: 'd',
   blockTokens: 4,
   promptTokens: 9,
+  tickets: [],
 }
 
 function timedEngine(clock: ManualClock): Engine {
