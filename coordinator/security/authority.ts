@@ -1,13 +1,15 @@
 import { generateKeyPairSync, type KeyObject, randomBytes, X509Certificate } from 'node:crypto'
+import { hostname, networkInterfaces } from 'node:os'
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import { realClock } from '../../shared/link/real-clock.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Role } from '../../shared/protocol/control.ts'
 import { type DenyList, isDenied } from '../../shared/security/deny-list.ts'
 import { type Certified, certifiedOf } from '../../shared/security/identity.ts'
 import { parseToken } from '../../shared/security/join-token.ts'
 import { type Credentials, Membership } from '../../shared/security/membership.ts'
-import type { ClusterFolder } from './cluster-folder.ts'
+import { type ClusterFolder, openCluster } from './cluster-folder.ts'
 import { FailureLimit } from './failure-limit.ts'
 import { checkToken, type TokenRecord } from './token-rules.ts'
 import { Issuer, keyOfRequest } from './x509.ts'
@@ -25,7 +27,7 @@ export interface AuthorityOptions {
 }
 
 /** What part of a certificate's life passes before it is renewed. */
-export const RENEW_AFTER = 2 / 3
+const RENEW_AFTER = 2 / 3
 
 /**
  * The coordinator as the cluster's authority: lets joiners in, renews members, denies those who are revoked, and keeps its
@@ -88,7 +90,7 @@ export class Authority {
       const { name } = member
       const { pem, certified } = await this.#issue(name, roleOf(member), await keyOfRequest(request))
       this.membership.extend(certified)
-      this.#of.log.info({ name }, 'certificate renewed')
+      this.#of.log.info({ worker: name }, 'certificate renewed')
       return pem
     })
   }
@@ -179,4 +181,25 @@ async function ownCredentials(
 function roleOf({ role, name }: Certified): Role {
   if (role !== 'coordinator') return role
   throw new HeadraceError('certificate_refused', `${name} is no worker`)
+}
+
+/** The authority of a coordinator that listens at `host`. */
+export async function openAuthority(of: OpenAuthority, host: string, log: Log): Promise<Authority> {
+  const hosts = [...new Set([...ownHosts(host), ...of.names])]
+  const folder = await openCluster(of.folder)
+  const today = (): number => Date.now() / 1000
+  return Authority.open({ folder, lifeSeconds: of.certificateSeconds, hosts, clock: realClock, today, log })
+}
+
+export interface OpenAuthority {
+  readonly folder: string
+  readonly certificateSeconds: number
+  readonly names: readonly string[]
+}
+
+/** What this machine is called, and the addresses it has. */
+function ownHosts(host: string): string[] {
+  const addresses = Object.values(networkInterfaces()).flatMap((all) => (all ?? []).map(({ address }) => address))
+  const listened = /^(0\.0\.0\.0|::)$/.test(host) ? addresses : [host]
+  return ['localhost', '127.0.0.1', '::1', hostname(), ...listened.map((address) => address.split('%', 1)[0]!)]
 }

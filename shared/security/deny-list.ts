@@ -17,7 +17,7 @@ export const deniedSchema = z.strictObject({
 export type Denied = Readonly<z.infer<typeof deniedSchema>>
 
 /** What one header holds. */
-export const MOST_DENIED = 256
+const MOST_DENIED = 256
 export const denyListSchema = z.array(deniedSchema).max(MOST_DENIED)
 export type DenyList = readonly Denied[]
 

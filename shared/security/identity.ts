@@ -9,8 +9,8 @@ export interface Identity {
   readonly name: string
 }
 
-export const IDENTITY_ROLES = ['coordinator', 'prefill', 'decode'] as const
-export type IdentityRole = (typeof IDENTITY_ROLES)[number]
+const IDENTITY_ROLES = ['coordinator', 'prefill', 'decode'] as const
+type IdentityRole = (typeof IDENTITY_ROLES)[number]
 
 /** An identity with what the certificate says beside it. Times in seconds since 1970. */
 export interface Certified extends Identity {
@@ -38,7 +38,9 @@ export const keyHash = (key: KeyObject): string =>
 /** The cluster that the authority with this key hash stands for. */
 export const clusterOf = (authorityKeyHash: string): string => authorityKeyHash.slice(0, 32)
 
-const SUBJECT = new RegExp(`^URI:spiffe://([0-9a-f]{32})/(${IDENTITY_ROLES.join('|')})/(${NAME})(?:, (?!URI:)\\S+)*$`)
+const SUBJECT = new RegExp(
+  `^URI:spiffe://([0-9a-f]{32})/(${IDENTITY_ROLES.join('|')})/(${NAME})(?:, (?:DNS|IP Address):[^ ,"]+)*$`,
+)
 
 /**
  * Reads a certificate that has been verified against the authority.
