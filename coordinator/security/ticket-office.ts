@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../shared/clock.ts'
 import { type Strategy, sourceRank } from '../../shared/plan.ts'
-import type { Command } from '../../shared/protocol/control.ts'
-import type { HeldTicket } from '../../shared/protocol/tickets.ts'
+import { cacheOf, type HeldTicket } from '../../shared/protocol/tickets.ts'
 import { newTicketKey, signTicket, TICKET_SECONDS, type TicketClaim } from '../../shared/security/ticket.ts'
 
 /** Whom a run may ask for its tickets. */
@@ -28,62 +27,49 @@ export class TicketOffice {
   }
 
   /** @param epoch of the source's membership */
-  sign(ask: TicketAsk, epoch = 0): string {
+  sign(ask: TicketAsk, epoch: number): string {
     return signTicket({ ...ask, epoch, cluster: this.#cluster }, this.#clock.now() + TICKET_SECONDS, this.#pair.key)
   }
 }
 
-/** Who is in a run, as far as tickets go. */
-export interface TicketPlan {
+/** A worker's place in a run, or in what makes up for another's part of it. */
+export interface TicketPlace {
+  /** Its name on the wire. */
+  readonly run: string
   readonly strategy: Strategy
+  readonly rank: number
   readonly workers: readonly { readonly worker: string }[]
   readonly decode: string
 }
 
-interface Signer {
-  ticket(of: TicketAsk): string
+type Sign = (of: TicketAsk) => string
+
+/** Where a prefill worker fetches: from the one before it, and from the decode node what does not come from there. */
+export function prefillTickets({ run, strategy, rank, workers, decode }: TicketPlace, sign: Sign): HeldTicket[] {
+  const from = sourceRank(strategy, rank, workers.length)
+  if (from === undefined) return []
+  const [source, target] = [workers[from]!.worker, workers[rank]!.worker]
+  const cached = cachedTicket({ run: workers[0]!.worker === decode ? cacheOf(run) : run, decode, target }, sign)
+  return source === decode ? [cached] : [{ source, ticket: sign({ run, source, target, purpose: 'prefix' }) }, cached]
 }
 
-export const signFor =
-  (run: string, signer: Signer): Sign =>
-  (of) =>
-    signer.ticket({ run, ...of })
-
-type Sign = (of: Omit<TicketAsk, 'run'>) => string
-
-/** For the worker at `rank`: where its prefix comes from, and the decode node, which has it when the source is lost. */
-export function prefillTickets({ strategy, workers, decode }: TicketPlan, rank: number, sign: Sign): HeldTicket[] {
-  const target = workers[rank]!.worker
-  const from = sourceRank(strategy, rank, workers.length)
-  const sources = from === undefined ? [] : [workers[from]!.worker]
-  // The decode node may be in the run as a worker too.
-  const all = [...new Set([...sources, decode])].filter((source) => source !== target)
-  return all.map((source) => ({ source, ticket: sign({ source, target, purpose: 'prefix' }) }))
+/** The decode node's cache under the name `run`, for one worker. */
+export const cachedTicket = (of: { run: string; decode: string; target: string }, sign: Sign): HeldTicket => {
+  const { run, decode: source, target } = of
+  return { source, ticket: sign({ run, source, target, purpose: 'cached' }) }
 }
 
 /** For the decode node: everybody hands over to it. */
-export const decodeTickets = ({ workers, decode: target }: TicketPlan, sign: Sign): HeldTicket[] =>
-  workers.map(({ worker: source }) => ({ source, ticket: sign({ source, target, purpose: 'handoff' }) }))
+export const decodeTickets = (run: string, sources: readonly string[], target: string, sign: Sign): HeldTicket[] =>
+  sources.map((source) => ({ source, ticket: sign({ run, source, target, purpose: 'handoff' }) }))
 
 /** Long before the tickets that a worker has would end. */
 const REFRESH_SECONDS = TICKET_SECONDS / 2
 
-/** While a run lasts its prefill workers may need to fetch again, so they always have tickets that are good. */
-export async function keepTickets(
-  { run, plan, clock, workers }: KeepTicketsOptions,
-  signal: AbortSignal,
-): Promise<void> {
+/** While a run lasts its workers may need to fetch again, so they always have tickets that are good. */
+export async function keepTickets(refresh: () => void, clock: Clock, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     await clock.sleep(REFRESH_SECONDS, signal).catch(() => undefined) // the loop's condition ends it
-    if (signal.aborted) return
-    for (const [rank, { worker }] of plan.workers.entries())
-      workers.send(worker, { kind: 'tickets', run, tickets: prefillTickets(plan, rank, signFor(run, workers)) })
+    if (!signal.aborted) refresh()
   }
-}
-
-interface KeepTicketsOptions {
-  readonly run: string
-  readonly plan: TicketPlan
-  readonly clock: Clock
-  readonly workers: Signer & { send(worker: string, command: Command): void }
 }

@@ -16,3 +16,6 @@ export const ticketRuleSchema = z.strictObject({
   at: z.number().min(0),
 })
 export type TicketRule = Readonly<z.infer<typeof ticketRuleSchema>>
+
+/** What a decode node calls its cache where it serves those who make up for others as `part`. */
+export const cacheOf = (part: string): string => `${part}+`

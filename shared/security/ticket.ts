@@ -20,7 +20,7 @@ export interface TicketClaim {
   readonly epoch: number
   /** Who dials. */
   readonly target: string
-  readonly purpose: 'prefix' | 'handoff'
+  readonly purpose: 'prefix' | 'handoff' | 'cached'
 }
 
 /** Seconds on the coordinator's own monotonic clock: machines need not agree on the time of day. */

@@ -18,7 +18,7 @@ export class TicketBook {
   }
 
   /** `epoch`: of this worker's membership. */
-  learn({ cluster, key, at }: TicketRule, epoch = 0): void {
+  learn({ cluster, key, at }: TicketRule, epoch: number): void {
     // Both clocks are monotonic and run alike, so one difference tells the coordinator's time from then on.
     this.#rule = { cluster, epoch, key: ticketKeyOf(key), ahead: at - this.#clock.now() }
   }
