@@ -6,6 +6,7 @@ import { coordinatorCommand } from '../coordinator/cli/coordinator-command.ts'
 import { demoCommand } from '../coordinator/cli/demo-command.ts'
 import { identityCommand } from '../coordinator/cli/identity-command.ts'
 import { initCommand } from '../coordinator/cli/init-command.ts'
+import { keyCommand } from '../coordinator/cli/key-command.ts'
 import { planCommand } from '../coordinator/cli/plan-command.ts'
 import { pullCommand } from '../coordinator/cli/pull-command.ts'
 import { tokenCommand } from '../coordinator/cli/token-command.ts'
@@ -33,6 +34,7 @@ for (const add of [
   demoCommand,
   pullCommand,
   verifyCommand,
+  keyCommand,
   coordinatorCommand,
   workerCommand,
   devicesCommand,

@@ -9,6 +9,14 @@ import { STRATEGIES, type Strategy, WIRES } from '../../shared/plan.ts'
 import { PRECISIONS, type Precision } from '../../shared/precision.ts'
 import { startCoordinator } from '../coordinator.ts'
 import type { OpenAuthority } from '../security/authority.ts'
+import {
+  type AccessArgs,
+  type EdgeArgs,
+  edgeConfig,
+  queueLimits,
+  withAccessOptions,
+  withEdgeOptions,
+} from './edge-options.ts'
 
 export const STRATEGY_CHOICES = ['auto', ...STRATEGIES] as const
 
@@ -18,7 +26,7 @@ export const coordinatorCommand = (program: Program): Program =>
     'coordinator',
     'Serve the HTTP API and split prompts over the workers that join',
     (args) =>
-      args
+      withAccessOptions(withEdgeOptions(args))
         .option('model', {
           type: 'string',
           demandOption: true,
@@ -79,7 +87,7 @@ export const coordinatorCommand = (program: Program): Program =>
     (args) => run(args).catch((thrown: unknown) => reportFatal(thrown)),
   )
 
-interface CoordinatorArgs {
+interface CoordinatorArgs extends EdgeArgs, AccessArgs {
   model: string
   name?: string | undefined
   host: string
@@ -118,6 +126,8 @@ async function run(args: CoordinatorArgs): Promise<void> {
       cluster: clusterOf(args),
       bodyLimitBytes: wholeNumber('body-limit-mib', args.bodyLimitMib, 1, 1024) * 2 ** 20,
       pingSeconds: wholeNumber('ping-seconds', args.pingSeconds, 1, 3600),
+      edge: edgeConfig(args),
+      limits: queueLimits(args),
     },
     createLog('coordinator', args.logLevel),
   )

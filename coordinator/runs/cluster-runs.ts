@@ -15,6 +15,7 @@ import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
 import { forecastAfter, NO_FORECAST } from './forecast.ts'
 import { measurementsOf } from './measurements.ts'
+import { decodeMemory, needOf } from './needs.ts'
 import type { Part } from './parts.ts'
 import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
@@ -31,6 +32,8 @@ export interface ClusterRunsOptions {
   readonly clock: Clock
   /** Where runs go when they have finished. */
   readonly store: RunStore
+  /** Names a run as no other is named. Default: at random. */
+  readonly newRunId?: () => string
 }
 
 /** How long a run that was begun waits for workers to compute the rest. */
@@ -48,7 +51,11 @@ export class ClusterRuns implements Runs {
 
   constructor(of: ClusterRunsOptions) {
     this.#of = of
-    this.#admission = new Admission(of.clock, of.limits)
+    this.#admission = new Admission(
+      of.clock,
+      of.limits,
+      decodeMemory(() => of.registry.state),
+    )
     this.#progress = new Progress(of.clock)
   }
 
@@ -76,11 +83,11 @@ export class ClusterRuns implements Runs {
   async *#run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
     const { registry, shape, clock, store } = this.#of
     const deps = {
-      admission: this.#admission,
+      admit: (id: RunId, of: RunRequest, left: AbortSignal) =>
+        this.#admission.enter(id, needOf(of, registry.state, shape, this.#forecast), left),
       progress: this.#progress,
       workers: registry,
       layers: shape.layers,
-      tokensPerSecond: () => this.#forecast.tokensPerSecond,
       planNow: (of: RunRequest, excluded: ReadonlySet<string>) => this.#planWithout(of, excluded),
       planAgain: (of: RunRequest, excluded: ReadonlySet<string>, until: AbortSignal) =>
         this.#planAgain(of, excluded, until),
@@ -92,7 +99,7 @@ export class ClusterRuns implements Runs {
       precisionOf: (worker: string) => findWorker(registry.state, asWorkerId(worker))?.precision ?? 'f32',
       clock,
     }
-    const run = asRunId(randomUUID())
+    const run = asRunId((this.#of.newRunId ?? randomUUID)())
     const created = Math.floor(Date.now() / 1000)
     for await (const event of runRequest(run, request, deps, signal)) {
       if (event.kind === 'finished') {
@@ -110,6 +117,7 @@ export class ClusterRuns implements Runs {
       ...(strategy !== undefined && { strategy }),
       ...(ask.workers !== undefined && { workers: ask.workers }),
       ...(ask.shares !== undefined && { shares: ask.shares }),
+      ...(ask.alone !== undefined && { alone: ask.alone }),
     }
     const { maxTokens } = ask
     const { edgeSeconds, pace } = this.#forecast
@@ -124,12 +132,18 @@ export class ClusterRuns implements Runs {
   #planWithout(of: RunRequest, excluded: ReadonlySet<string>): Plan {
     const { length } = of.promptTokens
     if (excluded.size === 0) return this.plan(length, of).chosen
-    try {
-      return this.plan(length, { ...of, excluded }).chosen
-    } catch {
-      // what then says why there is no plan is of the whole cluster
-      return this.plan(length, of).chosen
-    }
+    const { maxTokens } = of
+    // What a client insists on was meant for the cluster as it was: rather another split than none.
+    for (const ask of [
+      { ...of, excluded },
+      { maxTokens, excluded, alone: true },
+    ])
+      try {
+        return this.plan(length, ask).chosen
+      } catch (thrown) {
+        if (!(thrown instanceof HeadraceError)) throw thrown
+      }
+    return this.plan(length, { maxTokens, alone: true }).chosen
   }
 
   /** Workers come back, or others come: a run that was half computed is worth a wait. */

@@ -6,7 +6,7 @@ import type { Repairer } from '../planning/repair.ts'
 import type { ClockOffset } from '../trace/alignment.ts'
 import { bottleneckOf } from '../trace/bottleneck.ts'
 import { RunTracer, spansOf } from '../trace/run-trace.ts'
-import type { Admission } from './admission.ts'
+import type { Turn } from './admission.ts'
 import { AttemptFailed, attemptRun } from './attempt.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
 import { Following } from './following.ts'
@@ -15,12 +15,11 @@ import type { Progress } from './progress.ts'
 import type { Workers } from './workers.ts'
 
 export interface RunDeps {
-  readonly admission: Admission
+  /** Waits for the run's turn. */
+  readonly admit: (run: RunId, request: RunRequest, signal: AbortSignal) => Promise<Turn>
   readonly progress: Progress
   readonly workers: Workers
   readonly layers: number
-  /** Prefill rate of late, to estimate a full queue's wait by. */
-  readonly tokensPerSecond: () => number
   /** Facts of this moment to a plan (`coordinator/planning`), if possible without those that are `excluded`. */
   readonly planNow: (request: RunRequest, excluded: ReadonlySet<string>) => Plan
   /** The same once the cluster can compute the prompt again, or the coded error if it cannot soon. */
@@ -59,7 +58,7 @@ export async function* runRequest(
   const failed = new Set<string>()
 
   // 3. Admit: wait for a turn, short prompts first.
-  const turn = await deps.admission.enter(run, request.promptTokens.length, deps.tokensPerSecond(), signal)
+  const turn = await deps.admit(run, request, signal)
   const queueSeconds = clock.now() - arrived
   try {
     // 4. Plan, from the facts of this moment.
@@ -68,7 +67,8 @@ export async function* runRequest(
     let precisions = precisionsOf(plan, deps.precisionOf)
     tracer.reached('planned')
     yield { kind: 'planned', run, plan, queueSeconds }
-    for (let attempt = 1; ; attempt++) {
+    let attempt = 1
+    for (; ; attempt++) {
       try {
         // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
         for await (const news of assigned(`${run}.${attempt}`, { run, plan, request: follow.remaining() })) {
@@ -79,21 +79,22 @@ export async function* runRequest(
           const event = follow.event(news, deps.layers)
           if (event !== undefined) yield event
         }
-        tracer.reached('finished')
-        const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
-        yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
-        return
+        break
       } catch (thrown) {
         if (!(thrown instanceof AttemptFailed)) throw thrown
         const { worker, cause } = thrown
         if (attempt === MOST_ATTEMPTS) throw cause
         failed.add(worker)
         follow.repaired({ worker, code: cause.code, tokens: plan.promptTokens, at: clock.now() })
+        if (follow.complete) break
         yield { kind: 'failed_over', from: worker, code: cause.code, attempt: attempt + 1 }
         plan = await deps.planAgain(follow.remaining(), failed, signal)
         precisions = { ...precisions, ...precisionsOf(plan, deps.precisionOf) }
       }
     }
+    tracer.reached('finished')
+    const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
+    yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
     turn.done()
   }

@@ -1,7 +1,8 @@
 import type { ClientRequestArgs, IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { WebSocket } from 'ws'
-import { abortError, asHeadraceError, ERRORS, HeadraceError, isErrorCode } from '../errors.ts'
+import { abortError, ERRORS, HeadraceError, isErrorCode } from '../errors.ts'
 import type { Certified } from '../security/identity.ts'
 import type { Expected, Membership } from '../security/membership.ts'
 import { refusalOf } from '../security/refusal.ts'
@@ -9,6 +10,7 @@ import { DirectSocket } from './direct-socket.ts'
 import { FrameQueue } from './frame-queue.ts'
 import { type Allocate, FrameReader } from './frame-reader.ts'
 import type { Dialer, Link, LinkLimits } from './link.ts'
+import { LinkWatchdog, PATIENCE, type Patience } from './link-watchdog.ts'
 
 /** `Link` over `ws`, the same for both ends; `ws-server.ts` has the listening side. */
 
@@ -17,14 +19,21 @@ const HANDSHAKE_MS = 5_000
 /** What a peer may cost beyond the payload itself; each default of `ws` is far above what Headrace sends. */
 export function socketOptions(limits: LinkLimits) {
   return {
-    maxPayload: limits.maxFrameBytes,
+    maxPayload: receivedBytes(limits),
     maxFragments: 16,
     maxBufferedChunks: 8192,
     perMessageDeflate: false,
+    /** Pings whose answers wait because the peer does not read them. */
+    maxPendingAutoPongs: 60,
     /** After `close`: how long to wait for a peer that does not answer before the socket is destroyed. */
     closeTimeout: 5_000,
   }
 }
+
+const receivedBytes = ({ maxReceivedBytes, maxFrameBytes }: LinkLimits): number => maxReceivedBytes ?? maxFrameBytes
+
+/** No peer of ours pings: more than this without a message between them is a flood. */
+const MOST_PINGS = 64
 
 export class WsLink implements Link {
   readonly peer: string
@@ -33,6 +42,8 @@ export class WsLink implements Link {
   readonly #maxFrameBytes: number
   readonly #received: FrameQueue
   readonly #closed = new AbortController()
+  #frames = 0
+  #pings = 0
 
   /** `socket` is open and has delivered nothing yet. `ws` itself has set TCP_NODELAY. */
   constructor(socket: WebSocket, peer: string, limits: LinkLimits, { direct, identity }: Origin = {}) {
@@ -44,9 +55,25 @@ export class WsLink implements Link {
     // Each message in a buffer of its own: aligned, and free to be transferred to a thread.
     socket.binaryType = 'arraybuffer'
     socket.on('message', (data) => this.#take(data))
+    socket.on('ping', () => this.#countPing())
     socket.on('error', (error) => this.#end(errorOfSocket(error, peer)))
     socket.on('close', (code, reason) => this.#end(errorOfClose(code, reason.toString(), peer)))
-    if (direct !== undefined) this.#readFrom(direct)
+    if (direct !== undefined) this.#readFrom(direct, receivedBytes(limits))
+  }
+
+  /** Closes the link if its peer only keeps it busy (`link-watchdog.ts`). `wire` is what lies under the WebSocket. */
+  watch(wire: { readonly bytesRead: number; readonly bytesWritten: number }, of: Patience): void {
+    const now = (): number => performance.now() / 1000
+    const watchdog = new LinkWatchdog(of, now())
+    const timer = setInterval(() => {
+      const unsent = this.#socket.bufferedAmount
+      const { bytesRead, bytesWritten } = wire
+      const counts = { frames: this.#frames, bytesRead, unsent, flushed: bytesWritten - unsent }
+      const stalled = watchdog.look(now(), { ...counts, paused: this.#received.paused })
+      if (stalled !== undefined) this.close(stalled)
+    }, of.lookSeconds * 1000)
+    timer.unref()
+    this.closed.addEventListener('abort', () => clearInterval(timer), { once: true })
   }
 
   get closed(): AbortSignal {
@@ -73,19 +100,30 @@ export class WsLink implements Link {
     else this.#socket.close(closeCode(reason), reason.code)
   }
 
-  #readFrom({ socket, allocate }: Direct): void {
+  #readFrom({ socket, allocate }: Direct, maxFrameBytes: number): void {
     const reader = new FrameReader({
-      maxFrameBytes: this.#maxFrameBytes,
+      maxFrameBytes,
       allocate,
-      onFrame: (frame) => this.#received.push(frame),
+      onFrame: (frame) => this.#arrived(frame),
       pass: (bytes) => socket.pass(bytes),
     })
     socket.divert((bytes) => reader.read(bytes))
   }
 
   #take(data: unknown): void {
-    if (data instanceof ArrayBuffer) this.#received.push(new Uint8Array(data))
+    if (data instanceof ArrayBuffer) this.#arrived(new Uint8Array(data))
     else this.close(new HeadraceError('unexpected_message', `${this.peer} sent text`))
+  }
+
+  #arrived(frame: Uint8Array): void {
+    this.#frames++
+    this.#pings = 0
+    this.#received.push(frame)
+  }
+
+  #countPing(): void {
+    if (++this.#pings > MOST_PINGS)
+      this.close(new HeadraceError('unexpected_message', `${this.peer} pings without end`))
   }
 
   #end(error: HeadraceError | undefined): void {
@@ -132,7 +170,7 @@ interface Dialled {
 }
 
 async function dial(of: Dialled, signal: AbortSignal): Promise<Link> {
-  const { url, allocate, secure } = of
+  const { url, limits, allocate, secure } = of
   if (signal.aborted) throw abortError(signal)
   if (url.startsWith('wss:') !== (secure !== undefined))
     throw new HeadraceError(
@@ -143,7 +181,15 @@ async function dial(of: Dialled, signal: AbortSignal): Promise<Link> {
   // What comes over TLS is not what a WebSocket server has sent.
   const direct = secure === undefined ? { socket: new DirectSocket(), allocate } : undefined
   try {
-    return await opened(openSocket(of, direct), of, direct, [signal, deadline])
+    const patience = { ...(limits.patience ?? PATIENCE), firstFrameSeconds: Number.POSITIVE_INFINITY }
+    const linkOf = (open: WebSocket, wire: Socket): Link => {
+      const identity = secure?.peerOf(wire as TLSSocket)
+      const link = new WsLink(open, url, limits, { direct, identity })
+      link.watch(wire, patience)
+      if (identity !== undefined) secure?.guardDialled(link, identity)
+      return link
+    }
+    return await opened(openSocket(of, direct), url, linkOf, [signal, deadline])
   } catch (thrown) {
     if (signal.aborted) throw abortError(signal)
     if (thrown instanceof HeadraceError) throw thrown
@@ -155,6 +201,7 @@ async function dial(of: Dialled, signal: AbortSignal): Promise<Link> {
 function openSocket({ url, limits, expected, secure }: Dialled, direct: Direct | undefined): WebSocket {
   return new WebSocket(url, {
     ...socketOptions(limits),
+    handshakeTimeout: HANDSHAKE_MS,
     ...secure?.clientOptions(expected),
     ...(direct && { createConnection: (at: ClientRequestArgs) => direct.socket.connect(at.host!, Number(at.port)) }),
     generateMask: () => {
@@ -167,8 +214,8 @@ function openSocket({ url, limits, expected, secure }: Dialled, direct: Direct |
 /** The link is made in the very turn in which the socket opens, because frames may follow in the next. */
 function opened(
   socket: WebSocket,
-  { url, limits, secure }: Dialled,
-  direct: Direct | undefined,
+  url: string,
+  linkOf: (socket: WebSocket, wire: Socket) => Link,
   signals: readonly AbortSignal[],
 ): Promise<Link> {
   return new Promise<Link>((resolve, reject) => {
@@ -186,20 +233,18 @@ function opened(
       fail(errorOfAnswer(response, url))
       socket.terminate()
     })
-    let identity: Certified | undefined
-    socket.on('upgrade', ({ socket: under }) => {
-      try {
-        identity = secure?.peerOf(under as TLSSocket)
-      } catch (thrown) {
-        fail(asHeadraceError(thrown))
-        socket.terminate()
-      }
+    let wire: Socket | undefined
+    socket.once('upgrade', (response) => {
+      wire = response.socket
     })
     socket.on('open', () => {
       release()
-      const link = new WsLink(socket, url, limits, { direct, identity })
-      if (identity !== undefined) secure?.guardDialled(link, identity)
-      resolve(link)
+      try {
+        resolve(linkOf(socket, wire!))
+      } catch (thrown) {
+        reject(thrown)
+        socket.terminate()
+      }
     })
   })
 }

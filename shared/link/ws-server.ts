@@ -1,13 +1,15 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
 import { createServer as createTlsServer, type Server as TlsServer } from 'node:https'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { WebSocketServer } from 'ws'
 import { asHeadraceError, ERRORS, type ErrorCode, HeadraceError } from '../errors.ts'
 import type { Certified } from '../security/identity.ts'
 import type { Membership } from '../security/membership.ts'
+import { gateKey, HandshakeGate } from './handshake-gate.ts'
 import type { Link, LinkLimits } from './link.ts'
+import { PATIENCE } from './link-watchdog.ts'
 import { REFUSAL_HEADER, socketOptions, WsLink } from './ws-link.ts'
 
 /** The listening side of links: on a server of its own, or on one that somebody else runs. */
@@ -15,6 +17,7 @@ import { REFUSAL_HEADER, socketOptions, WsLink } from './ws-link.ts'
 const MAX_LINKS = 256
 /** Connections beyond the links: scrapes of `/metrics`, probes of `/health`, handshakes under way. */
 const SPARE_CONNECTIONS = 64
+const MAX_HEADER_BYTES = 8192
 
 export interface LinkOptions {
   /** The only path that is upgraded. */
@@ -31,6 +34,8 @@ export interface ListenOptions extends LinkOptions {
   readonly host: string
   /** 0 takes any that is free. */
   readonly port: number
+  /** For all of a request's header; default 10. */
+  readonly headerSeconds?: number
   /** What `GET` answers, by path. */
   readonly routes?: Readonly<Record<string, Route>>
   /** Asked before them: whether it has taken the request over. */
@@ -56,6 +61,7 @@ export interface LinkServer {
 export function attachLinks(server: Server | TlsServer, options: LinkOptions): () => void {
   const upgrades = new WebSocketServer({ noServer: true, clientTracking: false, ...socketOptions(options.limits) })
   const links = new Set<Link>()
+  const gate = new HandshakeGate()
   let stopped = false
 
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
@@ -65,9 +71,13 @@ export function attachLinks(server: Server | TlsServer, options: LinkOptions): (
     if (stopped || links.size >= (options.maxLinks ?? MAX_LINKS)) return refuse(socket, 503)
     const identity = admit(options, socket)
     if (identity instanceof HeadraceError) return refuse(socket, ERRORS[identity.code].status, identity.code)
+    const settle = knock(gate, request.socket, socket)
+    if (settle === undefined) return
     upgrades.handleUpgrade(request, socket, head, (webSocket) => {
       const link = new WsLink(webSocket, peerOf(request), options.limits, { identity })
+      link.watch(request.socket, options.limits.patience ?? PATIENCE)
       links.add(link)
+      webSocket.once('message', settle)
       webSocket.once('close', () => links.delete(link))
       if (identity !== undefined) options.secure?.guard(link, identity)
       options.onLink(link)
@@ -78,6 +88,23 @@ export function attachLinks(server: Server | TlsServer, options: LinkOptions): (
     stopped = true
     for (const link of links) link.close()
   }
+}
+
+/** Asks the gate for a socket, and refuses it if it must. Returns what says that it has spoken; its end says so too. */
+function knock(gate: HandshakeGate, { remoteAddress = '' }: Socket, socket: Duplex): (() => void) | undefined {
+  const address = gateKey(remoteAddress)
+  const refused = gate.knock(address, performance.now() / 1000)
+  if (refused !== undefined) {
+    refuse(socket, refused)
+    return undefined
+  }
+  let owed = true
+  const settle = (): void => {
+    if (owed) gate.settled(address)
+    owed = false
+  }
+  socket.once('close', settle)
+  return settle
 }
 
 /** Who is behind the socket, where links have TLS; or why nobody may be. */
@@ -94,7 +121,7 @@ function admit({ secure }: LinkOptions, socket: Duplex): Certified | HeadraceErr
 
 export async function listenLinks(options: ListenOptions): Promise<LinkServer> {
   const { host, secure } = options
-  const server = serverFor(secure, (request, response) => {
+  const server = serverFor(options, (request, response) => {
     if (options.serve?.(pathOf(request), request, response)) return
     void answer(options.routes ?? {}, request, response)
   })
@@ -113,19 +140,20 @@ export async function listenLinks(options: ListenOptions): Promise<LinkServer> {
   }
 }
 
-const SERVER_OPTIONS = {
-  headersTimeout: 10_000,
-  requestTimeout: 30_000,
-  keepAliveTimeout: 10_000,
-  connectionsCheckingInterval: 5_000,
-}
-
 function serverFor(
-  secure: Membership | undefined,
+  { secure, headerSeconds = 10 }: ListenOptions,
   onRequest: (request: IncomingMessage, response: ServerResponse) => void,
 ): Server | TlsServer {
-  if (secure === undefined) return createServer(SERVER_OPTIONS, onRequest)
-  const server = createTlsServer({ ...SERVER_OPTIONS, ...secure.serverOptions }, onRequest)
+  const headerMs = Math.ceil(headerSeconds * 1000)
+  const limits = {
+    maxHeaderSize: MAX_HEADER_BYTES,
+    headersTimeout: headerMs,
+    requestTimeout: 3 * headerMs,
+    connectionsCheckingInterval: Math.ceil(headerMs / 2),
+    keepAliveTimeout: 10_000,
+  }
+  if (secure === undefined) return createServer(limits, onRequest)
+  const server = createTlsServer({ ...limits, ...secure.serverOptions }, onRequest)
   secure.follow(server)
   return server
 }
