@@ -54,7 +54,7 @@ const failedAt = (worker: string, code: string) => (error: unknown) =>
 /** A block a token: w1 has [0, 2), w2 [2, 4), the decode node the last one. */
 const plan = { ...chainPlan(5), blockTokens: 1 }
 
-function start(of: { stallSeconds?: number; repairers?: readonly string[] } = {}) {
+function start(of: { stallSeconds?: number; repairers?: readonly string[]; secondsLeft?: number } = {}) {
   const clock = new ManualClock()
   const silent = silentWorkers()
   const controller = new AbortController()
@@ -73,6 +73,7 @@ function start(of: { stallSeconds?: number; repairers?: readonly string[] } = {}
         (of.repairers ?? ['w1', 'w2', 'w3'])
           .filter((worker) => !excluded.has(worker))
           .map((worker) => ({ worker: asWorkerId(worker), cost: { o: 0, a: 1, b: 0 } })),
+      secondsLeft: () => of.secondsLeft ?? 0,
       onRepair: (repair) => repairs.push(repair),
     },
     controller.signal,
@@ -304,6 +305,32 @@ describe('an attempt', () => {
     await settle()
     clock.advance(60)
     await assert.rejects(last, failedAt('d1', 'worker_failed'))
+  })
+
+  it('gives up on a worker that is far slower than predicted and holds up the others', async () => {
+    const { news, say, clock, took } = start({ secondsLeft: 4 })
+    const first = news.next()
+    clock.advance(5)
+    say('w2', { kind: 'layer_finished', run: 'a', layer: 0 })
+    await first
+    assert.equal(took('survey').length, 0, 'a layer in five seconds instead of one may be load')
+    const second = news.next()
+    clock.advance(2)
+    say('w2', { kind: 'layer_finished', run: 'a', layer: 1 })
+    await second
+    assert.deepEqual(
+      took('survey').map(({ command }) => command.kind === 'survey' && command.worker),
+      ['w1'],
+    )
+  })
+
+  it('does not give up on the only worker there is for being slow', async () => {
+    const { news, say, clock, took } = start({ secondsLeft: 4, repairers: ['w1', 'd1'] })
+    const first = news.next()
+    clock.advance(50)
+    say('w2', { kind: 'layer_finished', run: 'a', layer: 0 })
+    await first
+    assert.equal(took('survey').length, 0)
   })
 
   it('takes nothing from a worker about a part that is not its own', async () => {
