@@ -17,6 +17,7 @@ import { memorySuite } from './suites/memory.ts'
 import { plannerSuite } from './suites/planner.ts'
 import { pullSuite } from './suites/pull.ts'
 import { qualitySuite } from './suites/quality.ts'
+import { residentSuite } from './suites/resident.ts'
 import { splitSuite } from './suites/split.ts'
 import { unevenSuite } from './suites/uneven.ts'
 
@@ -24,6 +25,7 @@ import { unevenSuite } from './suites/uneven.ts'
 const SUITES: readonly Suite[] = [
   splitSuite,
   memorySuite,
+  residentSuite,
   answersSuite,
   engineSuite,
   gpuSuite,
