@@ -31,7 +31,7 @@ type Sized = { readonly out: number }
 const CHUNK_TOKENS = 384
 /**
  * Every session's arena keeps what its largest call took: with 384 tokens in 60 sessions of the smol135 shape 400 MB,
- * with 192 half of it, and as fast.
+ * with 192 half of it, at hardly less speed.
  */
 const ARENAS_CHUNK_TOKENS = 192
 
