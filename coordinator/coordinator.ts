@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { HeadraceError } from '../shared/errors.ts'
-import { CONTROL_LIMITS, type Link } from '../shared/link/link.ts'
+import { COORDINATOR_LIMITS, type Link } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
 import { attachLinks, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
@@ -14,12 +14,15 @@ import type { Precision } from '../shared/precision.ts'
 import { packageVersion } from '../shared/version.ts'
 import { Registry } from './cluster/registry.ts'
 import type { ModelFacts } from './http/deps.ts'
+import { type EdgeConfig, openEdge } from './http/edge.ts'
+import { KeptAnswers } from './http/kept-answers.ts'
 import { buildServer } from './http/server.ts'
 import { type CoordinatorMetrics, createCoordinatorMetrics } from './metrics.ts'
 import { type ModelShare, shareModel } from './models/model-share.ts'
 import { measuredRuns } from './run-metrics.ts'
 import { ClusterRuns } from './runs/cluster-runs.ts'
 import type { Runs } from './runs/events.ts'
+import { DEFAULT_QUEUE_LIMITS, type QueueLimits } from './runs/queue.ts'
 import { loadChatTemplate } from './tokenizer/chat-template.ts'
 import { loadTokenizer } from './tokenizer/tokenizer.ts'
 import { RunStore } from './trace/store.ts'
@@ -45,6 +48,8 @@ export interface CoordinatorConfig {
   readonly narrowestWire: Wire
   readonly bodyLimitBytes: number
   readonly pingSeconds: number
+  readonly edge: EdgeConfig
+  readonly limits?: QueueLimits
 }
 
 export interface RunningCoordinator {
@@ -62,6 +67,7 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     startCore(modelFolder, modelName, config, log),
   ])
   const { runs, metrics, shape, fingerprint } = core
+  const edge = await openEdge(config.edge, host, log)
   const model = await modelFacts(modelFolder, modelName, shape, fingerprint)
   const app = buildServer({
     runs,
@@ -73,10 +79,12 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     metrics,
     log,
     clock: realClock,
+    kept: new KeptAnswers(realClock),
+    ...edge,
     pingSeconds,
     bodyLimitBytes,
   })
-  const detach = attachLinks(app.server, { path: LINK_PATH, limits: CONTROL_LIMITS, onLink: core.onLink })
+  const detach = attachLinks(app.server, { path: LINK_PATH, limits: COORDINATOR_LIMITS, onLink: core.onLink })
   const url = await app.listen({ host, port }).catch((cause: Error) => {
     throw new HeadraceError('bad_config', `cannot listen on ${host}:${port}: ${cause.message}`, { cause })
   })
@@ -106,7 +114,7 @@ export async function startHeadless(
     log,
   )
   keepWatch()
-  const server = await listenLinks({ host: '127.0.0.1', port: 0, path: LINK_PATH, limits: CONTROL_LIMITS, onLink })
+  const server = await listenLinks({ host: '127.0.0.1', port: 0, path: LINK_PATH, limits: COORDINATOR_LIMITS, onLink })
   return {
     runs,
     shape,
@@ -134,10 +142,10 @@ interface Core {
 async function startCore(
   modelFolder: string,
   modelName: string,
-  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision'>,
+  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision' | 'limits'>,
   log: Log,
 ): Promise<Core> {
-  const { strategy, narrowestWire, precision, mixedPrecision } = config
+  const { strategy, narrowestWire, precision, mixedPrecision, limits = DEFAULT_QUEUE_LIMITS } = config
   const hashes = new FileHashes(config.cache)
   const [shape, local] = await Promise.all([readModelShape(modelFolder), identifyModel(modelFolder, hashes)])
   const { fingerprint } = local.manifest
@@ -146,7 +154,7 @@ async function startCore(
   const registry = new Registry({ ...admitted, clock: realClock, metrics, log })
   const stopping = new AbortController()
   const store = new RunStore()
-  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, clock: realClock, store })
+  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, limits, clock: realClock, store })
   let watch = Promise.resolve()
   return {
     runs: measuredRuns(runs, metrics, realClock),

@@ -4,6 +4,7 @@ import { hideBin } from 'yargs/helpers'
 import { askCommand } from '../coordinator/cli/ask-command.ts'
 import { coordinatorCommand } from '../coordinator/cli/coordinator-command.ts'
 import { demoCommand } from '../coordinator/cli/demo-command.ts'
+import { keyCommand } from '../coordinator/cli/key-command.ts'
 import { planCommand } from '../coordinator/cli/plan-command.ts'
 import { pullCommand } from '../coordinator/cli/pull-command.ts'
 import { upCommand } from '../coordinator/cli/up-command.ts'
@@ -30,6 +31,7 @@ for (const add of [
   demoCommand,
   pullCommand,
   verifyCommand,
+  keyCommand,
   coordinatorCommand,
   workerCommand,
   devicesCommand,

@@ -28,6 +28,26 @@ export const ERRORS = {
     type: 'invalid_request_error',
     help: 'No run of this id is kept: only the last ones are; ask `/v1/runs`.',
   },
+  invalid_api_key: {
+    status: 401,
+    type: 'invalid_request_error',
+    help: 'The API key is missing, unknown or revoked (`Authorization: Bearer KEY`).',
+  },
+  access_denied: {
+    status: 403,
+    type: 'invalid_request_error',
+    help: 'The route is not open to this address (`--metrics-access`, `--health-access`) or web page (`--cors`).',
+  },
+  rate_limit_exceeded: {
+    status: 429,
+    type: 'rate_limit_error',
+    help: 'A limit of the API key or of the address is reached; retry after `Retry-After` seconds.',
+  },
+  idempotency_mismatch: {
+    status: 422,
+    type: 'invalid_request_error',
+    help: 'The `Idempotency-Key` was used for another request.',
+  },
   not_found: { status: 404, type: 'invalid_request_error', help: 'There is no such route.' },
   method_not_allowed: {
     status: 405,
@@ -100,6 +120,11 @@ export const ERRORS = {
     help: 'A message of a kind or at a time that the protocol does not allow.',
   },
   link_closed: { status: 502, type: 'link_error', help: 'The link closed before the message was delivered.' },
+  link_stalled: {
+    status: 408,
+    type: 'link_error',
+    help: 'The peer sent nothing, or took nothing, for longer than the limit.',
+  },
   dial_failed: { status: 502, type: 'link_error', help: 'The peer could not be reached at the address it advertises.' },
   // KV blocks
   kv_identity: { status: 502, type: 'kv_error', help: 'A KV block of another run, model or plan.' },
@@ -107,6 +132,11 @@ export const ERRORS = {
     status: 502,
     type: 'kv_error',
     help: 'A KV block whose size or place does not match the model and plan.',
+  },
+  stale_epoch: {
+    status: 502,
+    type: 'kv_error',
+    help: 'A KV block of a worker that was given up since: it was frozen, and comes back late.',
   },
   kv_checksum: { status: 502, type: 'kv_error', help: 'A KV block was damaged on its way.' },
   // model files

@@ -6,6 +6,14 @@ import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { STRATEGIES, type Strategy, WIRES } from '../../shared/plan.ts'
 import { PRECISIONS, type Precision } from '../../shared/precision.ts'
 import { startCoordinator } from '../coordinator.ts'
+import {
+  type AccessArgs,
+  type EdgeArgs,
+  edgeConfig,
+  queueLimits,
+  withAccessOptions,
+  withEdgeOptions,
+} from './edge-options.ts'
 
 export const STRATEGY_CHOICES = ['auto', ...STRATEGIES] as const
 
@@ -15,7 +23,7 @@ export const coordinatorCommand = (program: Program): Program =>
     'coordinator',
     'Serve the HTTP API and split prompts over the workers that join',
     (args) =>
-      args
+      withAccessOptions(withEdgeOptions(args))
         .option('model', {
           type: 'string',
           demandOption: true,
@@ -65,7 +73,7 @@ export const coordinatorCommand = (program: Program): Program =>
     (args) => run(args).catch((thrown: unknown) => reportFatal(thrown)),
   )
 
-interface CoordinatorArgs {
+interface CoordinatorArgs extends EdgeArgs, AccessArgs {
   model: string
   name?: string | undefined
   host: string
@@ -99,6 +107,8 @@ async function run(args: CoordinatorArgs): Promise<void> {
       narrowestWire: args.wire,
       bodyLimitBytes: wholeNumber('body-limit-mib', args.bodyLimitMib, 1, 1024) * 2 ** 20,
       pingSeconds: wholeNumber('ping-seconds', args.pingSeconds, 1, 3600),
+      edge: edgeConfig(args),
+      limits: queueLimits(args),
     },
     createLog('coordinator', args.logLevel),
   )

@@ -6,6 +6,8 @@ import type { Runs } from '../runs/events.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { RunStore } from '../trace/store.ts'
+import type { AccessPolicy } from './access.ts'
+import type { KeptAnswers } from './kept-answers.ts'
 
 /** What the API tells about the model and checks requests against. */
 export interface ModelFacts {
@@ -31,6 +33,14 @@ export interface ServerDeps {
   readonly metrics: CoordinatorMetrics
   readonly log: Log
   readonly clock: Clock
+  /** Answers that clients may ask for again. */
+  readonly kept: KeptAnswers
+  /** Default: everybody may ask for everything. */
+  readonly access?: AccessPolicy
+  /** Origins of web pages that may read answers. Default: none. */
+  readonly cors?: readonly string[]
+  /** Only then does a prompt appear in the log. */
+  readonly logPrompts?: boolean
   /** A stream that says nothing for so long gets a comment, so that proxies keep it open. Default 15. */
   readonly pingSeconds?: number
   /** Default 32 MiB. */

@@ -1,8 +1,10 @@
 import { type FastifyInstance, fastify, type HTTPMethods } from 'fastify'
 import { asHeadraceError, ERRORS, HeadraceError } from '../../shared/errors.ts'
+import { guardRoutes, OPEN_ACCESS } from './access.ts'
 import { answerBrokenRequest } from './broken-request.ts'
 import { chatRoutes } from './chat.ts'
 import { completionRoutes } from './completions.ts'
+import { allowOrigins, refuseStrangePages } from './cors.ts'
 import type { ServerDeps } from './deps.ts'
 import { httpError, sendError } from './errors.ts'
 import { countRequests, zeroRequests } from './http-metrics.ts'
@@ -14,6 +16,8 @@ import { tokenRoutes } from './routes-tokens.ts'
 /** A prompt of a million tokens as JSON stays below. */
 const DEFAULT_BODY_LIMIT_BYTES = 32 << 20
 const MAX_CONNECTIONS = 1024
+const MAX_HEADER_BYTES = 16 * 1024
+const MAX_HEADERS = 100
 
 /** The OpenAI-compatible API. The caller listens and closes; what a request may cost is bounded here. */
 export function buildServer(deps: ServerDeps): FastifyInstance {
@@ -23,7 +27,7 @@ export function buildServer(deps: ServerDeps): FastifyInstance {
     requestTimeout: 30_000,
     keepAliveTimeout: 10_000,
     maxRequestsPerSocket: 10_000,
-    http: { headersTimeout: 10_000, connectionsCheckingInterval: 5_000 },
+    http: { headersTimeout: 10_000, connectionsCheckingInterval: 5_000, maxHeaderSize: MAX_HEADER_BYTES },
     // Answers that are being streamed may end; connections that wait for another request are closed.
     forceCloseConnections: 'idle',
     return503OnClosing: false,
@@ -31,11 +35,16 @@ export function buildServer(deps: ServerDeps): FastifyInstance {
     frameworkErrors: (error, _request, reply) => sendError(reply, error),
   })
   app.server.maxConnections = MAX_CONNECTIONS
+  app.server.maxHeadersCount = MAX_HEADERS
   // A web page may send plain text to any address without asking; JSON it may not.
   app.removeContentTypeParser('text/plain')
 
   countRequests(app, deps)
   refuseWhileClosing(app)
+  allowOrigins(app, deps.cors ?? [])
+  const access = deps.access ?? OPEN_ACCESS
+  if (access.keys === undefined) refuseStrangePages(app, deps.cors ?? [])
+  guardRoutes(app, access, deps.clock)
   answerErrors(app, deps)
   const routes = nameMethods(app, () => {
     chatRoutes(app, deps)

@@ -10,9 +10,11 @@ import { coldSuite } from './suites/cold.ts'
 import { concurrentSuite } from './suites/concurrent.ts'
 import { decodeSuite } from './suites/decode.ts'
 import { engineSuite } from './suites/engine.ts'
+import { fuzzSuite } from './suites/fuzz.ts'
 import { gpuSuite } from './suites/gpu.ts'
 import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
+import { loadSuite } from './suites/load.ts'
 import { memorySuite } from './suites/memory.ts'
 import { plannerSuite } from './suites/planner.ts'
 import { pullSuite } from './suites/pull.ts'
@@ -38,6 +40,8 @@ const SUITES: readonly Suite[] = [
   concurrentSuite,
   plannerSuite,
   pullSuite,
+  fuzzSuite,
+  loadSuite,
 ]
 
 const { stdout, stderr } = process

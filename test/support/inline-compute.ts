@@ -13,6 +13,7 @@ export function inlineCompute(
   engine: Engine,
   cost: Cost,
   meddle: (event: ComputeEvent) => ComputeEvent = (e) => e,
+  kvBudgetBytes = 2 ** 30,
 ): Compute {
   const runs = new Map<string, RunningRun>()
   const host = new ComputeHost({
@@ -20,7 +21,7 @@ export function inlineCompute(
     clock: realClock,
     readCpu: () => undefined,
     movingCost: async () => 0,
-    kvBudgetBytes: 2 ** 30,
+    kvBudgetBytes,
     post: (reply: ComputeReply, transfer: ArrayBuffer[] = []) => {
       if (reply.kind !== 'run') return
       const event = meddle(structuredClone(reply.event, { transfer }))
@@ -38,6 +39,7 @@ export function inlineCompute(
     runs.set(run, running)
     return {
       deliver: (block, onUsed) => tell({ kind: 'deliver', run, block: running.lend(block, onUsed) }),
+      fetch: (wanted, wire, onBlock) => tell({ kind: 'fetch', run, id: running.await(onBlock), wanted, wire }),
       stop: () => tell({ kind: 'stop', run }),
       cancel: () => tell({ kind: 'cancel', run }),
     }
