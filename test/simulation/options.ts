@@ -53,7 +53,7 @@ export interface ClientOptions extends ToyRequest {
   readonly readSeconds: number
 }
 
-const PLENTY = 2 ** 24
+export const PLENTY = 2 ** 24
 /** A decode node that says it has room, and has for very short prompts only. */
 const LITTLE = 2500
 
@@ -68,7 +68,7 @@ export function drawOptions(seed: number): Options {
   return {
     seed,
     layers,
-    chunkTokens: shape.pick([2, 4, 8, 16]),
+    chunkTokens: shape.pick([3, 6, 12, 24]),
     blockTokens: shape.pick([3, 6, 12, 24]),
     workers,
     queue: {
