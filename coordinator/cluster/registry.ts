@@ -170,6 +170,11 @@ export class Registry implements Workers {
     return () => this.#followers.delete(run)
   }
 
+  /** Runs that hear of workers. */
+  get followers(): number {
+    return this.#followers.size
+  }
+
   close(): void {
     for (const { link } of this.#connections.values()) link.close()
   }

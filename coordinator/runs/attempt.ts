@@ -137,7 +137,6 @@ class Attempt {
     else if (fromDecode) return this.#fromDecode(news)
     else if (event.kind === 'layer_finished') return this.#layerFinished(news, event)
     else if (event.kind === 'finished') return this.#finished(news, event.run)
-    else if (event.kind === 'rerouted') this.#rerouted(event)
     return undefined
   }
 
@@ -254,12 +253,6 @@ class Attempt {
     this.#repair(part, [{ start, end: start + count }], { from: layer, to: layer + 1 })
   }
 
-  /** Nothing is lost: its reader has found another way. But what it sends came damaged, or its link broke. */
-  #rerouted({ worker, code }: { worker: string; code: string }): void {
-    if (code === 'kv_checksum') this.#refused.set(worker, (this.#refused.get(worker) ?? 0) + 1)
-    this.#of.onRepair({ worker, code: coded(code, '').code, tokens: 0, at: this.#of.clock.now() })
-  }
-
   /** Whoever is left computes what is missing, at the worst the decode node itself. */
   #repair(part: Part, missing: readonly Span[], layers: LayerRange): void {
     const { id, plan, workers, watch } = this.#of
@@ -269,8 +262,8 @@ class Attempt {
     if (repairers.length === 0) throw this.#decodeLost(new HeadraceError('no_workers', 'nobody is left to compute'))
     watch.heard()
     const pieces = planRepair({ missing, blockTokens: plan.blockTokens, layers, repairers })
-    for (const [i, { worker, spans }] of pieces.entries()) {
-      const name = `${id}.${this.#parts.length + i}`
+    for (const { worker, spans } of pieces) {
+      const name = `${id}.${this.#parts.length}`
       const { prefixWire, handoffWire } = part.by
       const place = { worker, epoch: workers.epochOf(worker), url: workers.urlOf(worker) }
       this.#assign(partOf(name, { ...place, spans: [...spans], prefixWire, handoffWire }, layers))

@@ -67,7 +67,8 @@ export async function* runRequest(
     let precisions = precisionsOf(plan, deps.precisionOf)
     tracer.reached('planned')
     yield { kind: 'planned', run, plan, queueSeconds }
-    for (let attempt = 1; ; attempt++) {
+    let attempt = 1
+    for (; ; attempt++) {
       try {
         // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
         for await (const news of assigned(`${run}.${attempt}`, { run, plan, request: follow.remaining() })) {
@@ -78,21 +79,22 @@ export async function* runRequest(
           const event = follow.event(news, deps.layers)
           if (event !== undefined) yield event
         }
-        tracer.reached('finished')
-        const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
-        yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
-        return
+        break
       } catch (thrown) {
         if (!(thrown instanceof AttemptFailed)) throw thrown
         const { worker, cause } = thrown
         if (attempt === MOST_ATTEMPTS) throw cause
         failed.add(worker)
         follow.repaired({ worker, code: cause.code, tokens: plan.promptTokens, at: clock.now() })
+        if (follow.complete) break
         yield { kind: 'failed_over', from: worker, code: cause.code, attempt: attempt + 1 }
         plan = await deps.planAgain(follow.remaining(), failed, signal)
         precisions = { ...precisions, ...precisionsOf(plan, deps.precisionOf) }
       }
     }
+    tracer.reached('finished')
+    const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
+    yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
     turn.done()
   }

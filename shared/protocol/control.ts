@@ -233,8 +233,6 @@ const blockRefused = z.strictObject({
   count: z.number().int().min(1),
   code: text,
 })
-/** From a prefill worker: what `worker` owes it, it fetches from the decode node from now on. */
-const rerouted = z.strictObject({ kind: z.literal('rerouted'), run: name, worker: name, code: text })
 const failed = z.strictObject({ kind: z.literal('failed'), run: name, code: text, message: z.string().max(2048) })
 const leaving = z.strictObject({ kind: z.literal('leaving') })
 /**
@@ -258,7 +256,6 @@ export const eventSchema = z.discriminatedUnion('kind', [
   surveyed,
   feedLost,
   blockRefused,
-  rerouted,
   failed,
   leaving,
   linksMeasured,

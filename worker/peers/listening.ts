@@ -48,6 +48,11 @@ export class PeerListening {
     this.#of = of
   }
 
+  /** Runs that are served, and requests that wait for theirs. */
+  get held(): { readonly runs: number; readonly parked: number } {
+    return { runs: this.#runs.size, parked: this.#parked.length }
+  }
+
   /** A run begins to serve here; requests that came before are handed to it now. */
   open(run: string, server: RunServer): void {
     this.#runs.set(run, server)
