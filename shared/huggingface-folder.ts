@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { type ErrorCode, HeadraceError } from './errors.ts'
 import type { ModelFiles, ModelSource } from './model-source.ts'
+import { safeParse } from './safe-parse.ts'
 
 const CONFIG = 'config.json'
 const GENERATION_CONFIG = 'generation_config.json'
@@ -52,7 +53,7 @@ export class HuggingFaceFolder implements ModelSource {
   async chatTemplate(): Promise<string | undefined> {
     const own = await present(this.#folder, 'chat_template.jinja')
     if (own !== undefined) return readText(own, 'model_bad_tokenizer')
-    const parsed = templateSchema.safeParse(await this.tokenizerConfig())
+    const parsed = safeParse(templateSchema, await this.tokenizerConfig())
     if (!parsed.success)
       throw new HeadraceError('model_bad_tokenizer', `${this.#folder}/${TOKENIZER_CONFIG}: chat_template is malformed`)
     return parsed.data.chat_template ?? undefined
@@ -71,7 +72,7 @@ async function locateWeights(folder: string): Promise<string[]> {
   if (whole !== undefined) return [whole]
   const index = await present(folder, WEIGHT_INDEX)
   if (index === undefined) throw missing(folder, WEIGHTS)
-  const parsed = indexSchema.safeParse(await readJson(index, 'model_bad_weights'))
+  const parsed = safeParse(indexSchema, await readJson(index, 'model_bad_weights'))
   if (!parsed.success) throw new HeadraceError('model_bad_weights', `${index}: ${parsed.error.issues[0]?.message}`)
   const names = [...new Set(Object.values(parsed.data.weight_map))].sort()
   if (names.length === 0 || names.length > MAX_SHARDS)
