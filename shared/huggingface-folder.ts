@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { type ErrorCode, HeadraceError } from './errors.ts'
 import type { ModelFiles, ModelSource } from './model-source.ts'
+import { safeParse } from './safe-parse.ts'
 import { shardsOf, WEIGHT_INDEX, WHOLE_WEIGHTS } from './weight-files.ts'
 
 const CONFIG = 'config.json'
@@ -50,7 +51,7 @@ export class HuggingFaceFolder implements ModelSource {
   async chatTemplate(): Promise<string | undefined> {
     const own = await present(this.#folder, 'chat_template.jinja')
     if (own !== undefined) return readText(own, 'model_bad_tokenizer')
-    const parsed = templateSchema.safeParse(await this.tokenizerConfig())
+    const parsed = safeParse(templateSchema, await this.tokenizerConfig())
     if (!parsed.success)
       throw new HeadraceError('model_bad_tokenizer', `${this.#folder}/${TOKENIZER_CONFIG}: chat_template is malformed`)
     return parsed.data.chat_template ?? undefined
