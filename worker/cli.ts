@@ -1,6 +1,13 @@
 import { hostname } from 'node:os'
 import { resolve } from 'node:path'
-import { checkHost, linkUrl, modelOptions, PLAINTEXT_OPTIONS, type Program, wholeNumber } from '../shared/cli/options.ts'
+import {
+  checkHost,
+  linkUrl,
+  modelOptions,
+  PLAINTEXT_OPTIONS,
+  type Program,
+  wholeNumber,
+} from '../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../shared/cli/process.ts'
 import { DEVICES, ENGINES, WEIGHTS } from '../shared/engine-name.ts'
 import { HeadraceError } from '../shared/errors.ts'
