@@ -23,6 +23,7 @@ import { measuredRuns } from './run-metrics.ts'
 import { ClusterRuns } from './runs/cluster-runs.ts'
 import type { Runs } from './runs/events.ts'
 import { DEFAULT_QUEUE_LIMITS, type QueueLimits } from './runs/queue.ts'
+import { type Authority, type OpenAuthority, openAuthority } from './security/authority.ts'
 import { loadChatTemplate } from './tokenizer/chat-template.ts'
 import { loadTokenizer } from './tokenizer/tokenizer.ts'
 import { RunStore } from './trace/store.ts'
@@ -46,6 +47,8 @@ export interface CoordinatorConfig {
   readonly strategy: Strategy | undefined
   /** The narrowest precision that KV may have between machines. */
   readonly narrowestWire: Wire
+  /** Absent: neither the API nor the links have TLS. */
+  readonly cluster: OpenAuthority | undefined
   readonly bodyLimitBytes: number
   readonly pingSeconds: number
   readonly edge: EdgeConfig
@@ -61,10 +64,11 @@ export interface RunningCoordinator {
 export async function startCoordinator(config: CoordinatorConfig, log: Log): Promise<RunningCoordinator> {
   const { modelFolder, host, port, pingSeconds, bodyLimitBytes } = config
   const modelName = config.modelName ?? nameOf(modelFolder)
+  const authority = config.cluster && (await openAuthority(config.cluster, host, log))
   const [tokenizer, template, core] = await Promise.all([
     loadTokenizer(modelFolder),
     loadChatTemplate(modelFolder),
-    startCore(modelFolder, modelName, config, log),
+    startCore(modelFolder, modelName, config, log, authority),
   ])
   const { runs, metrics, shape, fingerprint } = core
   const edge = await openEdge(config.edge, host, log)
@@ -76,6 +80,7 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     model,
     store: core.store,
     share: core.share,
+    authority,
     metrics,
     log,
     clock: realClock,
@@ -84,7 +89,8 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     pingSeconds,
     bodyLimitBytes,
   })
-  const detach = attachLinks(app.server, { path: LINK_PATH, limits: COORDINATOR_LIMITS, onLink: core.onLink })
+  const secure = authority?.membership
+  const detach = attachLinks(app.server, { path: LINK_PATH, limits: COORDINATOR_LIMITS, secure, onLink: core.onLink })
   const url = await app.listen({ host, port }).catch((cause: Error) => {
     throw new HeadraceError('bad_config', `cannot listen on ${host}:${port}: ${cause.message}`, { cause })
   })
@@ -144,6 +150,7 @@ async function startCore(
   modelName: string,
   config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision' | 'limits'>,
   log: Log,
+  authority?: Authority,
 ): Promise<Core> {
   const { strategy, narrowestWire, precision, mixedPrecision, limits = DEFAULT_QUEUE_LIMITS } = config
   const hashes = new FileHashes(config.cache)
@@ -151,7 +158,7 @@ async function startCore(
   const { fingerprint } = local.manifest
   const metrics = createCoordinatorMetrics({ version: packageVersion, model: modelName })
   const admitted = { fingerprint, mixedPrecision, ...(precision === undefined ? {} : { precision }) }
-  const registry = new Registry({ ...admitted, clock: realClock, metrics, log })
+  const registry = new Registry({ ...admitted, membership: authority?.membership, clock: realClock, metrics, log })
   const stopping = new AbortController()
   const store = new RunStore()
   const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, limits, clock: realClock, store })
@@ -167,7 +174,9 @@ async function startCore(
       registry.serve(link).catch((error: unknown) => log.error({ err: error }, 'a worker was not served'))
     },
     keepWatch: () => {
-      watch = registry.keepWatch(stopping.signal)
+      const { signal } = stopping
+      const kept = [registry.keepWatch(signal), authority?.keep(() => registry.tellDenied(), signal)]
+      watch = Promise.all(kept).then(() => undefined)
     },
     close: async () => {
       const reason = new HeadraceError('shutting_down', 'the coordinator is stopping')

@@ -102,6 +102,37 @@ export const ERRORS = {
     help: 'Worker and coordinator run different protocol versions.',
   },
   name_taken: { status: 409, type: 'join_error', help: 'Another worker with this name is connected.' },
+  // security
+  token_refused: {
+    status: 401,
+    type: 'security_error',
+    help: 'The join token is unknown, used, ended, revoked or not for this role or name; `headrace token create` makes one.',
+  },
+  join_throttled: {
+    status: 429,
+    type: 'security_error',
+    help: 'Too many joins from this address have failed; retry after `Retry-After` seconds.',
+  },
+  certificate_refused: {
+    status: 403,
+    type: 'security_error',
+    help: 'The other end has no certificate of this cluster, or one that has ended or is not for this.',
+  },
+  identity_revoked: {
+    status: 403,
+    type: 'security_error',
+    help: 'The identity of this worker has been revoked; it needs a new token.',
+  },
+  ticket_refused: {
+    status: 403,
+    type: 'security_error',
+    help: 'KV was asked for without a ticket of the coordinator for this run, these workers and this time.',
+  },
+  state_failed: {
+    status: 500,
+    type: 'security_error',
+    help: 'The folder of the cluster, or of a worker’s identity, cannot be used.',
+  },
   // links and frames
   frame_truncated: { status: 400, type: 'protocol_error', help: 'A frame is shorter than its lengths say.' },
   frame_oversized: { status: 413, type: 'protocol_error', help: 'A frame or header is longer than the limit.' },

@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Clock } from '../../shared/clock.ts'
 import { ERRORS, HeadraceError } from '../../shared/errors.ts'
+import { JOIN_PATH, RENEW_PATH } from '../../shared/security/join-messages.ts'
 import { Account } from '../keys/account.ts'
 import type { KeyRing } from '../keys/key-ring.ts'
 import { Strangers } from '../keys/strangers.ts'
@@ -63,7 +64,7 @@ export function guardRoutes(app: FastifyInstance, policy: AccessPolicy, clock: C
 function accessOf(route: string, { metrics, health }: AccessPolicy): Access {
   if (HEALTH.has(route)) return health
   if (route === METRICS) return metrics
-  return route.startsWith(MODEL) ? 'open' : 'key'
+  return route.startsWith(MODEL) || route === JOIN_PATH || route === RENEW_PATH ? 'open' : 'key'
 }
 
 const BEARER = /^bearer +(\S+)$/i

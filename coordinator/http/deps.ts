@@ -3,6 +3,7 @@ import type { Log } from '../../shared/log.ts'
 import type { CoordinatorMetrics } from '../metrics.ts'
 import type { ModelShare } from '../models/model-share.ts'
 import type { Runs } from '../runs/events.ts'
+import type { Authority } from '../security/authority.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { RunStore } from '../trace/store.ts'
@@ -30,6 +31,8 @@ export interface ServerDeps {
   readonly store: RunStore
   /** Absent: nothing of the model is given away. */
   readonly share?: ModelShare
+  /** Absent: the API and the links have no TLS. */
+  readonly authority?: Authority | undefined
   readonly metrics: CoordinatorMetrics
   readonly log: Log
   readonly clock: Clock

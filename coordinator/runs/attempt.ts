@@ -4,7 +4,8 @@ import { asRunId, asWorkerId, type WorkerId } from '../../shared/ids.ts'
 import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { LayerRange, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
 import { planRepair, type Repairer } from '../planning/repair.ts'
-import { type Assigning, assignAll, assignRepair, planWorkers } from './assign.ts'
+import { keepTickets } from '../security/ticket-office.ts'
+import { type Assigning, assignAll, assignRepair, planWorkers, refreshTickets } from './assign.ts'
 import type { Repair } from './events.ts'
 import { type News, NewsQueue, type WorkerNews } from './news.ts'
 import { checkedGap, type Gap, gapsOf, isLate, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
@@ -81,6 +82,7 @@ class Attempt {
   readonly #excluded = new Set<string>()
   readonly #refused = new Map<string, number>()
   readonly #unfollow: (() => void)[] = []
+  readonly #over = new AbortController()
   readonly #leave = new Map<Part, () => void>()
   #repairs = 0
   #decoded = false
@@ -103,6 +105,7 @@ class Attempt {
     this.#unfollow.push(workers.follow(asRunId(id), this.news))
     if (!workers.has(plan.decode)) throw this.#decodeLost(gone(plan.decode))
     assignAll(this.#of, this.#makers)
+    void keepTickets(() => refreshTickets(this.#of, this.#parts), this.#of.clock, this.#over.signal)
     for (const { worker } of this.#makers) if (!workers.has(worker)) this.#lose(worker, gone(worker))
   }
 
@@ -116,6 +119,7 @@ class Attempt {
 
   end({ code }: HeadraceError): void {
     const { id, plan, workers } = this.#of
+    this.#over.abort()
     for (const unfollow of this.#unfollow) unfollow()
     for (const { state, by, id: run } of this.#parts)
       if (state === 'computing') workers.send(by.worker, { kind: 'cancel', run, code })

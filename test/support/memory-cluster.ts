@@ -19,6 +19,7 @@ import { createEngine } from '../../worker/engine/create-engine.ts'
 import { WorkerMetrics } from '../../worker/metrics.ts'
 import { PeerDialling } from '../../worker/peers/dialling.ts'
 import { PeerListening } from '../../worker/peers/listening.ts'
+import { TicketBook } from '../../worker/security/ticket-book.ts'
 import { inlineCompute } from './inline-compute.ts'
 import { MemoryNetwork } from './memory-link.ts'
 import { seededRandom } from './random.ts'
@@ -109,7 +110,8 @@ export class MemoryCluster {
     const cost = of.cost ?? { o: 1e-4, a: 1e-5, b: 1e-8 }
     const fingerprint = of.fingerprint ?? FINGERPRINT
     const metrics = new WorkerMetrics({ version: 'test', role: of.role, engine: 'reference' })
-    const listening = new PeerListening({ fingerprint, clock: realClock, log })
+    const tickets = new TicketBook(of.name, realClock)
+    const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log })
     const url = of.url ?? `memory://${of.name}`
     const links = new Set<Link>()
     const kept = (link: Link): Link => {
@@ -117,7 +119,9 @@ export class MemoryCluster {
       return link
     }
     this.network.register(url, DATA_LIMITS, (link) => void listening.serve(kept(link)))
-    const dialer: Dialer = { dial: async (...to) => kept(await this.network.dial(...to)) }
+    const dialer: Dialer = {
+      dial: async (to, limits, signal) => kept(await this.network.dial(to, limits, signal)),
+    }
     const agent = new Agent({
       coordinatorUrl: COORDINATOR,
       join: {
@@ -139,6 +143,7 @@ export class MemoryCluster {
       random: seededRandom(1),
       clock: realClock,
       log,
+      tickets,
       session: {
         worker: of.name,
         fingerprint,

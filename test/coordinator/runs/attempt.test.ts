@@ -26,6 +26,7 @@ function silentWorkers() {
   const workers: Workers = {
     urlOf: (worker) => `ws://${worker}`,
     epochOf: () => 1,
+    ticket: ({ run, source, target, purpose }) => `${run} ${source} ${target} ${purpose}`,
     has: () => true,
     send: (worker, command, payload) => {
       const bytes = payload?.slice() ?? new Uint8Array()
@@ -90,6 +91,55 @@ const finished = (run: string, worker: string) => {
 const settle = () => new Promise((resolve) => setImmediate(resolve))
 
 describe('an attempt', () => {
+  it('gives each worker tickets for those it fetches from, and new ones while it lasts', async () => {
+    const { news, sent, took, clock, controller } = start()
+    const first = news.next()
+    const tickets = () =>
+      sent.map(({ worker, command }) => [worker, 'tickets' in command ? command.tickets : undefined])
+    const held = (run: string, source: string, target: string, purpose: string) => ({
+      source,
+      ticket: `${run} ${source} ${target} ${purpose}`,
+    })
+    const cached = held('a', 'd1', 'w2', 'cached')
+    assert.deepEqual(tickets(), [
+      ['d1', [held('a', 'w1', 'd1', 'handoff'), held('a', 'w2', 'd1', 'handoff')]],
+      ['w1', []],
+      ['w2', [held('a', 'w1', 'w2', 'prefix'), cached]],
+    ])
+    clock.advance(30)
+    await clock.sleeping(30)
+    assert.deepEqual(
+      took('tickets').map(({ worker, command }) => [worker, command]),
+      ['w1', 'w2'].map((worker) => [
+        worker,
+        { kind: 'tickets', run: 'a', tickets: [held('a', 'd1', worker, 'cached')] },
+      ]),
+    )
+    controller.abort()
+    await assert.rejects(first, coded('cancelled'))
+    sent.length = 0
+    clock.advance(30)
+    await settle()
+    assert.deepEqual(sent, [])
+  })
+
+  it('gives who makes up for another tickets for what it fetches, and the decode node one for what it makes', async () => {
+    const { news, say, took, controller } = start({ repairers: ['w3'] })
+    const first = news.next()
+    say('w2', { kind: 'failed', run: 'a', code: 'engine_failed', message: 'x' })
+    await settle()
+    say('d1', { kind: 'surveyed', run: 'a', part: 'a', worker: 'w2' }, 2, 3, 0, 3, 4, 0)
+    await settle()
+    const [repair] = took('repair').map(({ command }) => command)
+    const prefill = took('prefill').at(-1)
+    assert.ok(repair?.kind === 'repair' && prefill?.command.kind === 'prefill')
+    assert.equal(prefill.worker, 'w3')
+    assert.equal(repair.ticket, `${repair.part} w3 d1 handoff`)
+    assert.deepEqual(prefill.command.tickets, [{ source: 'd1', ticket: `${repair.part}+ d1 w3 cached` }])
+    controller.abort()
+    await assert.rejects(first, coded('cancelled'))
+  })
+
   it('gives each worker its own tokens, and the decode node the last one, first', async () => {
     const { news, sent, controller } = start()
     const first = news.next()
