@@ -35,6 +35,7 @@ const MUST_BE_SEEN = [
   'repaired: kv_checksum',
   'repaired: kv_identity',
   'repaired: dial_failed',
+  'blocks refused: stale_epoch',
 ]
 const MUST_END = ['done', 'cancelled', 'queue_full', 'no_decode_node', 'shutting_down', 'lost']
 

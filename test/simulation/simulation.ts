@@ -256,8 +256,11 @@ class Simulation {
     world.gone.add(life.of.name)
     if (life.agent.running > 0) world.history.saw('a worker with runs was asked to leave')
     void life.agent.leave(30)
-    world.timeline.after(seconds, () => world.gone.delete(life.of.name))
-    world.timeline.after(seconds + 2, () => this.#restart(life))
+    world.timeline.after(seconds + 2, () => {
+      if (world.healed) return
+      world.gone.delete(life.of.name)
+      this.#restart(life)
+    })
   }
 
   /**
