@@ -1,6 +1,13 @@
 import { hostname } from 'node:os'
 import { resolve } from 'node:path'
-import { checkHost, linkUrl, PLAINTEXT_OPTIONS, type Program, wholeNumber } from '../shared/cli/options.ts'
+import {
+  checkHost,
+  linkUrl,
+  modelOptions,
+  PLAINTEXT_OPTIONS,
+  type Program,
+  wholeNumber,
+} from '../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../shared/cli/process.ts'
 import { DEVICES, ENGINES, WEIGHTS } from '../shared/engine-name.ts'
 import { HeadraceError } from '../shared/errors.ts'
@@ -21,21 +28,12 @@ export const workerCommand = (program: Program): Program =>
     'worker',
     'Compute KV (prefill) or answer from it (decode) for a coordinator',
     (args) =>
-      args
+      modelOptions(args, { defaultDescription: 'fetched from the coordinator' })
         .option('coordinator', {
           type: 'string',
           alias: 'join',
           default: '127.0.0.1:8080',
           describe: 'Address of the coordinator; https:// if it has a cluster authority',
-        })
-        .option('model', {
-          type: 'string',
-          describe:
-            'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled [default: fetched from the coordinator]',
-        })
-        .option('cache', {
-          type: 'string',
-          describe: "Where fetched models are kept [default: the user's cache folder]",
         })
         .option('cache-budget-mib', {
           type: 'number',

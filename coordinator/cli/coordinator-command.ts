@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
 import { resolve } from 'node:path'
-import { checkHost, PLAINTEXT_OPTIONS, type Program, wholeNumber } from '../../shared/cli/options.ts'
+import { checkHost, modelOptions, PLAINTEXT_OPTIONS, type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { createLog } from '../../shared/log.ts'
@@ -26,16 +26,7 @@ export const coordinatorCommand = (program: Program): Program =>
     'coordinator',
     'Serve the HTTP API and split prompts over the workers that join',
     (args) =>
-      withAccessOptions(withEdgeOptions(args))
-        .option('model', {
-          type: 'string',
-          demandOption: true,
-          describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
-        })
-        .option('cache', {
-          type: 'string',
-          describe: "Where pulled models are kept [default: the user's cache folder]",
-        })
+      modelOptions(withAccessOptions(withEdgeOptions(args)), { demandOption: true })
         .option('name', { type: 'string', describe: 'Model name for clients [default: that of the model]' })
         .option('host', { type: 'string', default: '127.0.0.1', describe: 'Where to listen' })
         .option('port', {

@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { type Program, wholeNumber } from '../../shared/cli/options.ts'
+import { modelOptions, type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { DEVICES, ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { abortError } from '../../shared/errors.ts'
@@ -19,17 +19,7 @@ export const upCommand = (program: Program): Program =>
     'up',
     'Run a whole cluster on this machine: coordinator, prefill workers, decode node',
     (args) =>
-      withEdgeOptions(args)
-        .option('model', {
-          type: 'string',
-          default: BUNDLED_MODEL,
-          defaultDescription: 'bundled',
-          describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
-        })
-        .option('cache', {
-          type: 'string',
-          describe: "Where pulled models are kept [default: the user's cache folder]",
-        })
+      modelOptions(withEdgeOptions(args), { default: BUNDLED_MODEL, defaultDescription: 'bundled' })
         .option('name', { type: 'string', describe: 'Model name for clients [default: that of the model]' })
         .option('workers', { type: 'number', default: 2, describe: 'Prefill workers' })
         .option('decode-nodes', { type: 'number', default: 1, describe: 'Decode nodes' })

@@ -1,6 +1,7 @@
 import type { FastifyReply } from 'fastify'
 import type { z } from 'zod'
 import { ERRORS, HeadraceError } from '../../shared/errors.ts'
+import { safeParse } from '../../shared/safe-parse.ts'
 
 /** OpenAI's error object. */
 export interface ErrorBody {
@@ -43,7 +44,7 @@ export const invalid = (param: string, message: string) =>
 
 /** Checks a body or query against its schema; the first fault is reported, with the path to it. */
 export function parseWith<T>(schema: z.ZodType<T>, value: unknown): T {
-  const parsed = schema.safeParse(value ?? {})
+  const parsed = safeParse(schema, value ?? {})
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]
   const param = issue?.path.join('.') ?? ''

@@ -199,12 +199,14 @@ class Attempt {
   #stalled(seconds: number): void {
     const error = new HeadraceError('worker_failed', `no progress for ${seconds.toFixed(0)} s`)
     const part = laggard(this.#parts)
-    if (part !== undefined) this.#losePart(part.id, part.by.worker, error)
-    else if (this.#doubted) throw this.#decodeLost(error)
-    else this.#doubt()
+    if (part === undefined && this.#doubted) throw this.#decodeLost(error)
+    this.#doubt()
+    if (part === undefined) return
+    this.#doubted = false
+    this.#losePart(part.id, part.by.worker, error)
   }
 
-  /** All say that they have handed everything over: has the decode node got it? */
+  /** Those that say that they have handed everything over: has the decode node got it? A laggard may wait for just that. */
   #doubt(): void {
     const { id, plan, workers } = this.#of
     this.#doubted = true

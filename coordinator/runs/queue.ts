@@ -61,8 +61,11 @@ export interface QueueState {
   readonly decoding: readonly QueuedRun[]
   /** When the last one started; nobody yet: never. */
   readonly startedAt: number
-  /** Seconds from one start to the next of late, while somebody waited. 0: nobody has. */
+  /** Seconds from one start to the next of late, while somebody waited; and what was predicted for the earlier. 0: nobody has. */
   readonly secondsApart: number
+  readonly predictedApart: number
+  /** Predicted for the run that started last. */
+  readonly startedSeconds: number
 }
 
 export const emptyQueue = (limits: QueueLimits = DEFAULT_QUEUE_LIMITS): QueueState => ({
@@ -72,6 +75,8 @@ export const emptyQueue = (limits: QueueLimits = DEFAULT_QUEUE_LIMITS): QueueSta
   decoding: [],
   startedAt: Number.NEGATIVE_INFINITY,
   secondsApart: 0,
+  predictedApart: 0,
+  startedSeconds: 0,
 })
 
 /** Whether there is memory for a run beside those that have started. */
@@ -100,15 +105,15 @@ export function enqueue(queue: QueueState, run: QueuedRun): QueueState {
 }
 
 /**
- * How long a run that arrives now would wait; without one, until all have started that wait now. The larger of what the
- * work of those ahead is predicted to take and what as many starts have taken of late: long answers hold places, too.
+ * How long a run that arrives now would wait; without one, until all have started that wait now. What is predicted for
+ * those ahead, by as much longer as starts have been apart of late: answers hold places, and machines have other work.
  */
 export function waitSeconds(queue: QueueState, run?: QueuedRun): number {
-  const { waiting, prefilling, limits, secondsApart } = queue
+  const { waiting, prefilling, limits, secondsApart, predictedApart } = queue
   if (waiting.length === 0 && hasPlace(queue)) return 0
   const ahead = run === undefined ? waiting : waiting.filter((other) => score(other, limits) <= score(run, limits))
   const work = [...prefilling, ...ahead].reduce((sum, { seconds }) => sum + seconds, 0)
-  return Math.max(work, (ahead.length + 1) * secondsApart)
+  return work * (predictedApart > 0 ? Math.max(1, secondsApart / predictedApart) : 1)
 }
 
 /** The run that starts now, and the queue without it; nothing while places or memory are taken or nobody waits. */
@@ -124,9 +129,12 @@ export function next(
   // When nothing runs, nothing will become free: whoever plans it finds out what is wrong.
   if (started.length > 0 && !room(run, started)) return undefined
   const waited = run.arrivedAt <= startedAt
-  const secondsApart = waited ? smoothed(queue.secondsApart, now - startedAt) : queue.secondsApart
-  const left = remove(queue, run.run)
-  return { run, queue: { ...left, prefilling: [...prefilling, run], startedAt: now, secondsApart } }
+  const apart = waited && {
+    secondsApart: smoothed(queue.secondsApart, now - startedAt),
+    predictedApart: smoothed(queue.predictedApart, queue.startedSeconds),
+  }
+  const start = { prefilling: [...prefilling, run], startedAt: now, startedSeconds: run.seconds, ...apart }
+  return { run, queue: { ...remove(queue, run.run), ...start } }
 }
 
 /** The run's KV cache is assembled: its prefill place is free, its decode place is not. */

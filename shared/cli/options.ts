@@ -1,10 +1,23 @@
-import type { Argv } from 'yargs'
+import type { Argv, Options } from 'yargs'
 import { HeadraceError } from '../errors.ts'
 
 /** What more than one command line checks in the same way. */
 
 /** The program that commands add themselves to. */
 export type Program = Argv<{ 'log-level': string }>
+
+/** `--model` and `--cache`; `more` says what `--model` is where it is not given, or that it must be. */
+export const modelOptions = <T, const O extends Options>(args: Argv<T>, more: O) =>
+  args
+    .option('model', {
+      type: 'string',
+      describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
+      ...more,
+    })
+    .option('cache', {
+      type: 'string',
+      describe: "Where pulled and fetched models are kept [default: the user's cache folder]",
+    })
 
 /** `--insecure-plaintext`, and what it was called before certificates were there. */
 export const PLAINTEXT_OPTIONS = {

@@ -19,6 +19,7 @@ import { memorySuite } from './suites/memory.ts'
 import { plannerSuite } from './suites/planner.ts'
 import { pullSuite } from './suites/pull.ts'
 import { qualitySuite } from './suites/quality.ts'
+import { residentSuite } from './suites/resident.ts'
 import { splitSuite } from './suites/split.ts'
 import { unevenSuite } from './suites/uneven.ts'
 
@@ -26,6 +27,7 @@ import { unevenSuite } from './suites/uneven.ts'
 const SUITES: readonly Suite[] = [
   splitSuite,
   memorySuite,
+  residentSuite,
   answersSuite,
   engineSuite,
   gpuSuite,

@@ -68,6 +68,9 @@ async function streamedText(answer: Response): Promise<string> {
   throw new Error('the stream ended without [DONE]')
 }
 
+const MOST_WHOLE_TOKENS = 512
+
+/** Any number of them at once. */
 export class LoadClients {
   readonly #url: string
   readonly #prompts: readonly LoadPrompt[]
@@ -99,7 +102,8 @@ export class LoadClients {
     while (realClock.now() < until && !this.#signal.aborted) {
       const prompt = this.#prompts[Math.floor(this.#random() * this.#prompts.length)]!
       this.#underWay += 1
-      const attempt = await tryOnce(this.#url, prompt, this.#signal, stream)
+      // `fetch` gives up after five minutes without an answer's head: what may take longer is asked for as a stream.
+      const attempt = await tryOnce(this.#url, prompt, this.#signal, stream || prompt.tokens > MOST_WHOLE_TOKENS)
       this.#underWay -= 1
       this.#attempts.push(attempt)
       // As well-behaved clients do: not before the time that is named, and not all in the same instant.

@@ -307,6 +307,28 @@ describe('an attempt', () => {
     await assert.rejects(last, failedAt('d1', 'worker_failed'))
   })
 
+  it('asks for what a finished worker said it had handed over, too, when another one waits', async () => {
+    const { news, say, clock, took, controller } = start({ stallSeconds: 60 })
+    const first = news.next()
+    say('w1', finished('a', 'w1'))
+    await first
+    const next = news.next()
+    clock.advance(60)
+    await settle()
+    const asked = took('survey').map(({ command }) => command.kind === 'survey' && command.worker)
+    assert.deepEqual(asked, ['w1', 'w2'])
+    say('d1', { kind: 'surveyed', run: 'a', part: 'a', worker: 'w1' }, 0, 1, 2)
+    await settle()
+    assert.deepEqual(
+      took('prefill')
+        .slice(2)
+        .map(({ tokens }) => tokens),
+      [[7]],
+    )
+    controller.abort()
+    await assert.rejects(next, coded('cancelled'))
+  })
+
   it('gives up on a worker that is far slower than predicted and holds up the others', async () => {
     const { news, say, clock, took } = start({ secondsLeft: 4 })
     const first = news.next()

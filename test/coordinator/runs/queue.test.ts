@@ -138,14 +138,15 @@ test('an idle cluster makes nobody wait, however long the prompt', () => {
   assert.equal(holding(limited({ maxWaitSeconds: 1 }), queued('r1', 1e6)).waiting.length, 1)
 })
 
-test('the wait is predicted by how often places have become free of late, where answers take longer than prompts', () => {
+test('the wait is longer than predicted by as much as starts have been apart of late', () => {
   let queue = limited({ maxPrefilling: 1, maxDecoding: 1 })
-  queue = holding(queue, ...Array.from({ length: 6 }, (_, i) => queued(`r${i}`, 10 + i)))
+  queue = holding(queue, ...Array.from({ length: 6 }, (_, i) => queued(`r${i}`, 1000, i / 1e6)))
   for (let i = 0; i < 5; i++) queue = release(next(queue, i * 20)!.queue, asRunId(`r${i}`))
-  assert.equal(queue.secondsApart, 20)
+  assert.deepEqual([queue.secondsApart, queue.predictedApart], [20, 1])
   queue = next(queue, 100)!.queue
-  assert.equal(waitSeconds(queue, queued('late', 10, 100)), 20)
-  assert.equal(waitSeconds(holding(queue, queued('late', 10, 100)), queued('later', 10, 101)), 40)
+  assert.equal(waitSeconds(queue, queued('late', 500, 100)), 20)
+  queue = holding(queue, queued('late', 500, 100))
+  assert.equal(waitSeconds(queue, queued('later', 9000, 101)), 30)
 })
 
 test('the time between starts is not taken from hours in which nobody waited', () => {
