@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { drawOptions, type Options } from './options.ts'
 import { type Outcome, simulate } from './simulation.ts'
-import type { Planted } from './world.ts'
+import { blocksRefused, type Planted } from './world.ts'
 
 /** Many simulations, and what all of them saw. */
 export interface Totals {
@@ -61,6 +61,7 @@ export async function simulateSeed(options: Options, planted?: Planted, explaine
   const { stackTraceLimit } = Error
   Error.stackTraceLimit = 0
   try {
+    const before = await blocksRefused()
     await turn()
     const outcome = await new Promise<Outcome>((resolve, reject) => {
       setImmediate(() => {
@@ -72,7 +73,10 @@ export async function simulateSeed(options: Options, planted?: Planted, explaine
       })
     })
     await turn()
-    return { ...outcome, violations: [...outcome.violations, ...new Set(unhandled)] }
+    const seen = new Map(outcome.seen)
+    for (const [reason, times] of await blocksRefused())
+      if (times > (before.get(reason) ?? 0)) seen.set(`blocks refused: ${reason}`, times)
+    return { ...outcome, seen, violations: [...outcome.violations, ...new Set(unhandled)] }
   } finally {
     Error.stackTraceLimit = stackTraceLimit
     process.off('unhandledRejection', note)

@@ -66,7 +66,8 @@ export function drawFaults(
         kind,
         at: chance.between(0.6, until - 0.3),
         ...(chance.hits(0.6) && { aim: drawAim(chance) }),
-        seconds: chance.spread(0.05, 20),
+        // Long enough to be given up, short enough to come back while the run goes on.
+        seconds: kind === 'freeze' ? chance.spread(0.5, 6) : chance.spread(0.05, 20),
         worker,
         other: chance.hits(0.2) ? 'coordinator' : chance.pick(others),
         strength: chance.spread(1, 100),

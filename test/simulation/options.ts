@@ -63,7 +63,7 @@ export function drawOptions(seed: number): Options {
   const layers = shape.whole(2, 4)
   const workers = drawWorkers(shape)
   const clients = Array.from({ length: workload.whole(1, 5) }, () => drawClient(workload))
-  const healAt = 5
+  const healAt = 6
   const faults = drawFaults(seed, workers, healAt)
   return {
     seed,
@@ -95,7 +95,7 @@ export function drawOptions(seed: number): Options {
 }
 
 function drawWorkers(shape: Chance): WorkerOptions[] {
-  const tokenSeconds = shape.spread(5e-4, 1e-2)
+  const tokenSeconds = shape.spread(5e-4, 3e-2)
   const draw = (name: string, role: 'prefill' | 'decode'): WorkerOptions => {
     const cheats = role === 'decode' && shape.hits(0.08)
     const budgetBytes = cheats || !shape.hits(0.1) ? PLENTY : shape.whole(2000, 20_000)

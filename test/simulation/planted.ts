@@ -1,5 +1,4 @@
 import type { RunEvent } from '../../coordinator/runs/events.ts'
-import { HeadraceError } from '../../shared/errors.ts'
 import { summed } from '../../worker/kv/block.ts'
 import type { DeliveredBlock } from '../../worker/prefill/exchange.ts'
 import { type Planted, SmallBlockRuns } from './world.ts'
@@ -24,9 +23,9 @@ export const DEFECTS: readonly Defect[] = [
     plant: () => staleBlocks(),
   },
   {
-    name: 'an answer that was lost begins again, though some of it was told',
-    breaks: /token 0 instead of/,
-    plant: () => ({ Runs: ForgetfulRuns }),
+    name: 'the last token is told again when another decode node goes on',
+    breaks: /token \d+ instead of \d+/,
+    plant: () => ({ Runs: RepeatingRuns }),
   },
 ]
 
@@ -43,13 +42,13 @@ function staleBlocks(): Planted {
   }
 }
 
-class ForgetfulRuns extends SmallBlockRuns {
-  override async *run(...[request, signal]: Parameters<SmallBlockRuns['run']>): AsyncGenerator<RunEvent, void> {
-    try {
-      yield* super.run(request, signal)
-    } catch (thrown) {
-      if (signal.aborted || !(thrown instanceof HeadraceError) || thrown.code !== 'worker_lost') throw thrown
-      for await (const event of super.run(request, signal)) if (event.kind !== 'planned') yield event
+class RepeatingRuns extends SmallBlockRuns {
+  override async *run(...of: Parameters<SmallBlockRuns['run']>): AsyncGenerator<RunEvent, void> {
+    let last: RunEvent | undefined
+    for await (const event of super.run(...of)) {
+      yield event
+      if (event.kind === 'token') last = event
+      if (event.kind === 'failed_over' && last !== undefined) yield last
     }
   }
 }

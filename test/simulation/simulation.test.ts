@@ -28,6 +28,13 @@ const MUST_BE_SEEN = [
   'logged kv_checksum',
   'logged out_of_memory',
   'a request was answered after it had failed',
+  'a decode node was replaced',
+  'a decode node was replaced in mid-answer',
+  'repaired: worker_lost',
+  'repaired: worker_failed',
+  'repaired: kv_checksum',
+  'repaired: kv_identity',
+  'repaired: dial_failed',
 ]
 const MUST_END = ['done', 'cancelled', 'queue_full', 'no_decode_node', 'shutting_down', 'lost']
 

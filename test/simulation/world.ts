@@ -37,6 +37,12 @@ const COORDINATOR_URL = `sim://${COORDINATOR}/link`
 const coordinatorMetrics = createCoordinatorMetrics({ version: 'simulation', model: 'toy' })
 const workerMetrics = new WorkerMetrics({ version: 'simulation', role: 'prefill', engine: 'reference' })
 
+/** How many KV blocks were refused so far, in all simulations, by reason. */
+export async function blocksRefused(): Promise<ReadonlyMap<string, number>> {
+  const { values } = await workerMetrics.blocksRefused.get()
+  return new Map(values.map(({ labels, value }) => [String(labels.reason), value]))
+}
+
 /** Memory that is given back is filled with something else at once: who still reads it finds out. */
 class PoisonedPool extends BufferPool {
   override take(length: number): Uint8Array {
