@@ -60,9 +60,11 @@ export async function* runRequest(
   // 3. Admit: wait for a turn, short prompts first.
   const turn = await deps.admit(run, request, signal)
   const queueSeconds = clock.now() - arrived
+  let leave = (_worker?: string): void => undefined
   try {
     // 4. Plan, from the facts of this moment.
     let plan = deps.planNow(request, failed)
+    leave = deps.occupy(run, plan)
     // Now: by the end of the run one of them may be gone.
     let precisions = precisionsOf(plan, deps.precisionOf)
     tracer.reached('planned')
@@ -88,7 +90,9 @@ export async function* runRequest(
         follow.repaired({ worker, code: cause.code, tokens: plan.promptTokens, at: clock.now() })
         if (follow.complete) break
         yield { kind: 'failed_over', from: worker, code: cause.code, attempt: attempt + 1 }
+        leave()
         plan = await deps.planAgain(follow.remaining(), failed, signal)
+        leave = deps.occupy(run, plan)
         precisions = { ...precisions, ...precisionsOf(plan, deps.precisionOf) }
       }
     }
@@ -96,11 +100,11 @@ export async function* runRequest(
     const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
     yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
+    leave()
     turn.done()
   }
 
   async function* assigned(id: string, of: { run: RunId; plan: Plan; request: RunRequest }) {
-    const leave = deps.occupy(of.run, of.plan)
     const watch = deps.progress.watch(of.run, stallSeconds(of.plan, deps.layers))
     follow.begin(of.plan)
     tracer.reached('assigned')
@@ -127,7 +131,6 @@ export async function* runRequest(
       }
     } finally {
       watch.done()
-      leave()
     }
   }
 }
