@@ -57,6 +57,19 @@ const prefill = z.strictObject({
 export type PrefillAssignment = Readonly<z.infer<typeof prefill>>
 
 /**
+ * A block of `worker` that is computed again before the first token. How far K and V of a head may be from it, in relation
+ * to their norm: in the first layer, and in any other.
+ */
+const blockCheck = z.strictObject({
+  worker: name,
+  start: count,
+  count: z.number().int().min(1),
+  first: z.number().gt(0),
+  deeper: z.number().gt(0),
+})
+export type BlockCheck = Readonly<z.infer<typeof blockCheck>>
+
+/**
  * The decode node fetches every block, computes positions `[prefillTokens, promptTokens)` itself, samples. Payload: the
  * ids of these tokens, int32 little-endian.
  */
