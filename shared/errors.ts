@@ -108,6 +108,11 @@ export const ERRORS = {
     type: 'kv_error',
     help: 'A KV block whose size or place does not match the model and plan.',
   },
+  stale_epoch: {
+    status: 502,
+    type: 'kv_error',
+    help: 'A KV block of a worker that was given up since: it was frozen, and comes back late.',
+  },
   kv_checksum: { status: 502, type: 'kv_error', help: 'A KV block was damaged on its way.' },
   // model files
   model_incomplete: { status: 500, type: 'model_error', help: 'The model folder lacks a file that is needed.' },

@@ -19,6 +19,7 @@ export class WorkerMetrics {
   readonly #linkBytes = this.#counter('link_bytes_total', 'Bytes of KV frames', ['direction', 'peer'])
   readonly linkBytes = boundedPeers(this.#linkBytes)
   readonly checksumErrors = this.#counter('kv_checksum_errors_total', 'KV blocks whose bytes were damaged')
+  readonly blocksRefused = this.#counter('kv_blocks_refused_total', 'KV blocks that were dropped', ['reason'])
   readonly handoffFailures = this.#counter('kv_handoff_failures_total', 'Hand-offs that broke off', ['reason'])
   readonly weightsBytes = this.#counter('weights_transfer_bytes_total', 'Bytes of the model fetched', ['source'])
   readonly weightsRefusals = this.#counter('weights_refusals_total', 'Pieces of the model that did not come', [
@@ -37,6 +38,7 @@ export class WorkerMetrics {
     for (const source of ['coordinator', 'worker']) this.weightsBytes.inc({ source }, 0)
     for (const reason of ['lied', 'missing', 'failed']) this.weightsRefusals.inc({ reason }, 0)
     for (const result of ['ok', 'failed']) this.dials.inc({ result }, 0)
+    for (const reason of ['kv_checksum', 'stale_epoch']) this.blocksRefused.inc({ reason }, 0)
     for (const reason of ['link_closed', 'dial_failed', 'kv_identity', 'kv_shape', 'kv_checksum'])
       this.handoffFailures.inc({ reason }, 0)
   }

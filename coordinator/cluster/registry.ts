@@ -17,7 +17,7 @@ import {
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import type { CoordinatorMetrics, DISCONNECT_REASONS } from '../metrics.ts'
 import { sourcesFor } from '../models/sources.ts'
-import type { RunFollower, Workers } from '../runs/dispatch.ts'
+import type { RunFollower, Workers } from '../runs/workers.ts'
 import { LinkWatch } from './link-watch.ts'
 import { mayCalibrate } from './next-calibration.ts'
 import {
@@ -41,13 +41,22 @@ export interface RegistryOptions {
   readonly log: Log
 }
 
-const PING_SECONDS = 1
-/** Sockets tell of a dead process at once; silence on an open one means that the host or its main thread hangs. */
-const SILENCE_LIMIT_SECONDS = 10
+const PING_SECONDS = 0.5
+/**
+ * Sockets tell of a dead process at once; silence on an open one means that the host or its main thread hangs. No
+ * arithmetic is done there, so that is no matter of load.
+ */
+const SILENCE_LIMIT_SECONDS = 2.5
+/** Of a worker whose model is on its way: it speaks when it has more. */
+const FETCH_SILENCE_SECONDS = 10
+
+/** Old links are measured again once a second. */
+const LINK_ROUNDS = 2
 
 /** What a link to a worker is doing here. */
 interface Connection {
   readonly link: Link
+  readonly epoch: number
   pingSeq: number
   pingAt: number
 }
@@ -64,6 +73,9 @@ export class Registry implements Workers {
   /** When each connected worker was told that it has joined. */
   readonly #begunCalibration = new Map<WorkerId, number>()
   #state: ClusterState = EMPTY_CLUSTER
+  /** Times that workers have joined. */
+  #epoch = 0
+  readonly #listeners = new Set<() => void>()
 
   constructor(of: RegistryOptions) {
     this.#of = of
@@ -97,10 +109,11 @@ export class Registry implements Workers {
     if (worker !== undefined && this.#connections.get(worker)?.link === link) this.#gone(worker, reason)
   }
 
-  /** Asks every worker for a sign of life, and keeps the links measured, once a second, until aborted. */
+  /** Asks every worker for a sign of life, and keeps the links measured, until aborted. */
   async keepWatch(signal: AbortSignal): Promise<void> {
     const { clock } = this.#of
     let looked = clock.now()
+    let round = 0
     while (!signal.aborted) {
       // After a stall of this process the workers' answers wait unread: look again when they have been.
       const stalled = clock.now() - looked > 3 * PING_SECONDS
@@ -115,9 +128,9 @@ export class Registry implements Workers {
         this.send(worker, { kind: 'ping', seq: connection.pingSeq })
       }
       for (const { url, lastSeen } of this.#state.fetching)
-        if (looked - lastSeen > SILENCE_LIMIT_SECONDS) this.apply({ kind: 'fetch_ended', url })
+        if (looked - lastSeen > FETCH_SILENCE_SECONDS) this.apply({ kind: 'fetch_ended', url })
       this.#letCalibrate()
-      this.#links.tick()
+      if (round++ % LINK_ROUNDS === 0) this.#links.tick()
       await clock.sleep(PING_SECONDS, signal).catch(() => undefined) // the loop's condition ends it
     }
   }
@@ -128,6 +141,16 @@ export class Registry implements Workers {
 
   urlOf(worker: string): string {
     return findWorker(this.#state, asWorkerId(worker))?.url ?? ''
+  }
+
+  epochOf(worker: string): number {
+    return this.#connections.get(asWorkerId(worker))?.epoch ?? 0
+  }
+
+  /** Called when a worker has become ready. Returns what ends that. */
+  onReady(listener: () => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
   }
 
   send(worker: string, command: Command, payload?: Uint8Array): void {
@@ -162,7 +185,7 @@ export class Registry implements Workers {
     } catch (thrown) {
       throw await this.#refuse(thrown, link)
     }
-    this.#connections.set(worker, { link, pingSeq: 0, pingAt: clock.now() })
+    this.#connections.set(worker, { link, epoch: ++this.#epoch, pingSeq: 0, pingAt: clock.now() })
     this.#begunCalibration.delete(worker)
     this.#letCalibrate()
     const { role, url, engine, precision } = join
@@ -234,6 +257,7 @@ export class Registry implements Workers {
         this.apply({ kind: 'worker_calibrated', at, worker, ...(event.cost && { cost: event.cost }) })
         this.#letCalibrate()
         this.#of.log.info({ worker, cost: event.cost }, 'worker ready')
+        for (const listener of this.#listeners) listener()
         return
       case 'pong': {
         const connection = this.#connections.get(worker)
@@ -261,7 +285,7 @@ export class Registry implements Workers {
     const now = this.#of.clock.now()
     for (const worker of mayCalibrate(this.#state, this.#begunCalibration, now)) {
       this.#begunCalibration.set(worker, now)
-      this.send(worker, { kind: 'joined', worker })
+      this.send(worker, { kind: 'joined', worker, epoch: this.epochOf(worker) })
     }
   }
 

@@ -52,7 +52,8 @@ export function timingsOf(report: RunReport) {
 }
 
 /** Who computed what, and where the time to the first token went. */
-export function prefillOf({ run, plan, precisions, workers, queueSeconds, ttftSeconds, bottleneck }: RunReport) {
+export function prefillOf(report: RunReport) {
+  const { run, plan, precisions, workers, queueSeconds, ttftSeconds, bottleneck } = report
   return {
     run,
     strategy: plan.strategy,
@@ -82,6 +83,8 @@ export function prefillOf({ run, plan, precisions, workers, queueSeconds, ttftSe
     ttft_seconds: ttftSeconds,
     predicted_ttft_seconds: plan.predictedTtftSeconds,
     bottleneck,
+    attempts: report.attempts,
+    repairs: report.repairs.map(({ worker, code, tokens, at }) => ({ worker, code, tokens, at_seconds: at })),
   }
 }
 

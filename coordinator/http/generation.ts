@@ -32,6 +32,7 @@ export async function* generate(deps: ServerDeps, ask: Ask, signal: AbortSignal)
       case 'planned':
       case 'prefilled':
       case 'logits':
+      case 'failed_over':
         break
       case 'progress':
         yield event

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../shared/clock.ts'
-import { HeadraceError } from '../../shared/errors.ts'
+import { abortError, asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
 import type { Plan, Strategy, Wire } from '../../shared/plan.ts'
-import { planFacts } from '../cluster/facts.ts'
+import { planFacts, repairersIn, secondsLeftOf } from '../cluster/facts.ts'
 import type { Registry } from '../cluster/registry.ts'
 import { findWorker, readyDecode, readyPrefill } from '../cluster/state.ts'
 import { toClusterView } from '../cluster/view.ts'
@@ -15,6 +15,7 @@ import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
 import { forecastAfter, NO_FORECAST } from './forecast.ts'
 import { measurementsOf } from './measurements.ts'
+import type { Part } from './parts.ts'
 import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
 import { runRequest } from './run.ts'
@@ -31,6 +32,10 @@ export interface ClusterRunsOptions {
   /** Where runs go when they have finished. */
   readonly store: RunStore
 }
+
+/** How long a run that was begun waits for workers to compute the rest. */
+const REPLAN_SECONDS = 30
+const WORTH_A_WAIT: ReadonlySet<string> = new Set(['no_workers', 'no_decode_node', 'plan_impossible'])
 
 /** `Runs` over a real cluster: admission, the registry's facts, and a plan per request. */
 export class ClusterRuns implements Runs {
@@ -76,8 +81,13 @@ export class ClusterRuns implements Runs {
       workers: registry,
       layers: shape.layers,
       tokensPerSecond: () => this.#forecast.tokensPerSecond,
-      planNow: (of: RunRequest) => this.plan(of.promptTokens.length, of).chosen,
+      planNow: (of: RunRequest, excluded: ReadonlySet<string>) => this.#planWithout(of, excluded),
+      planAgain: (of: RunRequest, excluded: ReadonlySet<string>, until: AbortSignal) =>
+        this.#planAgain(of, excluded, until),
       occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan, request.maxTokens),
+      repairers: (excluded: ReadonlySet<string>, decode: WorkerId) => repairersIn(registry.state, excluded, decode),
+      occupyPart: (part: string, worker: WorkerId) => this.#occupyPart(asRunId(part), worker),
+      secondsLeft: (part: Part) => secondsLeftOf(registry.state, part),
       offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
       precisionOf: (worker: string) => findWorker(registry.state, asWorkerId(worker))?.precision ?? 'f32',
       clock,
@@ -93,7 +103,7 @@ export class ClusterRuns implements Runs {
     }
   }
 
-  plan(promptTokens: number, ask: PlanAsk & { maxTokens?: number } = {}): Planned {
+  plan(promptTokens: number, ask: PlanAsk & { maxTokens?: number; excluded?: ReadonlySet<string> } = {}): Planned {
     const { registry, shape, narrowestWire } = this.#of
     const strategy = ask.strategy ?? this.#of.strategy
     const wanted: PlanAsk = {
@@ -104,8 +114,48 @@ export class ClusterRuns implements Runs {
     const { maxTokens } = ask
     const { edgeSeconds, pace } = this.#forecast
     const most = maxTokens !== undefined && { maxTokens }
-    const facts = planFacts(registry.state, { shape, promptTokens, narrowestWire, edgeSeconds, pace, ...most })
-    return planPrefill(facts, wanted)
+    const { excluded } = ask
+    const without = excluded !== undefined && { excluded }
+    const facts = { shape, promptTokens, narrowestWire, edgeSeconds, pace, ...most, ...without }
+    return planPrefill(planFacts(registry.state, facts), wanted)
+  }
+
+  /** Those that failed the run before get no more of it, unless there is nobody else. */
+  #planWithout(of: RunRequest, excluded: ReadonlySet<string>): Plan {
+    const { length } = of.promptTokens
+    if (excluded.size === 0) return this.plan(length, of).chosen
+    try {
+      return this.plan(length, { ...of, excluded }).chosen
+    } catch {
+      // what then says why there is no plan is of the whole cluster
+      return this.plan(length, of).chosen
+    }
+  }
+
+  /** Workers come back, or others come: a run that was half computed is worth a wait. */
+  async #planAgain(of: RunRequest, excluded: ReadonlySet<string>, signal: AbortSignal): Promise<Plan> {
+    const { registry, clock } = this.#of
+    const ended = new AbortController()
+    const late = new AbortController()
+    const patience = AbortSignal.any([signal, late.signal])
+    let why: HeadraceError | undefined
+    clock.sleep(REPLAN_SECONDS, ended.signal).then(
+      () => late.abort(why),
+      () => undefined, // ended in time
+    )
+    try {
+      for (;;) {
+        try {
+          return this.#planWithout(of, excluded)
+        } catch (thrown) {
+          why = asHeadraceError(thrown)
+          if (!WORTH_A_WAIT.has(why.code)) throw why
+        }
+        await nextReady(registry, patience)
+      }
+    } finally {
+      ended.abort()
+    }
   }
 
   unready(): HeadraceError | undefined {
@@ -133,7 +183,15 @@ export class ClusterRuns implements Runs {
     }
   }
 
+  #occupyPart(part: RunId, worker: WorkerId): () => void {
+    const { registry } = this.#of
+    registry.apply({ kind: 'run_assigned', worker, run: part })
+    return () => registry.apply({ kind: 'run_released', worker, run: part })
+  }
+
+  /** A run that had to make up for something is no measure of anything. */
   #measured(report: RunReport): void {
+    if (report.repairs.length > 0) return
     const { plan, workers } = report
     const { registry, shape } = this.#of
     const besideOthers = this.#admission.running > 1
@@ -141,4 +199,24 @@ export class ClusterRuns implements Runs {
     for (const event of measurementsOf({ plan, workers, shape, besideOthers, hostOf })) registry.apply(event)
     this.#forecast = forecastAfter(this.#forecast, report, besideOthers)
   }
+}
+
+/** Resolves when another worker has become ready; rejects with the signal's coded error. */
+function nextReady(registry: Registry, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const end = (): void => {
+      forget()
+      signal.removeEventListener('abort', onAbort)
+    }
+    const forget = registry.onReady(() => {
+      end()
+      resolve()
+    })
+    const onAbort = (): void => {
+      end()
+      reject(abortError(signal))
+    }
+    if (signal.aborted) onAbort()
+    else signal.addEventListener('abort', onAbort, { once: true })
+  })
 }

@@ -1,4 +1,4 @@
-import type { HeadraceError } from '../../shared/errors.ts'
+import type { ErrorCode, HeadraceError } from '../../shared/errors.ts'
 import type { RunId } from '../../shared/ids.ts'
 import type { Plan, Strategy } from '../../shared/plan.ts'
 import type { Precision } from '../../shared/precision.ts'
@@ -24,13 +24,28 @@ export interface RunRequest {
   readonly wantLogits?: boolean
 }
 
-/** What happens to a run, in order: planned, progress ..., prefilled, token ..., then exactly one finished. Errors are thrown. */
+/** Something that a run had to make up for. */
+export interface Repair {
+  readonly worker: string
+  readonly code: ErrorCode
+  /** Of the prompt, that were given up with it. Of those, what had been handed over is kept. */
+  readonly tokens: number
+  /** Seconds; in a report, since the request's arrival. */
+  readonly at: number
+}
+
+/**
+ * What happens to a run, in order: planned, progress ..., prefilled, token ..., then exactly one finished; `failed_over`
+ * may come anywhere between. Errors are thrown.
+ */
 export type RunEvent =
   | { readonly kind: 'planned'; readonly run: RunId; readonly plan: Plan; readonly queueSeconds: number }
   | { readonly kind: 'progress'; readonly processed: number; readonly total: number; readonly seconds: number }
   | { readonly kind: 'prefilled'; readonly seconds: number }
   | { readonly kind: 'logits'; readonly logits: Float32Array }
   | { readonly kind: 'token'; readonly index: number; readonly token: number; readonly logprob?: TokenLogprob }
+  /** A decode node was lost, and its run goes on elsewhere. */
+  | { readonly kind: 'failed_over'; readonly from: string; readonly code: ErrorCode; readonly attempt: number }
   | { readonly kind: 'finished'; readonly reason: FinishReason; readonly report: RunReport }
 
 /** Where the time and the bytes of a run went. Seconds are intervals measured inside one process each. */
@@ -45,6 +60,9 @@ export interface RunReport {
   readonly decodeSeconds: number
   readonly promptTokens: number
   readonly cachedTokens: number
+  /** 1 unless a decode node was lost. */
+  readonly attempts: number
+  readonly repairs: readonly Repair[]
   readonly completionTokens: number
   readonly workers: readonly WorkerReport[]
   /** What took the largest part of the time to the first token, in words. */

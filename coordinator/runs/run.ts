@@ -1,15 +1,18 @@
 import type { Clock } from '../../shared/clock.ts'
-import type { RunId } from '../../shared/ids.ts'
-import { type Plan, spanTokens } from '../../shared/plan.ts'
+import type { RunId, WorkerId } from '../../shared/ids.ts'
+import type { Plan } from '../../shared/plan.ts'
 import type { Precision } from '../../shared/precision.ts'
-import type { FinishReason, WorkerReport } from '../../shared/protocol/run-types.ts'
+import type { Repairer } from '../planning/repair.ts'
 import type { ClockOffset } from '../trace/alignment.ts'
 import { bottleneckOf } from '../trace/bottleneck.ts'
 import { RunTracer, spansOf } from '../trace/run-trace.ts'
 import type { Admission } from './admission.ts'
-import { dispatch, type WorkerNews, type Workers } from './dispatch.ts'
+import { AttemptFailed, attemptRun } from './attempt.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
+import { Following } from './following.ts'
+import type { Part } from './parts.ts'
 import type { Progress } from './progress.ts'
+import type { Workers } from './workers.ts'
 
 export interface RunDeps {
   readonly admission: Admission
@@ -18,10 +21,15 @@ export interface RunDeps {
   readonly layers: number
   /** Prefill rate of late, to estimate a full queue's wait by. */
   readonly tokensPerSecond: () => number
-  /** Facts of this moment to a plan (`coordinator/planning`). */
-  readonly planNow: (request: RunRequest) => Plan
+  /** Facts of this moment to a plan (`coordinator/planning`), if possible without those that are `excluded`. */
+  readonly planNow: (request: RunRequest, excluded: ReadonlySet<string>) => Plan
+  /** The same once the cluster can compute the prompt again, or the coded error if it cannot soon. */
+  readonly planAgain: (request: RunRequest, excluded: ReadonlySet<string>, signal: AbortSignal) => Promise<Plan>
   /** The workers of a plan are busy with the run until the returned function is called, for one of them or for all. */
   readonly occupy: (run: RunId, plan: Plan) => (worker?: string) => void
+  readonly repairers: (excluded: ReadonlySet<string>, decode: WorkerId) => readonly Omit<Repairer, 'busySeconds'>[]
+  readonly occupyPart: (part: string, worker: WorkerId) => () => void
+  readonly secondsLeft: (part: Part) => number
   /** How a worker's clock stands to `clock`, once a ping has told. */
   readonly offsetOf: (worker: string) => ClockOffset | undefined
   /** What a worker's numbers are true to. */
@@ -29,9 +37,14 @@ export interface RunDeps {
   readonly clock: Clock
 }
 
+/** Attempts of a run. A cluster that loses this many decode nodes in one answer does not get on. */
+const MOST_ATTEMPTS = 6
+
 /**
- * The life of a request, steps 3 to 9 of DESIGN section 2. (1 and 2, HTTP and tokenizer, have made the request.)
- * Leaving the generator, or aborting `signal`, undoes all of it on every worker.
+ * The life of a request, steps 3 to 9 of DESIGN section 2. (1 and 2, HTTP and tokenizer, have made the request.) A
+ * prefill worker that fails is made up for inside an attempt; a decode node that fails takes what was computed with it,
+ * so the next attempt goes on from the last token told. Leaving the generator, or aborting `signal`, undoes all of it on
+ * every worker.
  */
 export async function* runRequest(
   run: RunId,
@@ -42,43 +55,79 @@ export async function* runRequest(
   const { clock } = deps
   const arrived = clock.now()
   const tracer = new RunTracer(clock, arrived, deps.offsetOf)
+  const follow = new Following(request, clock, arrived)
+  const failed = new Set<string>()
 
   // 3. Admit: wait for a turn, short prompts first.
   const turn = await deps.admission.enter(run, request.promptTokens.length, deps.tokensPerSecond(), signal)
   const queueSeconds = clock.now() - arrived
-  let leave = (_worker?: string): void => undefined
-  let unwatch = (): void => undefined
   try {
     // 4. Plan, from the facts of this moment.
-    const plan = deps.planNow(request)
-    leave = deps.occupy(run, plan)
+    let plan = deps.planNow(request, failed)
     // Now: by the end of the run one of them may be gone.
-    const precisions = precisionsOf(plan, deps.precisionOf)
+    let precisions = precisionsOf(plan, deps.precisionOf)
     tracer.reached('planned')
     yield { kind: 'planned', run, plan, queueSeconds }
-
-    // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
-    const watch = deps.progress.watch(run, stallSeconds(plan, deps.layers))
-    unwatch = watch.done
-    const follow = new Following(plan, deps.layers, clock, arrived)
-    tracer.reached('assigned')
-    for await (const news of dispatch(run, plan, request, deps.workers, { clock, watch }, signal)) {
-      // 8. The decode node has every block: the next prompt may start its prefill.
-      if (news.event.kind === 'kv_assembled') turn.prefilled()
-      if (news.event.kind === 'token_sampled') watch.answers()
-      if (news.event.kind === 'finished') leave(news.worker)
-      tracer.note(news)
-      // 9. Progress and tokens go back to the client.
-      const event = follow.event(news)
-      if (event !== undefined) yield event
+    for (let attempt = 1; ; attempt++) {
+      try {
+        // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
+        for await (const news of assigned(`${run}.${attempt}`, { run, plan, request: follow.remaining() })) {
+          // 8. The decode node has every block: the next prompt may start its prefill.
+          if (news.event.kind === 'kv_assembled') turn.prefilled()
+          tracer.note(news)
+          // 9. Progress and tokens go back to the client.
+          const event = follow.event(news, deps.layers)
+          if (event !== undefined) yield event
+        }
+        tracer.reached('finished')
+        const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
+        yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
+        return
+      } catch (thrown) {
+        if (!(thrown instanceof AttemptFailed)) throw thrown
+        const { worker, cause } = thrown
+        if (attempt === MOST_ATTEMPTS) throw cause
+        failed.add(worker)
+        follow.repaired({ worker, code: cause.code, tokens: plan.promptTokens, at: clock.now() })
+        yield { kind: 'failed_over', from: worker, code: cause.code, attempt: attempt + 1 }
+        plan = await deps.planAgain(follow.remaining(), failed, signal)
+        precisions = { ...precisions, ...precisionsOf(plan, deps.precisionOf) }
+      }
     }
-    tracer.reached('finished')
-    const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, ...follow.totals() }
-    yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
-    unwatch()
-    leave()
     turn.done()
+  }
+
+  async function* assigned(id: string, of: { run: RunId; plan: Plan; request: RunRequest }) {
+    const leave = deps.occupy(of.run, of.plan)
+    const watch = deps.progress.watch(of.run, stallSeconds(of.plan, deps.layers))
+    follow.begin(of.plan)
+    tracer.reached('assigned')
+    try {
+      const attempt = attemptRun(
+        {
+          ...of,
+          id,
+          layers: deps.layers,
+          workers: deps.workers,
+          clock,
+          watch,
+          repairers: (excluded) => deps.repairers(excluded, of.plan.decode),
+          occupy: deps.occupyPart,
+          secondsLeft: deps.secondsLeft,
+          onRepair: (repair) => follow.repaired(repair),
+        },
+        signal,
+      )
+      for await (const news of attempt) {
+        if (news.event.kind === 'token_sampled') watch.answers()
+        if (news.event.kind === 'finished' && news.event.run === id) leave(news.worker)
+        yield news
+      }
+    } finally {
+      watch.done()
+      leave()
+    }
   }
 }
 
@@ -93,74 +142,9 @@ function withTrace(report: Omit<RunReport, 'bottleneck' | 'trace'>, tracer: RunT
   return { ...report, bottleneck: bottleneckOf({ ...report, spans }), trace }
 }
 
-/** Workers report every layer, so several layers' time without a word is a stall; below a minute it may be a busy host. */
+/** Workers report every layer, so several layers' time without a word is a stall; below this it may be a busy host. */
 const stallSeconds = ({ predictedTtftSeconds }: Plan, layers: number): number =>
   Math.max(LEAST_STALL_SECONDS, (STALL_LAYERS * predictedTtftSeconds) / layers)
 
-const LEAST_STALL_SECONDS = 60
-const STALL_LAYERS = 10
-
-/** Turns what workers say into what a client hears, and adds up the report. */
-class Following {
-  reason: FinishReason = 'length'
-  readonly #plan: Plan
-  readonly #layers: number
-  readonly #clock: Clock
-  readonly #arrived: number
-  readonly #tokensOf: ReadonlyMap<string, number>
-  readonly #reports: WorkerReport[] = []
-  #layerTokens = 0
-  #completionTokens = 0
-  #firstToken: number | undefined
-  #lastToken = 0
-
-  constructor(plan: Plan, layers: number, clock: Clock, arrived: number) {
-    this.#plan = plan
-    this.#layers = layers
-    this.#clock = clock
-    this.#arrived = arrived
-    this.#tokensOf = new Map<string, number>([
-      ...plan.workers.map(({ worker, spans }) => [worker, spanTokens(spans)] as const),
-      [plan.decode, plan.promptTokens - plan.prefillTokens],
-    ])
-  }
-
-  event({ worker, event, payload }: WorkerNews): RunEvent | undefined {
-    const seconds = this.#clock.now() - this.#arrived
-    switch (event.kind) {
-      case 'layer_finished': {
-        this.#layerTokens += this.#tokensOf.get(worker) ?? 0
-        const processed = Math.floor(this.#layerTokens / this.#layers)
-        return { kind: 'progress', processed, total: this.#plan.promptTokens, seconds }
-      }
-      case 'kv_assembled':
-        return { kind: 'prefilled', seconds }
-      case 'logits_computed':
-        return { kind: 'logits', logits: new Float32Array(payload.slice().buffer) }
-      case 'token_sampled': {
-        this.#completionTokens++
-        this.#firstToken ??= seconds
-        this.#lastToken = seconds
-        const { index, token, logprob } = event
-        return { kind: 'token', index, token, ...(logprob && { logprob }) }
-      }
-      case 'finished':
-        this.#reports.push(event.report)
-        if (event.reason !== undefined) this.reason = event.reason
-        return undefined
-      default:
-        return undefined
-    }
-  }
-
-  totals() {
-    const ttftSeconds = this.#firstToken ?? 0
-    return {
-      ttftSeconds,
-      decodeSeconds: this.#lastToken - ttftSeconds,
-      promptTokens: this.#plan.promptTokens,
-      completionTokens: this.#completionTokens,
-      workers: this.#reports,
-    }
-  }
-}
+const LEAST_STALL_SECONDS = 8
+const STALL_LAYERS = 6

@@ -1,7 +1,7 @@
 import type { Clock } from '../../shared/clock.ts'
 import type { Role } from '../../shared/protocol/control.ts'
 import { decodeTraces, type TraceSpan } from '../../shared/trace.ts'
-import type { WorkerNews } from '../runs/dispatch.ts'
+import type { WorkerNews } from '../runs/news.ts'
 import type { ClockOffset } from './alignment.ts'
 
 /** Steps of a run that the coordinator sees itself. */

@@ -7,7 +7,7 @@ import { finishReason, sampling, tokenLogprob, workerReport } from './run-types.
 /** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
 
 /** Raised whenever a message changes its meaning; both sides must have the same. */
-export const PROTOCOL_VERSION = 4
+export const PROTOCOL_VERSION = 5
 
 const text = z.string().max(512)
 const name = z.string().min(1).max(64)
@@ -34,15 +34,29 @@ export type Role = z.infer<typeof roleSchema>
 
 /**
  * One host of a run, in the order of the chain or ring; `url` is where its KV can be fetched, `prefixWire` and
- * `handoffWire` the precision of its blocks on the way to later workers and to the decode node.
+ * `handoffWire` the precision of its blocks on the way to later workers and to the decode node. `epoch` counts the times
+ * that workers have joined: one that was given up and comes back is another member.
  */
 const wire = z.enum(WIRES)
-const runWorker = z.strictObject({ worker: name, url: text, spans: flatSpans, prefixWire: wire, handoffWire: wire })
+const runWorker = z.strictObject({
+  worker: name,
+  epoch: count,
+  url: text,
+  spans: flatSpans,
+  prefixWire: wire,
+  handoffWire: wire,
+})
 export type RunWorker = Readonly<z.infer<typeof runWorker>>
 
+/** Layers `[from, to)`. */
+const layers = z.strictObject({ from: count, to: z.number().int().min(1) }).refine(({ from, to }) => from < to)
+export type LayerRange = Readonly<z.infer<typeof layers>>
+
 /**
- * The worker at `rank` computes its spans of a prompt of `promptTokens`. Payload: its token ids, int32 little-endian, in
- * ascending position.
+ * The worker at `rank` computes its spans of a prompt of `promptTokens`, and hands over the KV of `layers`. What does not
+ * come from the worker before it, it finds at the decode node. A repair is the same, of the spans that somebody did not
+ * finish: a chain of two, of which the first is the decode node. Payload: its token ids, int32 little-endian, in ascending
+ * position.
  */
 const prefill = z.strictObject({
   kind: z.literal('prefill'),
@@ -51,8 +65,10 @@ const prefill = z.strictObject({
   rank: count,
   workers: z.array(runWorker).min(1).max(64),
   decode: name,
+  decodeUrl: text,
   blockTokens: z.number().int().min(1),
   promptTokens: z.number().int().min(1),
+  layers,
 })
 export type PrefillAssignment = Readonly<z.infer<typeof prefill>>
 
@@ -76,6 +92,8 @@ export type BlockCheck = Readonly<z.infer<typeof blockCheck>>
 const decode = z.strictObject({
   kind: z.literal('decode'),
   run: name,
+  /** Of the decode node itself. */
+  epoch: count,
   workers: z.array(runWorker).max(64),
   blockTokens: z.number().int().min(1),
   prefillTokens: count,
@@ -87,7 +105,22 @@ const decode = z.strictObject({
 })
 export type DecodeAssignment = Readonly<z.infer<typeof decode>>
 
-const joined = z.strictObject({ kind: z.literal('joined'), worker: name })
+/**
+ * To the decode node: what `of` does not finish of the run's KV is made by `by`, who serves it as the run `part`.
+ */
+const repair = z.strictObject({ kind: z.literal('repair'), run: name, part: name, by: runWorker, layers })
+export type Repair = Readonly<z.infer<typeof repair>>
+
+/**
+ * To the decode node: nothing more is to be taken from this worker as `part`; what is missing of that? Answered by
+ * `surveyed`.
+ */
+const survey = z.strictObject({ kind: z.literal('survey'), run: name, part: name, worker: name })
+export type Survey = Readonly<z.infer<typeof survey>>
+/** To a prefill worker: another one of the run is gone. */
+const lost = z.strictObject({ kind: z.literal('lost'), run: name, worker: name })
+
+const joined = z.strictObject({ kind: z.literal('joined'), worker: name, epoch: count })
 const refused = z.strictObject({ kind: z.literal('refused'), code: text, message: z.string().max(2048) })
 const ping = z.strictObject({ kind: z.literal('ping'), seq: count })
 /** The answer to `leaving`: no more runs will come, so the worker goes when those it has are over. */
@@ -119,6 +152,9 @@ export const commandSchema = z.discriminatedUnion('kind', [
   ping,
   prefill,
   decode,
+  repair,
+  survey,
+  lost,
   stop,
   cancel,
   dismissed,
@@ -185,6 +221,33 @@ const finished = z.strictObject({
   reason: finishReason.optional(),
   report: workerReport,
 })
+/**
+ * From the decode node. Payload: the blocks of the part that have not come, as int32 little-endian (start, end, first layer
+ * that is missing) each.
+ */
+const surveyed = z.strictObject({ kind: z.literal('surveyed'), run: name, part: name, worker: name })
+/** From the decode node: a worker's KV breaks off, though not all has come. */
+const feedLost = z.strictObject({
+  kind: z.literal('feed_lost'),
+  run: name,
+  part: name,
+  worker: name,
+  code: text,
+  message: z.string().max(2048),
+})
+/** From the decode node: a block of a worker is not as it should be, and was dropped. */
+const blockRefused = z.strictObject({
+  kind: z.literal('block_refused'),
+  run: name,
+  part: name,
+  worker: name,
+  layer: count,
+  start: count,
+  count: z.number().int().min(1),
+  code: text,
+})
+/** From a prefill worker: what `worker` owes it, it fetches from the decode node from now on. */
+const rerouted = z.strictObject({ kind: z.literal('rerouted'), run: name, worker: name, code: text })
 const failed = z.strictObject({ kind: z.literal('failed'), run: name, code: text, message: z.string().max(2048) })
 const leaving = z.strictObject({ kind: z.literal('leaving') })
 /**
@@ -205,6 +268,10 @@ export const eventSchema = z.discriminatedUnion('kind', [
   logitsComputed,
   tokenSampled,
   finished,
+  surveyed,
+  feedLost,
+  blockRefused,
+  rerouted,
   failed,
   leaving,
   linksMeasured,

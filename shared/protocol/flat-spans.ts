@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { type Span, spanSchema } from '../plan.ts'
 
-const MAX_SPANS = 64
+const MAX_SPANS = 192
 
 const pairs = z
   .array(z.number())

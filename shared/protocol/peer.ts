@@ -16,14 +16,16 @@ const fingerprint = z.string().length(64)
 const hello = z.strictObject({ kind: z.literal('hello'), protocol: count, worker: name, fingerprint })
 
 /**
- * `prefix`: KV that later workers attend to. `handoff`: the sender's own KV, for the decode node.
+ * `prefix`: KV that later workers attend to. `handoff`: the sender's own KV, for the decode node. `cached`: KV that the
+ * decode node holds, or will: of the blocks in the payload, int32 little-endian (layer, start, count) each, in `wire`.
  * Blocks of layers below `window` may be sent; `credit` raises it. So a window of w means at most w layers in flight.
  */
 const subscribe = z.strictObject({
   kind: z.literal('subscribe'),
   run: name,
-  purpose: z.enum(['prefix', 'handoff']),
+  purpose: z.enum(['prefix', 'handoff', 'cached']),
   window: count,
+  wire: z.enum(WIRES).optional(),
 })
 const credit = z.strictObject({ kind: z.literal('credit'), run: name, window: count })
 const unsubscribe = z.strictObject({ kind: z.literal('unsubscribe'), run: name })
@@ -48,7 +50,9 @@ const kv = z.strictObject({
   kind: z.literal('kv'),
   run: name,
   fingerprint,
+  /** Who made it, and since when that is a member of the cluster (`epoch` of the assignment). */
   origin: name,
+  epoch: count,
   layer: count,
   start: count,
   count: z.number().int().min(1).max(0x7fffffff),

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
-import { dispatch, type Workers } from '../../coordinator/runs/dispatch.ts'
 import type { RunEvent, RunRequest } from '../../coordinator/runs/events.ts'
 import { Progress } from '../../coordinator/runs/progress.ts'
+import type { Workers } from '../../coordinator/runs/workers.ts'
 import { asRunId } from '../../shared/ids.ts'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
@@ -13,6 +13,7 @@ import { equalWorkers, MemoryCluster, withDecodeShare } from '../support/memory-
 import { argmax, maxAbsDifference } from '../support/numbers.ts'
 import { PlainRun } from '../support/plain-run.ts'
 import { randomInt, seededRandom } from '../support/random.ts'
+import { sentOut } from '../support/sent-out.ts'
 import { createTinyModel, type TinyModel } from '../support/tiny-model.ts'
 
 /** The decode node computes the end of the prompt itself, whatever share of it the plan says. */
@@ -145,10 +146,12 @@ describe('a prompt whose end the decode node computes', () => {
         lengths.map(async (length, i) => {
           const request = requestOf(length)
           const plan = withDecodeShare(cluster.runs.plan(length, { strategy: 'ring', workers: 2 }).chosen, 20)
-          const run = asRunId(`ring-${i}`)
-          const patience = { clock: realClock, watch: progress.watch(run, 60) }
+          const id = `ring-${i}`
+          const watch = progress.watch(asRunId(id), 60)
+          const { layers } = engine.shape
+          const { workers } = crossed
           const sampled: number[] = []
-          for await (const { event } of dispatch(run, plan, request, crossed.workers, patience, never()))
+          for await (const { event } of sentOut({ id, plan, request, layers, workers, clock: realClock, watch }))
             if (event.kind === 'token_sampled') sampled.push(event.token)
           return sampled
         }),
@@ -165,6 +168,7 @@ function crossing(to: Workers, worker: string, runs: number): { workers: Workers
   const order: string[] = []
   const workers: Workers = {
     urlOf: (id) => to.urlOf(id),
+    epochOf: (id) => to.epochOf(id),
     has: (id) => to.has(id),
     follow: (run, follower) => to.follow(run, follower),
     send: (id, command, payload) => {

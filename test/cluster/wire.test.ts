@@ -1,8 +1,5 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
-import { dispatch } from '../../coordinator/runs/dispatch.ts'
-import { Progress } from '../../coordinator/runs/progress.ts'
-import { asRunId } from '../../shared/ids.ts'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { WIRES, type Wire } from '../../shared/plan.ts'
 import type { ComputeEvent } from '../../worker/compute/messages.ts'
@@ -10,6 +7,7 @@ import { expectedCases } from '../support/hf-expected.ts'
 import { equalWorkers, MemoryCluster } from '../support/memory-cluster.ts'
 import { maxAbsDifference } from '../support/numbers.ts'
 import { fixture } from '../support/paths.ts'
+import { sentOut } from '../support/sent-out.ts'
 
 /** Blocks keep the precision that the plan gives their maker, all the way, and answers stay within its error. */
 
@@ -56,11 +54,9 @@ describe('a prompt split with a planned wire precision', () => {
     const plan = { ...chosen, workers, blockTokens: BLOCK_TOKENS }
     const sampling = { temperature: 0, topP: 1, topK: 0, seed: 0 }
     const request = { promptTokens, maxTokens: 1, sampling, stopTokens: [], wantLogits: true }
-    const watch = new Progress(realClock).watch(asRunId('run'), 60)
-    const patience = { clock: realClock, watch }
-    const { signal } = new AbortController()
+    const sending = { id: 'run', plan, request, layers: LAYERS, workers: cluster.registry, clock: realClock }
     let logits = new Float32Array(0)
-    for await (const { event, payload } of dispatch(asRunId('run'), plan, request, cluster.registry, patience, signal))
+    for await (const { event, payload } of sentOut(sending))
       if (event.kind === 'logits_computed') logits = new Float32Array(payload.slice().buffer)
     const sent = workers.map(({ worker }) => published.get(worker) ?? [])
     return { logits, sent, workers }

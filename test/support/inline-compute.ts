@@ -38,6 +38,7 @@ export function inlineCompute(
     runs.set(run, running)
     return {
       deliver: (block, onUsed) => tell({ kind: 'deliver', run, block: running.lend(block, onUsed) }),
+      fetch: (wanted, wire, onBlock) => tell({ kind: 'fetch', run, id: running.await(onBlock), wanted, wire }),
       stop: () => tell({ kind: 'stop', run }),
       cancel: () => tell({ kind: 'cancel', run }),
     }

@@ -20,6 +20,7 @@ const fingerprint = '0123456789abcdef'.repeat(4)
 const workers: PrefillAssignment['workers'] = [
   {
     worker: 'worker-1',
+    epoch: 3,
     url: 'ws://10.0.0.1:7001/link',
     spans: [{ start: 0, end: 300 }],
     prefixWire: 'f16',
@@ -27,6 +28,7 @@ const workers: PrefillAssignment['workers'] = [
   },
   {
     worker: 'worker-2',
+    epoch: 7,
     url: 'ws://10.0.0.2:7001/link',
     spans: [
       { start: 300, end: 512 },
@@ -38,7 +40,7 @@ const workers: PrefillAssignment['workers'] = [
 ]
 
 export const commands: readonly Command[] = [
-  { kind: 'joined', worker: 'worker-1' },
+  { kind: 'joined', worker: 'worker-1', epoch: 3 },
   { kind: 'refused', code: 'name_taken', message: 'worker-1 is connected' },
   { kind: 'ping', seq: 300 },
   {
@@ -48,12 +50,15 @@ export const commands: readonly Command[] = [
     rank: 1,
     workers,
     decode: 'decode-1',
+    decodeUrl: 'ws://10.0.0.9:7001/link',
     blockTokens: 512,
     promptTokens: 70_001,
+    layers: { from: 0, to: 36 },
   },
   {
     kind: 'decode',
     run,
+    epoch: 4,
     workers,
     blockTokens: 512,
     prefillTokens: 70_000,
@@ -63,6 +68,9 @@ export const commands: readonly Command[] = [
     sampling: { temperature: 0.5, topP: 1, topK: 40, seed: 0xffffffff, logprobs: 2 },
     wantLogits: true,
   },
+  { kind: 'repair', run, part: 'run-7.2', by: workers[0]!, layers: { from: 3, to: 36 } },
+  { kind: 'survey', run, part: run, worker: 'worker-1' },
+  { kind: 'lost', run, worker: 'worker-1' },
   { kind: 'stop', run },
   { kind: 'cancel', run, code: 'cancelled' },
   { kind: 'dismissed' },
@@ -133,6 +141,19 @@ export const events: readonly WorkerEvent[] = [
       sent: [{ to: 'worker-2', bytes: 2 ** 33 }],
     },
   },
+  { kind: 'surveyed', run, part: run, worker: 'worker-1' },
+  { kind: 'feed_lost', run, part: run, worker: 'worker-1', code: 'link_closed', message: 'it broke' },
+  {
+    kind: 'block_refused',
+    run,
+    part: run,
+    worker: 'worker-1',
+    layer: 3,
+    start: 512,
+    count: 512,
+    code: 'kv_checksum',
+  },
+  { kind: 'rerouted', run, worker: 'worker-1', code: 'link_closed' },
   { kind: 'failed', run, code: 'engine_failed', message: 'out of registers' },
   { kind: 'leaving' },
   { kind: 'links_measured', links: [{ from: 'worker-1', rttSeconds: 0.00025, bytesPerSecond: 1.25e9 }] },
@@ -140,7 +161,7 @@ export const events: readonly WorkerEvent[] = [
 
 export const peerRequests: readonly PeerRequest[] = [
   { kind: 'hello', protocol: 2, worker: 'worker-2', fingerprint },
-  { kind: 'subscribe', run, purpose: 'handoff', window: 2 },
+  { kind: 'subscribe', run, purpose: 'cached', window: 2, wire: 'f16' },
   { kind: 'credit', run, window: 3 },
   { kind: 'unsubscribe', run },
   { kind: 'probe', seq: 9, bytes: 2 ** 18 },
@@ -152,6 +173,7 @@ export const peerDeliveries: readonly PeerDelivery[] = [
     run,
     fingerprint,
     origin: 'worker-1',
+    epoch: 3,
     layer: 35,
     start: 65_536,
     count: 512,
@@ -169,6 +191,8 @@ const PAYLOADS: Readonly<Record<string, Uint8Array>> = {
   decode: Uint8Array.of(3, 0, 0, 0),
   logits_computed: Uint8Array.of(0, 0, 0x80, 0x3f),
   sources: Uint8Array.of(0xff, 0x01),
+  surveyed: Uint8Array.of(0, 2, 0, 0, 0, 4, 0, 0, 3, 0, 0, 0),
+  subscribe: Uint8Array.of(3, 0, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0),
   fetching: Uint8Array.of(0xff, 0x0f),
   kv: Uint8Array.of(9, 8, 7, 6, 5, 4, 3, 2),
   probed: Uint8Array.of(1, 2, 3),

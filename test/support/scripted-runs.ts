@@ -137,6 +137,8 @@ export function reportOf(plan: Plan, completionTokens: number): RunReport {
     decodeSeconds: 0.25,
     promptTokens: plan.promptTokens,
     cachedTokens: 0,
+    attempts: 1,
+    repairs: [],
     completionTokens,
     bottleneck: "w2's arithmetic (2.00 s of 2.00 s)",
     trace: { milestones: [{ name: 'queued', seconds: 0 }], workers: [] },

@@ -13,7 +13,7 @@ import type { Session, SessionDeps } from './session.ts'
 
 /** Waits between attempts to reach the coordinator: doubling, with jitter, so that a fleet does not knock in step. */
 const RETRY_FIRST_SECONDS = 0.2
-const RETRY_MOST_SECONDS = 5
+const RETRY_MOST_SECONDS = 2
 const SILENCE_LIMIT_SECONDS = 15
 /** What dialling again does not cure. */
 const FINAL: ReadonlySet<string> = new Set(['fingerprint_mismatch', 'precision_mismatch', 'protocol_mismatch'])
@@ -192,6 +192,15 @@ export class Agent {
         return
       case 'stop':
         this.#sessions.get(command.run)?.stop()
+        return
+      case 'lost':
+        this.#sessions.get(command.run)?.lost(command.worker)
+        return
+      case 'repair':
+        this.#sessions.get(command.run)?.repair(command)
+        return
+      case 'survey':
+        this.#sessions.get(command.run)?.survey(command)
         return
       case 'measure_links':
         this.#measureLinks(command.peers)

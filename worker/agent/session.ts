@@ -2,7 +2,7 @@ import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import type { BufferPool } from '../../shared/link/buffer-pool.ts'
 import type { Log } from '../../shared/log.ts'
-import type { WorkerEvent } from '../../shared/protocol/control.ts'
+import type { Repair, Survey, WorkerEvent } from '../../shared/protocol/control.ts'
 import type { Compute } from '../compute/compute.ts'
 import type { WorkerMetrics } from '../metrics.ts'
 import type { PeerDialling } from '../peers/dialling.ts'
@@ -60,6 +60,21 @@ export abstract class Session {
   /** The client has all it wants: end in good order. Only decoding has anything to end. */
   stop(): void {
     this.deps.log.debug({ run: this.run }, 'nothing to stop here')
+  }
+
+  /** Another worker of the run is gone. Decode nodes are told what to do about it instead. */
+  lost(worker: string): void {
+    this.deps.log.debug({ run: this.run, worker }, 'no matter here')
+  }
+
+  /** To a decode node: somebody makes up for another worker. */
+  repair({ part }: Repair): void {
+    throw new HeadraceError('unexpected_message', `${part} is no repair of anything here`)
+  }
+
+  /** To a decode node: what is missing of a worker's part, of which no more is to be taken. */
+  survey({ part }: Survey): void {
+    throw new HeadraceError('unexpected_message', `${part} does not come here`)
   }
 
   /** The coordinator wants no more of it. */

@@ -2,8 +2,10 @@ import { setFlagsFromString } from 'node:v8'
 import { Worker } from 'node:worker_threads'
 import { abortError, HeadraceError } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Wire } from '../../shared/plan.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
-import type { DeliveredBlock, ReceivedBlock } from '../prefill/exchange.ts'
+import type { Wanted } from '../kv/expected-blocks.ts'
+import type { DeliveredBlock, KvBlock, ReceivedBlock } from '../prefill/exchange.ts'
 import { errorFromPlain } from './host.ts'
 import type { ComputeCommand, ComputeConfig, ComputeEvent, ComputeReply } from './messages.ts'
 
@@ -24,6 +26,8 @@ export interface Compute {
 export interface ComputeRun {
   /** Hands a block over. Its bytes must stay as they are until `onUsed`, which a run that ends early may never call. */
   deliver(block: ReceivedBlock, onUsed: () => void): void
+  /** A block out of the cache of a decode node, once it is there; `onBlock` is never called if the run ends first. */
+  fetch(wanted: Wanted, wire: Wire, onBlock: (block: KvBlock) => void): void
   /** Decoding ends here, in good order: `finished` with reason `stop`. */
   stop(): void
   /** The run ends with a `failed` event unless it has ended already. */
@@ -128,6 +132,10 @@ class ComputeThread implements Compute {
     else this.#runs.set(run, running)
     return {
       deliver: (block, onUsed) => this.#post({ kind: 'deliver', run, block: running.lend(block, onUsed) }),
+      fetch: (wanted, wire, onBlock) => {
+        const id = running.await(onBlock)
+        this.#post({ kind: 'fetch', run, id, wanted, wire })
+      },
       stop: () => this.#post({ kind: 'stop', run }),
       cancel: () => this.#post({ kind: 'cancel', run }),
     }
@@ -177,7 +185,10 @@ class ComputeThread implements Compute {
 export class RunningRun {
   readonly #onEvent: OnEvent
   readonly #lent = new Map<number, () => void>()
+  /** Who waits for blocks out of the cache. */
+  readonly #awaited = new Map<number, (block: KvBlock) => void>()
   #delivered = 0
+  #asked = 0
 
   constructor(onEvent: OnEvent) {
     this.#onEvent = onEvent
@@ -189,9 +200,22 @@ export class RunningRun {
     return { ...block, id }
   }
 
+  await(onBlock: (block: KvBlock) => void): number {
+    const id = this.#asked++
+    this.#awaited.set(id, onBlock)
+    return id
+  }
+
   handle(event: ComputeEvent): void {
     if (event.kind === 'used') for (const id of event.ids) this.#used(id)
+    else if (event.kind === 'fetched') this.#fetched(event.id, event.block)
     else this.#onEvent(event)
+  }
+
+  #fetched(id: number, block: KvBlock): void {
+    const onBlock = this.#awaited.get(id)
+    this.#awaited.delete(id)
+    onBlock?.(block)
   }
 
   #used(id: number): void {

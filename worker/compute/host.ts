@@ -1,13 +1,15 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
-import { blocksOf, spanTokens } from '../../shared/plan.ts'
+import { blocksOf, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import { Assembly } from '../decode/assembly.ts'
 import { decode } from '../decode/decode-loop.ts'
 import { computeTail } from '../decode/tail.ts'
 import type { Engine } from '../engine/engine.ts'
 import { Idle } from '../idle.ts'
+import { isIntact } from '../kv/block.ts'
+import type { Wanted } from '../kv/expected-blocks.ts'
 import { Incoming } from '../kv/incoming.ts'
 import { Arrivals } from '../prefill/arrivals.ts'
 import { calibrate } from '../prefill/calibrate.ts'
@@ -27,6 +29,8 @@ type RunTimes = Parameters<typeof movingSeconds>[1]
 interface Running {
   readonly controller: AbortController
   deliver(block: DeliveredBlock): void
+  /** Rejects when the run ends first. */
+  fetch(wanted: Wanted, wire: Wire): Promise<KvBlock>
   stop(): void
 }
 
@@ -67,6 +71,9 @@ export class ComputeHost {
       case 'deliver':
         this.#runs.get(command.run)?.deliver(command.block)
         return
+      case 'fetch':
+        this.#fetch(command)
+        return
       case 'stop':
         this.#runs.get(command.run)?.stop()
         return
@@ -76,6 +83,16 @@ export class ComputeHost {
       default:
         command satisfies never
     }
+  }
+
+  #fetch({ run, id, wanted, wire }: Extract<RunCommand, { kind: 'fetch' }>): void {
+    this.#runs
+      .get(run)
+      ?.fetch(wanted, wire)
+      .then(
+        (block) => this.#post(run, { kind: 'fetched', id, block }, [block.bytes.buffer]),
+        () => undefined, // the run's end tells
+      )
   }
 
   #calibrate(): void {
@@ -111,24 +128,38 @@ export class ComputeHost {
       publish: (block: KvBlock, uses: readonly Use[]) =>
         this.#post(run, { kind: 'published', block, uses }, [block.bytes.buffer]),
       next: async (layer: number) => {
-        const block = await trace.timed('wait', layer, () => arrivals.next(layer))
-        return block && incoming.take(block)
+        for (;;) {
+          const delivered = await trace.timed('wait', layer, () => arrivals.next(layer))
+          if (delivered === undefined) return undefined
+          const block = incoming.take(delivered)
+          if (isIntact(block)) return block
+          arrivals.again()
+          this.#post(run, { kind: 'damaged', layer, start: block.start, count: block.count })
+        }
       },
       release: (layer: number) => {
         arrivals.release(layer)
         this.#post(run, { kind: 'released', layer })
       },
     }
-    this.#runs.set(run, { controller, deliver: (block) => arrivals.add(block), stop: () => undefined })
+    this.#runs.set(run, {
+      controller,
+      deliver: (block) => arrivals.add(block),
+      fetch: async () => {
+        throw new HeadraceError('internal', 'a prefill worker keeps no cache')
+      },
+      stop: () => undefined,
+    })
     const spans = assignment.workers[rank]?.spans ?? []
     const encodings = (layer: number) => encodingsOf(assignment, layer, engine.shape.layers)
     const turn = this.#turns.open(controller.signal)
     const moved = this.#watchMoving(run)
-    const layers = runLayers({ engine, spans, blockTokens, promptTokens, tokens, exchange, encodings, clock, turn })
+    const layers = assignment.layers.to
+    const task = { engine, spans, blockTokens, promptTokens, tokens, layers, exchange, encodings, clock, turn }
     this.#settle(
       run,
       turn,
-      layers.then((times) => ({ ...times, ...traced(trace), ...moved(times) })),
+      runLayers(task).then((times) => ({ ...times, ...traced(trace), ...moved(times) })),
     )
   }
 
@@ -158,7 +189,16 @@ export class ComputeHost {
       stop: () => {
         enough = true
       },
-      deliver: (block) => assembly.add(block).catch((thrown: unknown) => controller.abort(asHeadraceError(thrown))),
+      deliver: ({ layer, start, count, ...block }) => {
+        const added = assembly.add({ layer, start, count, ...block })
+        added.then(
+          (intact) => {
+            if (!intact) this.#post(run, { kind: 'damaged', layer, start, count })
+          },
+          (thrown: unknown) => controller.abort(asHeadraceError(thrown)),
+        )
+      },
+      fetch: (wanted, wire) => assembly.fetch(wanted, wire),
     })
     assembly.complete().then(
       () => this.#post(run, { kind: 'assembled' }),

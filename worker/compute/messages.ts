@@ -1,8 +1,10 @@
 import type { Device, EngineName, Weights } from '../../shared/engine-name.ts'
 import type { ErrorDetails } from '../../shared/errors.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
+import type { Wire } from '../../shared/plan.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { FinishReason, TokenLogprob } from '../../shared/protocol/run-types.ts'
+import type { Wanted } from '../kv/expected-blocks.ts'
 import type { DeliveredBlock, KvBlock, Use } from '../prefill/exchange.ts'
 
 /**
@@ -35,6 +37,8 @@ export type RunCommand =
   | { readonly kind: 'prefill'; readonly assignment: PrefillAssignment; readonly tokens: Int32Array }
   | { readonly kind: 'decode'; readonly assignment: DecodeAssignment; readonly tokens: Int32Array }
   | { readonly kind: 'deliver'; readonly run: string; readonly block: DeliveredBlock }
+  /** A block out of the cache of a decode node, once it is there. */
+  | { readonly kind: 'fetch'; readonly run: string; readonly id: number; readonly wanted: Wanted; readonly wire: Wire }
   | { readonly kind: 'stop'; readonly run: string }
   | { readonly kind: 'cancel'; readonly run: string }
 
@@ -44,6 +48,9 @@ export type ComputeEvent =
   | { readonly kind: 'released'; readonly layer: number }
   /** The bytes of these delivered blocks are needed no more. */
   | { readonly kind: 'used'; readonly ids: readonly number[] }
+  /** A delivered block whose bytes are not those its maker summed: it was dropped. */
+  | { readonly kind: 'damaged'; readonly layer: number; readonly start: number; readonly count: number }
+  | { readonly kind: 'fetched'; readonly id: number; readonly block: KvBlock }
   | { readonly kind: 'assembled' }
   | { readonly kind: 'logits'; readonly logits: Float32Array<ArrayBuffer> }
   | { readonly kind: 'token'; readonly index: number; readonly token: number; readonly logprob?: TokenLogprob }

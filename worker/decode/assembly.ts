@@ -1,10 +1,12 @@
+import { crc32 } from 'node:zlib'
 import { abortError, HeadraceError } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
-import { type Span, spanTokens } from '../../shared/plan.ts'
-import type { Engine, Kv } from '../engine/engine.ts'
-import { checkBlock } from '../kv/block.ts'
+import { type Span, spanTokens, type Wire } from '../../shared/plan.ts'
+import type { EncodedKv, Engine, Kv } from '../engine/engine.ts'
+import { isIntact } from '../kv/block.ts'
+import type { Wanted } from '../kv/expected-blocks.ts'
 import type { Incoming } from '../kv/incoming.ts'
-import type { DeliveredBlock } from '../prefill/exchange.ts'
+import type { DeliveredBlock, KvBlock } from '../prefill/exchange.ts'
 
 /**
  * The KV cache of one run at the decode node: room for every position the run can reach, filled block by block while the
@@ -17,6 +19,12 @@ export class Assembly {
   readonly #incoming: Incoming
   readonly #signal: AbortSignal
   readonly #prompt: Span
+  /** Per layer: where blocks of others begin that are in the cache. */
+  readonly #held_layers: Set<number>[]
+  /** Who waits for one of them. */
+  readonly #awaiting = new Map<string, (() => void)[]>()
+  /** The last block that was asked for. */
+  #exporting: Promise<unknown> = Promise.resolve()
   /** Per layer: what is in the cache and not taken yet. */
   readonly #arrived_layers: Span[][]
   readonly #untaken_layers: number[]
@@ -52,6 +60,7 @@ export class Assembly {
     this.#prompt = { start: 0, end: of.promptTokens }
     this.#missing = of.blocks.length * layers
     this.#arrived_layers = Array.from({ length: layers }, () => [])
+    this.#held_layers = Array.from({ length: layers }, () => new Set())
     this.#untaken_layers = Array.from({ length: layers }, () => of.promptTokens)
     this.kv_layers = Array.from({ length: layers }, () => engine.createKv(0, capacity))
     this.#complete = new Promise((resolve, reject) => {
@@ -59,6 +68,7 @@ export class Assembly {
       const onAbort = (): void => {
         reject(abortError(signal))
         this.#wakeReader()
+        for (const wakes of this.#awaiting.values()) for (const wake of wakes) wake()
       }
       signal.addEventListener('abort', onAbort, { once: true })
     })
@@ -67,20 +77,55 @@ export class Assembly {
     if (this.#missing === 0) this.#resolve()
   }
 
-  /** Blocks go in one after the other. Rejects with what is wrong with this one, or once the run is cancelled. */
-  add(block: DeliveredBlock): Promise<void> {
+  /**
+   * Blocks go in one after the other. Resolves to whether this one was undamaged; if not, it is as if it had not come.
+   * Rejects once the run is cancelled.
+   */
+  add(block: DeliveredBlock): Promise<boolean> {
     const added = this.#importing.then(() => this.#import(block))
-    this.#importing = added.catch(() => undefined) // told to who added it
+    this.#importing = added.then(
+      () => undefined,
+      () => undefined, // told to who added it
+    )
     return added
   }
 
-  async #import(delivered: DeliveredBlock): Promise<void> {
+  async #import(delivered: DeliveredBlock): Promise<boolean> {
     if (this.#signal.aborted) throw abortError(this.#signal)
     const block = this.#incoming.take(delivered)
-    checkBlock(block)
+    if (!isIntact(block)) return false
     await this.#engine.importKv(this.kv_layers[block.layer]!, block.start, block.count, block)
+    this.#hold(block.layer, block.start)
     this.#arrive(block.layer, { start: block.start, end: block.start + block.count })
     if (--this.#missing === 0) this.#resolve()
+    return true
+  }
+
+  /** A block of another worker, once it is in the cache. Rejects when the run is cancelled first. */
+  async fetch({ layer, start, count }: Wanted, wire: Wire): Promise<KvBlock> {
+    const key = `${layer} ${start}`
+    while (!this.#held_layers[layer]?.has(start)) {
+      if (this.#signal.aborted) throw abortError(this.#signal)
+      await new Promise<void>((resolve) => {
+        this.#awaiting.set(key, [...(this.#awaiting.get(key) ?? []), resolve])
+      })
+    }
+    if (this.#signal.aborted) throw abortError(this.#signal)
+    const { bytes, ...encoding } = await this.#export(layer, start, count, wire)
+    return { layer, start, count, crc32: crc32(bytes), bytes, ...encoding }
+  }
+
+  #export(layer: number, start: number, count: number, wire: Wire): Promise<EncodedKv> {
+    const exported = this.#engine.exportKv(this.kv_layers[layer]!, start, count, wire)
+    this.#exporting = Promise.allSettled([this.#exporting, exported])
+    return exported
+  }
+
+  #hold(layer: number, start: number): void {
+    this.#held_layers[layer]!.add(start)
+    const key = `${layer} ${start}`
+    for (const wake of this.#awaiting.get(key) ?? []) wake()
+    this.#awaiting.delete(key)
   }
 
   /** The decode node has written the K and V of its own tokens, `[start, end of the prompt)`. */
@@ -115,6 +160,7 @@ export class Assembly {
   /** Only once nothing is being written there: the memory is the next run's at once. */
   async release(): Promise<void> {
     await this.#importing
+    await this.#exporting
     this.#engine.release(...this.kv_layers)
   }
 

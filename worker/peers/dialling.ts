@@ -1,9 +1,12 @@
 import { abortError, asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { DATA_LIMITS, type Dialer, type Link } from '../../shared/link/link.ts'
 import type { Log } from '../../shared/log.ts'
+import type { Wire } from '../../shared/plan.ts'
 import { PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
 import { type KvHeader, type PeerRequest, peerDeliverySchema, peerRequestSchema } from '../../shared/protocol/peer.ts'
+import type { Wanted } from '../kv/expected-blocks.ts'
+import { packWanted } from '../kv/wanted.ts'
 
 /**
  * The receiving end of KV: dials other workers, one link each, kept and shared by all runs that fetch from there.
@@ -56,9 +59,12 @@ export class PeerDialling {
 export interface SubscribeOptions {
   readonly run: string
   readonly url: string
-  readonly purpose: 'prefix' | 'handoff'
+  readonly purpose: 'prefix' | 'handoff' | 'cached'
   /** Blocks of layers below this may be sent. */
   readonly window: number
+  /** Of a decode node's cache: which blocks, and in which precision. */
+  readonly wanted?: readonly Wanted[]
+  readonly wire?: Wire
 }
 
 export interface BlockReceiver {
@@ -84,20 +90,22 @@ class Peer {
   }
 
   async subscribe(of: SubscribeOptions, receiver: BlockReceiver): Promise<Subscription> {
-    const { run, purpose, window } = of
+    const { run, purpose, window, wanted, wire } = of
     this.#receivers.set(run, receiver)
-    await this.request({ kind: 'subscribe', run, purpose, window })
+    await this.request({ kind: 'subscribe', run, purpose, window, ...(wire && { wire }) }, wanted && packWanted(wanted))
     return {
       credit: (raised) => this.#post({ kind: 'credit', run, window: raised }),
       end: () => {
-        if (!this.#receivers.delete(run)) return
+        // Another receiver may have taken the place of this one.
+        if (this.#receivers.get(run) !== receiver) return
+        this.#receivers.delete(run)
         this.#post({ kind: 'unsubscribe', run })
       },
     }
   }
 
-  request(message: PeerRequest): Promise<void> {
-    return this.link.send(encodeMessage(peerRequestSchema, message))
+  request(message: PeerRequest, payload?: Uint8Array): Promise<void> {
+    return this.link.send(encodeMessage(peerRequestSchema, message, payload))
   }
 
   /** Delivers what comes to the run it belongs to, until the link closes. */

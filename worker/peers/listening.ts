@@ -15,8 +15,18 @@ export type RunRequest = Exclude<PeerRequest, { kind: 'hello' | 'probe' }>
 
 /** The part of a run that serves KV. Throws a coded error to a peer that has no business there. */
 export interface RunServer {
-  handle(request: RunRequest, from: string, link: Link): void
+  handle(request: RunRequest, from: string, link: Link, payload: Uint8Array): void
 }
+
+/** A request as it came over a link. */
+interface Asked {
+  readonly request: RunRequest
+  readonly from: string
+  readonly link: Link
+  readonly payload: Uint8Array
+}
+
+type Parked = Asked & { readonly since: number }
 
 /** A subscriber may be quicker than the assignment; its requests wait this long, and at most this many in all. */
 const PARK_SECONDS = 30
@@ -30,7 +40,7 @@ const MAX_ENDED = 256
 export class PeerListening {
   readonly #of: { fingerprint: string; clock: Clock; log: Log }
   readonly #runs = new Map<string, RunServer>()
-  readonly #parked: { request: RunRequest; from: string; link: Link; since: number }[] = []
+  readonly #parked: Parked[] = []
   readonly #ended = new Set<string>()
   #noise = new Uint8Array(0)
 
@@ -44,7 +54,7 @@ export class PeerListening {
     const waiting = this.#parked.filter(({ request }) => request.run === run)
     for (const parked of waiting) {
       this.#parked.splice(this.#parked.indexOf(parked), 1)
-      this.#route(parked.request, parked.from, parked.link)
+      this.#route(parked)
     }
   }
 
@@ -62,11 +72,11 @@ export class PeerListening {
     let from: string | undefined
     try {
       for (let frame = await link.receive(); frame; frame = await link.receive()) {
-        const { message } = decodeMessage(peerRequestSchema, frame, DATA_LIMITS.maxFrameBytes)
+        const { message, payload } = decodeMessage(peerRequestSchema, frame, DATA_LIMITS.maxFrameBytes)
         if (message.kind === 'hello') from = this.#admit(message)
         else if (from === undefined) throw new HeadraceError('unexpected_message', `${message.kind} before hello`)
         else if (message.kind === 'probe') await this.#answerProbe(link, message)
-        else this.#route(message, from, link)
+        else this.#route({ request: message, from, link, payload })
       }
       link.close()
     } catch (thrown) {
@@ -96,27 +106,29 @@ export class PeerListening {
     return hello.worker
   }
 
-  #route(request: RunRequest, from: string, link: Link): void {
+  #route(asked: Asked): void {
+    const { request, from, link, payload } = asked
     const server = this.#runs.get(request.run)
     if (server === undefined) {
-      this.#park(request, from, link)
+      this.#park(asked)
       return
     }
     try {
-      server.handle(request, from, link)
+      server.handle(request, from, link, payload)
     } catch (thrown) {
       this.#answerEnded(link, request.run, asHeadraceError(thrown))
     }
   }
 
-  #park(request: RunRequest, from: string, link: Link): void {
+  #park(asked: Asked): void {
+    const { request, link } = asked
     if (request.kind !== 'subscribe') return // credit for, or the end of, a run that is over here
     const { clock } = this.#of
     if (this.#ended.has(request.run)) {
       this.#answerEnded(link, request.run, new HeadraceError('worker_failed', 'the run is over here'))
       return
     }
-    this.#parked.push({ request, from, link, since: clock.now() })
+    this.#parked.push({ ...asked, since: clock.now() })
     while (
       this.#parked[0] &&
       (this.#parked.length > MAX_PARKED || this.#parked[0].since < clock.now() - PARK_SECONDS)

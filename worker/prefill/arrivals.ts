@@ -47,6 +47,11 @@ export class Arrivals {
     }
   }
 
+  /** A block that was taken is of no use: another one is to come in its place. */
+  again(): void {
+    this.#taken--
+  }
+
   release(layer: number): void {
     this.#held.delete(layer)
   }

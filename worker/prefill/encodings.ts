@@ -12,9 +12,10 @@ export interface Encoding {
 /**
  * How the worker of an assignment encodes its own blocks of `layer`: once for the next worker, who waits for them, and
  * once for the decode node; only once where both get the same. The last layer's KV is needed by nobody but the decode
- * node, and neither is any of a worker without a next one.
+ * node, and neither is any of a worker without a next one. Layers below those of the assignment are there already.
  */
 export function encodingsOf(a: PrefillAssignment, layer: number, layers: number): readonly Encoding[] {
+  if (layer < a.layers.from) return []
   const { prefixWire, handoffWire } = a.workers[a.rank]!
   if (routesOf(a).target(a) === undefined || layer === layers - 1) return [{ wire: handoffWire, uses: ['handoff'] }]
   if (prefixWire === handoffWire) return [{ wire: prefixWire, uses: ['prefix', 'handoff'] }]

@@ -26,7 +26,7 @@ export type Use = 'prefix' | 'handoff'
 export interface KvExchange {
   /** Posts one of this worker's own blocks, in one encoding, to those who need it so. Never waits for a socket. */
   publish(block: KvBlock, uses: readonly Use[]): void
-  /** The next block of `layer` from another worker, in order of arrival; `undefined` when all of them have come. */
+  /** The next block of `layer` from another worker, in order of arrival and undamaged; `undefined` when all have come. */
   next(layer: number): Promise<KvBlock | undefined>
   /** This worker has finished `layer`: its blocks may be dropped and the next ones sent. */
   release(layer: number): void

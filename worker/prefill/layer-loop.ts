@@ -11,11 +11,13 @@ import type { KvExchange } from './exchange.ts'
  *
  * A layer is projected for all of the worker's tokens before any of them attends: later workers and the decode node get
  * its KV as early as possible. The last layer is only projected: nobody but the decode node's own last token needs
- * attention there.
+ * attention there, and who makes up for another one has no use for layers beyond those that are missing.
  */
 interface PrefillTask extends ChunkTask {
   readonly spans: readonly Span[]
   readonly blockTokens: number
+  /** Layers that are computed, from the first one on. */
+  readonly layers: number
   readonly exchange: KvExchange
   /** How own blocks of a layer are encoded, and for whom. */
   readonly encodings: (layer: number) => readonly Encoding[]
@@ -53,7 +55,7 @@ export async function runLayers(task: PrefillTask): Promise<PrefillTimes> {
   let waitSeconds = 0
   const blocks = blocksOf(task.spans, task.blockTokens)
   const chunks = await embedChunks(task, blocks)
-  const lastLayer = engine.shape.layers - 1
+  const lastLayer = task.layers - 1
 
   for (let layer = 0; layer <= lastLayer; layer++) {
     const own = await projectLayer(task, layer, blocks, chunks)
@@ -106,7 +108,7 @@ async function projectLayer(task: PrefillTask, layer: number, blocks: readonly S
       exchange.publish(await exportBlock(engine, layer, kv, wire), uses)
     own.push(kv)
   }
-  if (layer === engine.shape.layers - 1) for (const chunk of chunks) releaseQuery(engine, chunk)
+  if (layer === task.layers - 1) for (const chunk of chunks) releaseQuery(engine, chunk)
   return own
 }
 

@@ -3,10 +3,10 @@ import { HeadraceError } from '../../shared/errors.ts'
 import type { BufferPool } from '../../shared/link/buffer-pool.ts'
 import type { Link } from '../../shared/link/link.ts'
 import type { ModelShape } from '../../shared/model-shape.ts'
-import { blocksOf } from '../../shared/plan.ts'
-import type { PrefillAssignment } from '../../shared/protocol/control.ts'
+import { blocksOf, WIRES, type Wire } from '../../shared/plan.ts'
+import type { PrefillAssignment, RunWorker } from '../../shared/protocol/control.ts'
 import type { KvHeader, PeerRequest } from '../../shared/protocol/peer.ts'
-import { ExpectedBlocks } from '../kv/expected-blocks.ts'
+import { ExpectedBlocks, type Wanted } from '../kv/expected-blocks.ts'
 import type { TraceRecorder } from '../trace/recorder.ts'
 import type { KvBlock, ReceivedBlock, Use } from './exchange.ts'
 import { Outbox, type OutboxOptions } from './outbox.ts'
@@ -24,9 +24,15 @@ export class RunExchange {
   readonly #of: RunExchangeOptions
   readonly #inbox: ExpectedBlocks
   readonly #outboxes: { readonly prefix: Outbox | undefined; readonly handoff: Outbox }
-  readonly #targetWorker: string | undefined
+  #targetWorker: string | undefined
+  /** Whom the blocks of others come from. */
+  #source: RunWorker | undefined
   /** Blocks of each layer still to be passed on. */
   readonly #unrelayed: number[]
+  /** Blocks that come a second time, having been passed on the first time. */
+  readonly #passedOn = new Set<string>()
+  /** Blocks that came from the decode node. */
+  readonly #fromCache = new Set<string>()
   #releasedLayers = 0
   #granted = WINDOW_LAYERS
 
@@ -36,7 +42,7 @@ export class RunExchange {
     const routes = routesOf(a)
     const makers = routes.origins(a)
     // The last layer's KV is needed by nobody but the decode node.
-    const sharedLayers = shape.layers - 1
+    const sharedLayers = a.layers.to - 1
     this.#inbox = new ExpectedBlocks({
       makers: makers.flatMap((rank) => a.workers[rank] ?? []),
       wireOf: ({ prefixWire }) => prefixWire,
@@ -44,7 +50,11 @@ export class RunExchange {
       layers: sharedLayers,
       fingerprint: of.fingerprint,
       heads: shape,
+      // What did not come on its way is the decode node's copy.
+      others: (origin) => origin === a.decode,
     })
+    const source = routes.source(a)
+    this.#source = source === undefined ? undefined : a.workers[source]
     const blocks = (rank: number): number => blocksOf(a.workers[rank]?.spans ?? [], a.blockTokens).length
     const relayed = makers.filter((rank) => routes.relays(a, rank)).reduce((n, rank) => n + blocks(rank), 0)
     this.#unrelayed = Array.from({ length: sharedLayers }, () => relayed)
@@ -56,21 +66,55 @@ export class RunExchange {
         ? undefined
         : this.#outbox((own + relayed) * sharedLayers, this.#targetWorker, {
             onTaken: () => this.#outboxes.handoff.wake(),
+            onError: () => this.abandonTarget(),
           })
-    this.#outboxes = { prefix, handoff: this.#outbox(own * shape.layers, a.decode, { after: prefix }) }
+    const handedOver = own * (a.layers.to - a.layers.from)
+    const handoff = this.#outbox(handedOver, a.decode, { after: prefix, onError: of.onError })
+    this.#outboxes = { prefix, handoff }
   }
 
-  /** Whom to subscribe to, and with which window. */
-  get source(): { worker: string; url: string; window: number } | undefined {
+  /** Whom to subscribe to, and how. */
+  get source(): Source | undefined {
     const { assignment: a } = this.#of
-    const rank = routesOf(a).source(a)
-    const peer = rank === undefined ? undefined : a.workers[rank]
-    return peer && { worker: peer.worker, url: peer.url, window: this.#granted }
+    const source = this.#source
+    if (source === undefined) return undefined
+    const { worker, url } = source
+    const of = { worker, window: this.#granted }
+    if (worker !== a.decode) return { ...of, run: a.run, url, purpose: 'prefix' }
+    // A worker may make up for several others, and for another one while it has a part of its own.
+    const run = a.workers[0]?.worker === a.decode ? cacheOf(a.run) : a.run
+    const wires = a.workers.map(({ prefixWire }) => WIRES.indexOf(prefixWire))
+    const wire = WIRES[Math.min(...wires)]!
+    return { ...of, run, url: a.decodeUrl, purpose: 'cached', wanted: this.#inbox.missing(), wire }
+  }
+
+  /** From now on the decode node is the source. Returns whether it was not. */
+  reroute(): boolean {
+    const { decode, decodeUrl } = this.#of.assignment
+    if (this.#source === undefined || this.#source.worker === decode) return false
+    this.#source = { ...this.#source, worker: decode, url: decodeUrl }
+    return true
+  }
+
+  /** The next worker is gone: nobody needs what would go there. */
+  abandonTarget(): void {
+    if (this.#targetWorker === undefined) return
+    this.#targetWorker = undefined
+    this.#outboxes.prefix?.clear()
+    this.#unrelayed.fill(0)
+    this.#creditSource()
+    this.#outboxes.handoff.wake()
+    if (this.drained) this.#of.onDrained()
+  }
+
+  /** Whether `worker` is the next one, who gets what this one has. */
+  isTarget(worker: string): boolean {
+    return worker === this.#targetWorker
   }
 
   /** All blocks of this worker, and all it had to pass on, have been handed over. */
   get drained(): boolean {
-    return this.#outboxes.handoff.drained && (this.#outboxes.prefix?.drained ?? true)
+    return this.#outboxes.handoff.drained && this.#prefixDrained
   }
 
   /** Everything that the source owes has come. */
@@ -89,13 +133,18 @@ export class RunExchange {
     return sent
   }
 
+  get #prefixDrained(): boolean {
+    return this.#targetWorker === undefined || (this.#outboxes.prefix?.drained ?? true)
+  }
+
   /** A block from the layer loop. One that two need alike becomes one frame. */
   publish({ bytes, ...block }: KvBlock, uses: readonly Use[]): void {
     const { assignment: a, fingerprint, encode } = this.#of
-    const origin = a.workers[a.rank]?.worker ?? ''
-    const frame = encode({ kind: 'kv', run: a.run, fingerprint, origin, ...block }, bytes)
+    const boxes = uses.flatMap((use) => this.#boxFor(use) ?? [])
+    if (boxes.length === 0) return
+    const { worker: origin, epoch } = a.workers[a.rank]!
+    const frame = encode({ kind: 'kv', run: a.run, fingerprint, origin, epoch, ...block }, bytes)
     const { layer, start } = block
-    const boxes = uses.flatMap((use) => this.#outboxes[use] ?? [])
     const done = this.#afterReaders(boxes.length, frame)
     for (const box of boxes) box.push({ layer, start, frame, done })
   }
@@ -109,19 +158,36 @@ export class RunExchange {
   /** A frame from the source. Throws a coded error if it is not a block that the plan says comes from there. */
   receive(header: KvHeader, payload: Uint8Array, frame: Uint8Array): void {
     const { assignment: a } = this.#of
-    this.#inbox.take(header, payload.byteLength)
-    const origin = a.workers.findIndex(({ worker }) => worker === header.origin)
+    const maker = this.#inbox.take(header, payload.byteLength)
+    if (maker === undefined) return // it came another way
     const { layer, start, count, dtype, crc32 } = header
-    const relays = routesOf(a).relays(a, origin)
+    if (header.origin === a.decode) this.#fromCache.add(placeKey(layer, start))
+    const goesOn = this.#targetWorker !== undefined && !this.#passedOn.has(placeKey(layer, start))
+    const relays = goesOn && routesOf(a).relays(a, a.workers.indexOf(maker))
     const release = this.#afterReaders(relays ? 2 : 1, frame)
     if (relays) this.#outboxes.prefix?.push({ layer, start, frame, done: () => this.#relayed(layer, release) })
     this.#of.deliver({ layer, start, count, dtype, crc32, bytes: payload }, release)
   }
 
+  /**
+   * A block that came was of no use. Whom it was passed on to finds that out too, and helps itself. Returns whether the
+   * source of now had sent it.
+   */
+  again(layer: number, start: number): boolean {
+    const place = placeKey(layer, start)
+    this.#inbox.again(layer, start)
+    this.#passedOn.add(place)
+    return this.#fromCache.delete(place) === (this.#source?.worker === this.#of.assignment.decode)
+  }
+
   #relayed(layer: number, release: () => void): void {
     release()
-    this.#unrelayed[layer]!--
+    this.#unrelayed[layer] = Math.max(0, this.#unrelayed[layer]! - 1)
     this.#creditSource()
+  }
+
+  #boxFor(use: Use): Outbox | undefined {
+    return use === 'prefix' && this.#targetWorker === undefined ? undefined : this.#outboxes[use]
   }
 
   /** The memory of a frame is free again when it has been called by each of its readers. */
@@ -135,9 +201,9 @@ export class RunExchange {
   /** A request of the target or the decode node, over the link it dialled. */
   handle(request: Exclude<PeerRequest, { kind: 'hello' | 'probe' }>, from: string, link: Link): void {
     if (request.kind === 'unsubscribe') {
-      const complete =
-        from === this.#of.assignment.decode ? this.#outboxes.handoff.drained : this.#outboxes.prefix?.drained
-      if (!complete) this.#of.onError(new HeadraceError('link_closed', `${from} gave the run up`))
+      if (from === this.#targetWorker && !this.#prefixDrained) this.abandonTarget()
+      else if (from === this.#of.assignment.decode && !this.#outboxes.handoff.drained)
+        this.#of.onError(new HeadraceError('link_closed', `${from} gave the run up`))
       return
     }
     const outbox = this.#outboxFor(from)
@@ -157,7 +223,7 @@ export class RunExchange {
     throw new HeadraceError('kv_identity', `${worker} has no part in run ${this.#of.assignment.run} after this worker`)
   }
 
-  #outbox(expected: number, peer: string, order: Pick<OutboxOptions, 'after' | 'onTaken'>): Outbox {
+  #outbox(expected: number, peer: string, order: Pick<OutboxOptions, 'after' | 'onTaken' | 'onError'>): Outbox {
     const { clock, trace } = this.#of
     return new Outbox({
       expected,
@@ -167,7 +233,6 @@ export class RunExchange {
         trace.record('send', layer, started, clock.now(), peer)
         if (this.drained) this.#of.onDrained()
       },
-      onError: this.#of.onError,
     })
   }
 
@@ -181,6 +246,24 @@ export class RunExchange {
     this.#of.credit(window)
   }
 }
+
+/** Whom a worker fetches the blocks of others from. */
+export interface Source {
+  readonly worker: string
+  readonly url: string
+  /** Under which the source knows what it is asked for. */
+  readonly run: string
+  readonly purpose: 'prefix' | 'cached'
+  readonly window: number
+  /** Of the decode node's cache: which blocks, and in which precision. */
+  readonly wanted?: readonly Wanted[]
+  readonly wire?: Wire
+}
+
+const placeKey = (layer: number, start: number): string => `${layer} ${start}`
+
+/** What a decode node calls its cache where it serves those who make up for others as `part`. */
+export const cacheOf = (part: string): string => `${part}+`
 
 export interface RunExchangeOptions {
   readonly assignment: PrefillAssignment

@@ -91,6 +91,8 @@ describe('a chat completion', () => {
       ttft_seconds: 2.5,
       predicted_ttft_seconds: 1.4,
       bottleneck: "w2's arithmetic (2.00 s of 2.00 s)",
+      attempts: 1,
+      repairs: [],
     })
   })
 

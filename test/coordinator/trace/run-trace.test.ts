@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import type { WorkerNews } from '../../../coordinator/runs/dispatch.ts'
+import type { WorkerNews } from '../../../coordinator/runs/news.ts'
 import { RunTracer, spansOf } from '../../../coordinator/trace/run-trace.ts'
 import { encodeTrace, type TraceSpan } from '../../../shared/trace.ts'
 import { ManualClock } from '../../support/manual-clock.ts'

@@ -101,8 +101,19 @@ describe('a message is refused', () => {
   })
 
   it('with the path of what is wrong', () => {
-    const worker = { worker: 'w', url: 'u', prefixWire: 'f32', handoffWire: 'f32' }
-    const prefill = { kind: 'prefill', run: 'r', strategy: 'solo', rank: 0, decode: 'd', blockTokens: 1 }
+    const worker = { worker: 'w', epoch: 1, url: 'u', prefixWire: 'f32', handoffWire: 'f32' }
+    const layers = { from: 0, to: 1 }
+    const decode = { decode: 'd', decodeUrl: 'u' }
+    const prefill = {
+      kind: 'prefill',
+      run: 'r',
+      strategy: 'solo',
+      rank: 0,
+      ...decode,
+      blockTokens: 1,
+      promptTokens: 9,
+      layers,
+    }
     refuses({ kind: 'ping', seq: -1 }, /^seq: /)
     refuses({ kind: 'ping', seq: 1.5 }, /^seq: /)
     refuses({ kind: 'ping', seq: '1' }, /^seq: /)
@@ -115,7 +126,7 @@ describe('a message is refused', () => {
     refuses({ ...prefill, workers: [{ ...worker, spans: [0, 5, 7, 7] }] }, /^workers\.0\.spans\.1: /)
     refuses({ ...prefill, workers: [{ ...worker, spans: [-1, 5] }] }, /^workers\.0\.spans\.0\.start: /)
     refuses({ ...prefill, workers: [{ ...worker, spans: [0, 'x'] }] }, /^workers\.0\.spans\.1: /)
-    refuses({ ...prefill, workers: [{ ...worker, spans: Array.from({ length: 130 }, (_, i) => i) }] }, /spans: /)
+    refuses({ ...prefill, workers: [{ ...worker, spans: Array.from({ length: 386 }, (_, i) => i) }] }, /spans: /)
     refuses({ kind: 'kv', run: 'r' }, /^fingerprint: /, peerDeliverySchema)
   })
 
@@ -132,6 +143,8 @@ describe('a message is refused', () => {
       strategy: 'solo',
       rank: 0,
       decode: 'd',
+      decodeUrl: 'u',
+      layers: { from: 0, to: 1 },
       blockTokens: 1,
       promptTokens: 9,
     } as const
@@ -139,7 +152,7 @@ describe('a message is refused', () => {
       () =>
         encodeMessage(commandSchema, {
           ...wrong,
-          workers: [{ worker: 'w', url: 'u', spans: [span], prefixWire: 'f32', handoffWire: 'f32' }],
+          workers: [{ worker: 'w', epoch: 1, url: 'u', spans: [span], prefixWire: 'f32', handoffWire: 'f32' }],
         }),
       { code: 'frame_bad_schema' },
     )

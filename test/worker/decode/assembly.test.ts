@@ -112,13 +112,23 @@ describe('an assembly', () => {
     assert.deepEqual(log, ['import begins', 'import ends', 'release'])
   })
 
-  it('refuses a damaged block by `kv_checksum`', async () => {
+  it('does not take a damaged block, and takes it when it comes again', async () => {
     const { assembly } = open()
-    const damaged = { ...block(0, OTHERS[0]!), crc32: 1 }
-    await assert.rejects(
-      assembly.add(damaged),
-      (error) => error instanceof HeadraceError && error.code === 'kv_checksum',
-    )
+    const whole = block(0, OTHERS[0]!)
+    const fetched = assembly.fetch(whole, 'f32')
+    assert.equal(await assembly.add({ ...whole, crc32: 1 }), false)
+    assert.equal(await assembly.add(whole), true)
+    const { bytes, crc32, ...place } = await fetched
+    assert.deepEqual([...bytes], [...whole.bytes])
+    assert.deepEqual(place, { layer: 0, start: whole.start, count: whole.count, dtype: 'f32' })
+    assert.equal(crc32, whole.crc32)
+  })
+
+  it('lets who waits for a block know that the run is over', async () => {
+    const { assembly, controller } = open()
+    const waiting = assert.rejects(assembly.fetch(block(1, OTHERS[0]!), 'f32'), { code: 'cancelled' })
+    controller.abort(new HeadraceError('cancelled', 'the client left'))
+    await waiting
   })
 
   it('refuses by `out_of_memory` what does not fit its budget', () => {

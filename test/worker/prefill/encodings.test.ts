@@ -14,7 +14,17 @@ function assignment(strategy: Strategy, rank: number, size: number, prefixWire: 
     prefixWire: i === rank ? prefixWire : 'f32',
     handoffWire: i === rank ? handoffWire : 'f32',
   }))
-  return { kind: 'prefill', run: 'r', strategy, rank, workers, decode: 'd', blockTokens: 4 } as PrefillAssignment
+  const layers = { from: 0, to: LAYERS }
+  return {
+    kind: 'prefill',
+    run: 'r',
+    strategy,
+    rank,
+    workers,
+    decode: 'd',
+    blockTokens: 4,
+    layers,
+  } as PrefillAssignment
 }
 
 describe('the encodings of own blocks', () => {
@@ -52,4 +62,10 @@ describe('the encodings of own blocks', () => {
       const encodings = encodingsOf(assignment(strategy, rank, size, 'int8', 'f16'), 0, LAYERS)
       assert.deepEqual(encodings, [{ wire: 'f16', uses: ['handoff'] }])
     })
+
+  it('are none in layers below those that are missing', () => {
+    const repair = { ...assignment('solo', 0, 1, 'f32', 'f16'), layers: { from: 1, to: 2 } }
+    assert.deepEqual(encodingsOf(repair, 0, LAYERS), [])
+    assert.deepEqual(encodingsOf(repair, 1, LAYERS), [{ wire: 'f16', uses: ['handoff'] }])
+  })
 })

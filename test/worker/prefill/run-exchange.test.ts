@@ -23,12 +23,15 @@ const assignment: PrefillAssignment = {
   rank: 1,
   workers: (['int8', 'f16', 'f32'] as const).map((prefixWire, i) => ({
     worker: `w${i + 1}`,
+    epoch: 1,
     url: '',
     spans: [{ start: i, end: i + 1 }],
     prefixWire,
     handoffWire: 'f32',
   })),
   decode: 'd',
+  decodeUrl: 'ws://d',
+  layers: { from: 0, to: 3 },
   blockTokens: 8,
   promptTokens: 9,
 }
@@ -73,7 +76,7 @@ const own = (dtype: KvBlock['dtype'], layer = 0): KvBlock => ({
 })
 
 const header = (dtype: KvBlock['dtype']): KvHeader => {
-  const place = { origin: 'w1', layer: 0, start: 0, count: 1 }
+  const place = { origin: 'w1', epoch: 1, layer: 0, start: 0, count: 1 }
   return { kind: 'kv', run: 'r', fingerprint, ...place, dtype, crc32: 7 }
 }
 

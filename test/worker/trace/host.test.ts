@@ -20,12 +20,15 @@ const assignment: PrefillAssignment = {
   rank: 1,
   workers: [0, 1].map((rank) => ({
     worker: `w${rank}`,
+    epoch: 1,
     url: '',
     spans: [{ start: rank * 4, end: rank * 4 + 4 }],
     prefixWire: 'f32',
     handoffWire: 'f32',
   })),
   decode: 'd',
+  decodeUrl: '',
+  layers: { from: 0, to: LAYERS },
   blockTokens: 4,
   promptTokens: 9,
 }

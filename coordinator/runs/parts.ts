@@ -1,0 +1,68 @@
+import { blocksOf, type Plan, type Span, spanTokens } from '../../shared/plan.ts'
+import type { LayerRange, RunWorker } from '../../shared/protocol/control.ts'
+import { joined } from '../planning/repair.ts'
+
+/**
+ * What one worker computes of a run: by the plan, or to make up for another part. `id` is the name that its messages
+ * bear. Of the same name there is at most one part of a worker.
+ */
+export interface Part {
+  readonly id: string
+  readonly by: RunWorker
+  readonly layers: LayerRange
+  /** Layers that it has finished. */
+  finishedLayers: number
+  state: 'computing' | 'finished' | 'lost'
+}
+
+export const partOf = (id: string, by: RunWorker, layers: LayerRange): Part => ({
+  id,
+  by,
+  layers,
+  finishedLayers: 0,
+  state: 'computing',
+})
+
+export const tokensOfPart = ({ by }: Part): number => spanTokens(by.spans)
+
+/**
+ * Who keeps a run from getting on, if none of its workers says anything: the one that is the least far, of those equally
+ * far the first, because later ones wait for it.
+ */
+export function laggard(parts: readonly Part[]): Part | undefined {
+  return parts
+    .filter(({ state }) => state === 'computing')
+    .reduce<Part | undefined>(
+      (last, part) => (last === undefined || part.finishedLayers < last.finishedLayers ? part : last),
+      undefined,
+    )
+}
+
+/** What is missing of a part, as a decode node tells it: of each block the first layer. */
+export interface Gap extends Span {
+  readonly layer: number
+}
+
+/** The gaps as spans of whole blocks, and the layers that have to be made. */
+export function gapsOf(
+  gaps: readonly Gap[],
+  { layers }: Part,
+  blockTokens: number,
+): { spans: Span[]; layers: LayerRange } {
+  const from = gaps.reduce((least, { layer }) => Math.min(least, layer), layers.to - 1)
+  const blocks = gaps.toSorted((a, b) => a.start - b.start)
+  return { spans: joined(blocks, blockTokens), layers: { from, to: layers.to } }
+}
+
+/** All blocks of others that somebody needs who computes `spans`: those before its last position. */
+export function prefixOf(plan: Plan, spans: readonly Span[]): Span[] {
+  const end = spans.reduce((last, span) => Math.max(last, span.end), 0)
+  const own = new Set(blocksOf(spans, plan.blockTokens).map(({ start }) => start))
+  return plan.workers
+    .flatMap((worker) => worker.spans)
+    .toSorted((a, b) => a.start - b.start)
+    .flatMap((span) => {
+      const needed = blocksOf([span], plan.blockTokens).filter((block) => block.start < end && !own.has(block.start))
+      return joined(needed, plan.blockTokens)
+    })
+}
