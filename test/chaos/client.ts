@@ -10,7 +10,7 @@ export interface Account {
   readonly workers: readonly { id: string; tokens: number; compute_seconds?: number }[]
   readonly decode: string
   readonly attempts?: number
-  readonly repairs?: readonly { worker: string; code: string; tokens: number; seconds: number; by: readonly string[] }[]
+  readonly repairs?: readonly { worker: string; code: string; tokens: number }[]
 }
 
 export type Outcome =

@@ -79,11 +79,17 @@ it('compares text too, for it may be put together wrongly from right tokens', ()
 })
 
 it('takes the cost of a death from requests whose account says that the dead was replaced', () => {
-  const repairs = [{ worker: 'worker-1', code: 'worker_lost', tokens: 50, seconds: 0.5, by: ['worker-2'] }]
-  const judged = judge([asked(answered(RIGHT, { repairs }), 10, 15), asked(answered(RIGHT), 10, 15)], references, [
-    killed('worker-1', 11, 13),
-  ])
-  assert.deepEqual(deathsIn(judged), [{ added: 3, lostSeconds: 0.5 }])
+  const repairs = [{ worker: 'worker-1', code: 'worker_lost', tokens: 50 }]
+  const workers = [
+    { id: 'worker-1', tokens: 100 },
+    { id: 'worker-2', tokens: 100, compute_seconds: 2 },
+  ]
+  const judged = judge(
+    [asked(answered(RIGHT, { repairs, workers }), 10, 15), asked(answered(RIGHT), 10, 15)],
+    references,
+    [killed('worker-1', 11, 13)],
+  )
+  assert.deepEqual(deathsIn(judged), [{ added: 3, lostSeconds: 1 }])
 })
 
 it('draws every kind of fault, the same from the same seed, and spares half of each role', () => {

@@ -1,5 +1,5 @@
 import { median } from '../bench/harness/statistics.ts'
-import type { Asked, Outcome } from './client.ts'
+import type { Account, Asked, Outcome } from './client.ts'
 import type { Done } from './storm.ts'
 
 /** What a run of chaos was worth: everything that was told is compared with what would have been without it. Pure. */
@@ -67,7 +67,7 @@ function touched({ outcome, from, to }: Asked, fault: Done): boolean {
   if (fault.from > to || fault.to < from) return false
   if (outcome.kind === 'lost') return true
   const { workers, decode, repairs = [], attempts = 1 } = outcome.account
-  const names = [...workers.map(({ id }) => id), decode, ...repairs.flatMap(({ worker, by }) => [worker, ...by])]
+  const names = [...workers.map(({ id }) => id), decode, ...repairs.map(({ worker }) => worker)]
   return names.includes(fault.fault.target) || attempts > 1
 }
 
@@ -109,9 +109,18 @@ export const DEATH_SECONDS = 2
 export function deathsIn(judged: readonly Judged[]): Death[] {
   return judged.flatMap(({ outcome, faults, added }) => {
     if (outcome.kind !== 'answered') return []
-    const killed = new Set(faults.filter(({ fault }) => fault.kind === 'kill').map(({ fault }) => fault.target))
-    const repairs = (outcome.account.repairs ?? []).filter(({ worker }) => killed.has(worker))
-    if (repairs.length === 0) return []
-    return [{ added, lostSeconds: repairs.reduce((sum, { seconds }) => sum + seconds, 0) }]
+    const killed = new Set(faults.filter(({ name }) => name === 'kill prefill').map(({ fault }) => fault.target))
+    const { repairs = [] } = outcome.account
+    const lost = repairs.filter(({ worker, tokens }) => killed.has(worker) && tokens > 0)
+    const perToken = secondsPerToken(outcome.account)
+    if (lost.length === 0 || perToken === undefined) return []
+    return [{ added, lostSeconds: perToken * lost.reduce((sum, { tokens }) => sum + tokens, 0) }]
   })
+}
+
+/** Of those that told how long they have computed: who died does not tell. */
+function secondsPerToken({ workers }: Account): number | undefined {
+  const told = workers.filter(({ compute_seconds: seconds }) => seconds !== undefined)
+  const tokens = told.reduce((sum, one) => sum + one.tokens, 0)
+  return tokens === 0 ? undefined : told.reduce((sum, one) => sum + one.compute_seconds!, 0) / tokens
 }
