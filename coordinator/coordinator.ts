@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { HeadraceError } from '../shared/errors.ts'
@@ -43,6 +44,8 @@ export interface CoordinatorConfig {
   readonly strategy: Strategy | undefined
   /** The narrowest precision that KV may have between machines. */
   readonly narrowestWire: Wire
+  /** Probability with which each KV block is computed again. */
+  readonly selfCheckRate: number
   readonly bodyLimitBytes: number
   readonly pingSeconds: number
 }
@@ -118,6 +121,9 @@ export async function startHeadless(
   }
 }
 
+/** Nobody may foresee what is checked. */
+const random = (): number => randomInt(2 ** 32) / 2 ** 32
+
 interface Core {
   readonly runs: Runs
   readonly store: RunStore
@@ -134,7 +140,8 @@ interface Core {
 async function startCore(
   modelFolder: string,
   modelName: string,
-  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision'>,
+  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision'> &
+    Partial<Pick<CoordinatorConfig, 'selfCheckRate'>>,
   log: Log,
 ): Promise<Core> {
   const { strategy, narrowestWire, precision, mixedPrecision } = config
@@ -146,7 +153,8 @@ async function startCore(
   const registry = new Registry({ ...admitted, clock: realClock, metrics, log })
   const stopping = new AbortController()
   const store = new RunStore()
-  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, clock: realClock, store })
+  const selfCheck = { rate: config.selfCheckRate ?? 0, random }
+  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, clock: realClock, store, selfCheck })
   let watch = Promise.resolve()
   return {
     runs: measuredRuns(runs, metrics, realClock),

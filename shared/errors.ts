@@ -114,6 +114,11 @@ export const ERRORS = {
     help: 'A KV block of a worker that was given up since: it was frozen, and comes back late.',
   },
   kv_checksum: { status: 502, type: 'kv_error', help: 'A KV block was damaged on its way.' },
+  kv_wrong: {
+    status: 502,
+    type: 'kv_error',
+    help: 'A self-check found that a worker lies or computes wrongly; it gets no more runs.',
+  },
   // model files
   model_incomplete: { status: 500, type: 'model_error', help: 'The model folder lacks a file that is needed.' },
   model_bad_config: { status: 500, type: 'model_error', help: '`config.json` cannot be read or contradicts itself.' },

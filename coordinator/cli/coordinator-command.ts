@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import { checkHost, type Program, wholeNumber } from '../../shared/cli/options.ts'
+import { checkHost, type Program, shareOf, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { createLog } from '../../shared/log.ts'
 import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
@@ -56,6 +56,12 @@ export const coordinatorCommand = (program: Program): Program =>
           default: false,
           describe: 'Admit workers of another precision; answers then say who computed in what',
         })
+        .option('self-check', {
+          type: 'number',
+          default: 0,
+          describe:
+            'Share of KV blocks (0 to 1) that decode nodes compute again, to find workers that lie or miscompute',
+        })
         .option('body-limit-mib', { type: 'number', default: 32, describe: 'Largest request body' })
         .option('ping-seconds', {
           type: 'number',
@@ -76,6 +82,7 @@ interface CoordinatorArgs {
   allowMixedPrecision: boolean
   cache?: string | undefined
   acceptPlaintext: boolean
+  selfCheck: number
   bodyLimitMib: number
   pingSeconds: number
   logLevel: string
@@ -97,6 +104,7 @@ async function run(args: CoordinatorArgs): Promise<void> {
       port: wholeNumber('port', args.port, 0, 65535),
       strategy: strategyOf(args.strategy),
       narrowestWire: args.wire,
+      selfCheckRate: shareOf('self-check', args.selfCheck),
       bodyLimitBytes: wholeNumber('body-limit-mib', args.bodyLimitMib, 1, 1024) * 2 ** 20,
       pingSeconds: wholeNumber('ping-seconds', args.pingSeconds, 1, 3600),
     },

@@ -6,6 +6,7 @@ import type { Log } from '../../shared/log.ts'
 import { PieceSet } from '../../shared/model-store/piece-set.ts'
 import type { Precision } from '../../shared/precision.ts'
 import {
+  type Checked,
   type Command,
   commandSchema,
   eventSchema,
@@ -159,6 +160,17 @@ export class Registry implements Workers {
     connection?.link
       .send(encodeMessage(commandSchema, command, payload))
       .catch((error: unknown) => this.#of.log.debug({ err: error, worker, kind: command.kind }, 'not delivered'))
+  }
+
+  /** A decode node has computed a layer of a block again. Who made it wrongly gets no more runs. */
+  checked({ worker, layer, start, count, wrong }: Checked, layers: number): void {
+    const { metrics, log } = this.#of
+    if (wrong === undefined && layer === layers - 1) metrics.selfChecks.inc({ result: 'passed' })
+    if (wrong === undefined) return
+    metrics.selfChecks.inc({ result: 'failed' })
+    this.apply({ kind: 'worker_quarantined', worker: asWorkerId(worker) })
+    const found = { worker, layer, start, count, ...wrong }
+    log.error(found, `${worker} lies or computes wrongly: it is in quarantine until this coordinator is started anew`)
   }
 
   has(worker: string): boolean {

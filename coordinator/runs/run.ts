@@ -2,6 +2,7 @@ import type { Clock } from '../../shared/clock.ts'
 import type { RunId, WorkerId } from '../../shared/ids.ts'
 import type { Plan } from '../../shared/plan.ts'
 import type { Precision } from '../../shared/precision.ts'
+import type { BlockCheck, Checked } from '../../shared/protocol/control.ts'
 import type { Repairer } from '../planning/repair.ts'
 import type { ClockOffset } from '../trace/alignment.ts'
 import { bottleneckOf } from '../trace/bottleneck.ts'
@@ -30,6 +31,9 @@ export interface RunDeps {
   readonly repairers: (excluded: ReadonlySet<string>, decode: WorkerId) => readonly Omit<Repairer, 'busySeconds'>[]
   readonly occupyPart: (part: string, worker: WorkerId) => () => void
   readonly secondsLeft: (part: Part) => number
+  /** Blocks of a plan that its decode node is to compute again, drawn in secret. */
+  readonly drawChecks: (plan: Plan) => readonly BlockCheck[]
+  readonly onChecked: (checked: Checked) => void
   /** How a worker's clock stands to `clock`, once a ping has told. */
   readonly offsetOf: (worker: string) => ClockOffset | undefined
   /** What a worker's numbers are true to. */
@@ -116,6 +120,8 @@ export async function* runRequest(
           occupy: deps.occupyPart,
           secondsLeft: deps.secondsLeft,
           onRepair: (repair) => follow.repaired(repair),
+          checks: deps.drawChecks(of.plan),
+          onChecked: deps.onChecked,
         },
         signal,
       )

@@ -10,18 +10,19 @@ import type { BlockCheck } from '../../shared/protocol/control.ts'
  * A block of a worker is drawn with probability `rate`, in all its layers. What the decode node computes itself, nobody
  * checks: it could lie about the answer as well.
  */
-export function drawChecks(plan: Plan, rate: number, precisionOf: (worker: string) => Precision, random: Random) {
+export function drawChecks(
+  plan: Plan,
+  rate: number,
+  precisionOf: (worker: string) => Precision,
+  random: Random,
+): BlockCheck[] {
   const wire = narrowest(plan)
   const checker = precisionOf(plan.decode)
-  const checks = plan.workers.flatMap(({ worker, spans }) =>
-    blocksOf(spans, plan.blockTokens)
-      .filter(() => random() < rate)
-      .map(({ start, end }): BlockCheck => {
-        return { worker, start, count: end - start, ...tolerances(wire, precisionOf(worker), checker) }
-      }),
-  )
-  // What the check of a block takes as given is all that stands before it.
-  return checks.sort((a, b) => a.start - b.start)
+  return plan.workers.flatMap(({ worker, spans }): BlockCheck[] => {
+    const drawn = blocksOf(spans, plan.blockTokens).filter(() => random() < rate)
+    const starts = drawn.map(({ start }) => start)
+    return starts.length === 0 ? [] : [{ worker, starts, ...tolerances(wire, precisionOf(worker), checker) }]
+  })
 }
 
 /** Of any block that the decode node gets: a check attends to blocks of other workers too. */

@@ -21,6 +21,12 @@ export function wholeNumber(flag: string, value: number, least: number, most: nu
   throw new HeadraceError('bad_config', `--${flag} must be a whole number from ${least} to ${most}, not ${value}`)
 }
 
+/** A part of a whole. */
+export function shareOf(flag: string, value: number): number {
+  if (value >= 0 && value <= 1) return value
+  throw new HeadraceError('bad_config', `--${flag} must be from 0 to 1, not ${value}`)
+}
+
 /** `http://host:port` (as people write it) to the address that workers dial. */
 export function linkUrl(coordinator: string): string {
   const text = /^\w+:\/\//.test(coordinator) ? coordinator : `http://${coordinator}`

@@ -112,6 +112,9 @@ export class FaultyProxy {
 const source = ({ near, far }: Pair, direction: Direction): Socket => (direction === 'in' ? near : far)
 
 function reset({ near, far }: Pair): void {
-  near.resetAndDestroy()
-  far.resetAndDestroy()
+  for (const socket of [near, far]) {
+    // A socket whose end is on its way cannot be reset: Node 20 would neither close it nor let the process end.
+    if (socket.writableEnded) socket.destroy()
+    else socket.resetAndDestroy()
+  }
 }

@@ -15,6 +15,7 @@ import { type Cost, PROTOCOL_VERSION, type Role } from '../../shared/protocol/co
 import { Agent } from '../../worker/agent/agent.ts'
 import type { ComputeEvent } from '../../worker/compute/messages.ts'
 import { createEngine } from '../../worker/engine/create-engine.ts'
+import type { Engine } from '../../worker/engine/engine.ts'
 import { WorkerMetrics } from '../../worker/metrics.ts'
 import { PeerDialling } from '../../worker/peers/dialling.ts'
 import { PeerListening } from '../../worker/peers/listening.ts'
@@ -41,6 +42,8 @@ export interface MemoryWorkerOptions {
   readonly url?: string
   readonly host?: string
   readonly meddle?: (event: ComputeEvent) => ComputeEvent
+  /** What it computes with instead. */
+  readonly instead?: (engine: Engine) => Engine
 }
 
 export interface MemoryWorker {
@@ -72,6 +75,8 @@ export class MemoryCluster {
       workers: readonly MemoryWorkerOptions[]
       limits?: QueueLimits
       clock?: Clock
+      /** Share of KV blocks that are computed again. */
+      selfCheck?: number
       replan?: (plan: Plan) => Plan
     },
   ): Promise<MemoryCluster> {
@@ -87,6 +92,7 @@ export class MemoryCluster {
         clock: realClock,
         store: new RunStore(),
         ...(of.limits && { limits: of.limits }),
+        selfCheck: { rate: of.selfCheck ?? 0, random: seededRandom(5) },
       },
       of.replan ?? ((plan) => plan),
     )
@@ -99,7 +105,8 @@ export class MemoryCluster {
   }
 
   async add(of: MemoryWorkerOptions): Promise<MemoryWorker> {
-    const engine = await createEngine('reference', this.#folder, { threads: 1 })
+    const honest = await createEngine('reference', this.#folder, { threads: 1 })
+    const engine = of.instead?.(honest) ?? honest
     const cost = of.cost ?? { o: 1e-4, a: 1e-5, b: 1e-8 }
     const fingerprint = of.fingerprint ?? FINGERPRINT
     const metrics = new WorkerMetrics({ version: 'test', role: of.role, engine: 'reference' })
@@ -154,6 +161,15 @@ export class MemoryCluster {
       if (values.some(({ labels, value }) => labels.code === code && value > 0)) return
       await new Promise((resolve) => setImmediate(resolve))
     }
+  }
+
+  /** What a counter of the coordinator says, by its name without the prefix. */
+  async counted(name: string, labels: Readonly<Record<string, string>>): Promise<number> {
+    const { values } = (await this.#metrics.registry.getSingleMetric(`headrace_${name}`)?.get()) ?? { values: [] }
+    const wanted = Object.entries(labels)
+    return values
+      .filter((value) => wanted.every(([label, is]) => value.labels[label] === is))
+      .reduce((sum, { value }) => sum + value, 0)
   }
 
   /** Turns the event loop until `condition` holds. The runner's own time limit ends a test in which it never does. */

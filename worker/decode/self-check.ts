@@ -1,3 +1,5 @@
+import type { CheckedBlock } from '../../shared/checked-blocks.ts'
+import { HeadraceError } from '../../shared/errors.ts'
 import { blocksOf, type Span } from '../../shared/plan.ts'
 import type { Engine, Kv } from '../engine/engine.ts'
 import { attendAll, type Chunk, type ChunkTask, embedChunks, mixLayer, releaseQuery } from '../prefill/layer-loop.ts'
@@ -35,23 +37,44 @@ const SCORES_PER_PIECE = 256 * 512
 /** Of a head's values the largest difference may be so many times the tolerance of all (honest pairs reach 20 times their own). */
 const OUTLIER = 10
 
-/**
- * Computes a block again. Resolves with the first layer that does not agree, or nothing: the block is right.
- * @param tolerance of `Distance.relative` in the first layer, whose K and V come from the tokens alone, and in any other
- */
-export async function checkAgain(
-  task: CheckTask,
-  tolerance: { first: number; deeper: number },
-): Promise<Distance | undefined> {
-  for await (const found of distances(task)) {
-    const most = found.layer === 0 ? tolerance.first : tolerance.deeper
-    if (found.relative > most || found.outlier > OUTLIER * most) return found
-  }
-  return undefined
+export interface BlockToCheck extends CheckedBlock {
+  readonly tokens: Int32Array
 }
 
+/** A layer of a block: `wrong` says how far it is off, if that is more than the block's tolerance. */
+interface CheckedLayer {
+  readonly layer: number
+  readonly start: number
+  readonly count: number
+  readonly wrong?: { readonly relative: number; readonly outlier: number }
+}
+
+/**
+ * Computes blocks again, which are in ascending order, and tells of each layer. Throws `kv_wrong` after the first one that
+ * is: what follows it was made on top of it.
+ */
+export async function* checkBlocks(
+  of: Omit<CheckTask, 'block' | 'tokens'>,
+  blocks: readonly BlockToCheck[],
+): AsyncGenerator<CheckedLayer, void> {
+  for (const { tokens, first, deeper, start, end } of blocks)
+    for await (const { layer, relative, outlier } of distances({ ...of, tokens, block: { start, end } })) {
+      const most = layer === 0 ? first : deeper
+      const right = relative <= most && outlier <= OUTLIER * most
+      const wrong = { relative: Math.min(relative, FARTHEST), outlier: Math.min(outlier, FARTHEST) }
+      yield { layer, start, count: end - start, ...(right ? {} : { wrong }) }
+      if (!right)
+        throw new HeadraceError('kv_wrong', `layer ${layer} at position ${start} is not what it should be`, {
+          details: { layer, start, relative, outlier, tolerance: most },
+        })
+    }
+}
+
+/** Where there is no distance in numbers. */
+const FARTHEST = 1e9
+
 /** Computes a block again, layer by layer, as far as the caller wants to know. */
-export async function* distances(task: CheckTask): AsyncGenerator<Distance, void> {
+async function* distances(task: CheckTask): AsyncGenerator<Distance, void> {
   const { engine, block, kv_layers } = task
   const chunks = await embedChunks(task, [block])
   try {
@@ -71,6 +94,7 @@ export async function* distances(task: CheckTask): AsyncGenerator<Distance, void
   } finally {
     for (const chunk of chunks) {
       releaseQuery(engine, chunk)
+      if (chunk.acc !== undefined) engine.release(chunk.acc)
       engine.release(chunk.x)
     }
   }

@@ -4,13 +4,16 @@ import { tolerances } from '../../../coordinator/runs/self-check.ts'
 import type { EngineName, Weights } from '../../../shared/engine-name.ts'
 import { blocksOf, type Span, type Wire } from '../../../shared/plan.ts'
 import { Turns } from '../../../worker/compute/turns.ts'
-import { checkAgain, type Distance, headDistance } from '../../../worker/decode/self-check.ts'
+import { checkBlocks, headDistance } from '../../../worker/decode/self-check.ts'
 import { createEngine } from '../../../worker/engine/create-engine.ts'
-import type { Engine, Hidden, Kv } from '../../../worker/engine/engine.ts'
+import type { Engine, Kv } from '../../../worker/engine/engine.ts'
+import { lyingEngine } from '../../support/lying-engine.ts'
 import { ManualClock } from '../../support/manual-clock.ts'
 import { PlainRun } from '../../support/plain-run.ts'
 import { randomInt, seededRandom } from '../../support/random.ts'
 import { createTinyModel, type TinyModel } from '../../support/tiny-model.ts'
+
+type Tolerances = ReturnType<typeof tolerances>
 
 const LAYERS = 3
 const PROMPT = 96
@@ -62,14 +65,30 @@ describe('a block that is computed again', () => {
   }
   type Meddle = (layer: number, start: number, bytes: Uint8Array<ArrayBuffer>) => Uint8Array<ArrayBuffer>
 
-  const check = (checker: Engine, kv_layers: readonly Kv[], block: Span, tolerance: ReturnType<typeof tolerances>) => {
+  /** The first layer of a block that is not right. */
+  const check = async (checker: Engine, kv_layers: readonly Kv[], block: Span, tolerance: Tolerances) => {
     const turn = new Turns(new ManualClock(), loop).open(new AbortController().signal)
     const tokens = Int32Array.from(prompt.slice(block.start, block.end))
-    return checkAgain({ engine: checker, kv_layers, block, tokens, promptTokens: PROMPT, turn }, tolerance)
+    const found: number[] = []
+    const checked = { ...block, ...tolerance, tokens, worker: 'w1' }
+    try {
+      for await (const { layer, start, count, wrong } of checkBlocks(
+        { engine: checker, kv_layers, promptTokens: PROMPT, turn },
+        [checked],
+      )) {
+        assert.deepEqual([start, count], [block.start, BLOCK])
+        if (wrong !== undefined) return layer
+        found.push(layer)
+      }
+    } finally {
+      assert.deepEqual(found, [...found.keys()], 'layer by layer')
+    }
+    assert.equal(found.length, LAYERS)
+    return undefined
   }
 
-  const checkAll = async (checker: Engine, kv_layers: readonly Kv[], tolerance: ReturnType<typeof tolerances>) => {
-    const found: (Distance | undefined)[] = []
+  const checkAll = async (checker: Engine, kv_layers: readonly Kv[], tolerance: Tolerances) => {
+    const found: (number | undefined)[] = []
     for (const block of BLOCKS) found.push(await check(checker, kv_layers, block, tolerance))
     checker.release(...kv_layers)
     return found
@@ -105,36 +124,25 @@ describe('a block that is computed again', () => {
     for (const wire of ['f32', 'f16', 'int8'] as const) {
       const kv_layers = await received(makes, checks, wire)
       const found = await checkAll(checks, kv_layers, tolerances(wire, 'f32', 'f32'))
-      assert.deepEqual(
-        found.map((one) => one?.layer),
-        [0, 0, 0],
-        wire,
-      )
+      assert.deepEqual(found, [0, 0, 0], wire)
     }
   })
 
   for (const name of ['reference', 'onnx'] as const) {
     it(`shows the layer in which its maker computes wrongly (${name})`, async () => {
       const engine = await engineOf(name)
-      const twice = wrapped(engine, { mix: (layer, mix) => (layer === 1 ? mix(0) : mix(layer)) })
+      const twice = lyingEngine(engine, (layer, mix) => (layer === 1 ? mix(0) : mix(layer)))
       const kv_layers = await received(twice, engine, 'f32')
       const found = await checkAll(engine, kv_layers, tolerances('f32', 'f32', 'f32'))
-      assert.deepEqual(
-        found.map((one) => one?.layer),
-        [2, 2, 2],
-        'what layer 1 makes wrong shows in K and V of layer 2',
-      )
+      assert.deepEqual(found, [2, 2, 2], 'what layer 1 makes wrong shows in K and V of layer 2')
     })
 
     it(`shows a layer that its maker has left out (${name})`, async () => {
       const engine = await engineOf(name)
-      const lazy = wrapped(engine, { mix: (layer, mix, x) => (layer === 0 ? Promise.resolve(x) : mix(layer)) })
+      const lazy = lyingEngine(engine, (layer, mix, x) => (layer === 0 ? Promise.resolve(x) : mix(layer)))
       const kv_layers = await received(lazy, engine, 'int8')
       const found = await checkAll(engine, kv_layers, tolerances('int8', 'f32', 'f32'))
-      assert.deepEqual(
-        found.map((one) => one?.layer),
-        [1, 1, 1],
-      )
+      assert.deepEqual(found, [1, 1, 1])
     })
   }
 
@@ -149,7 +157,7 @@ describe('a block that is computed again', () => {
     })
     const tolerance = tolerances('f32', 'f32', 'f32')
     assert.equal(await check(engine, kv_layers, BLOCKS[0]!, tolerance), undefined)
-    assert.equal((await check(engine, kv_layers, BLOCKS[1]!, tolerance))?.layer, 1)
+    assert.equal(await check(engine, kv_layers, BLOCKS[1]!, tolerance), 1)
     engine.release(...kv_layers)
   })
 
@@ -159,8 +167,23 @@ describe('a block that is computed again', () => {
       layer === 2 ? new Uint8Array(new Float32Array(bytes.length / 4).fill(Number.NaN).buffer) : bytes,
     )
     const [found] = await checkAll(engine, kv_layers, tolerances('int8', 'int4', 'f32'))
-    assert.equal(found?.layer, 2)
+    assert.equal(found, 2)
   })
+})
+
+it('says that nobody could be right once a block is wrong', async () => {
+  const model = await createTinyModel({ seed: 9, layers: LAYERS })
+  const engine = await createEngine('reference', model.folder, { threads: 1 })
+  const kv_layers = Array.from({ length: LAYERS }, () => engine.createKv(0, PROMPT))
+  const turn = new Turns(new ManualClock(), loop).open(new AbortController().signal)
+  const tokens = new Int32Array(BLOCK)
+  const blocks = BLOCKS.map((block) => ({ ...block, ...tolerances('f32', 'f32', 'f32'), tokens, worker: 'w1' }))
+  const all = async (): Promise<void> => {
+    for await (const { start } of checkBlocks({ engine, kv_layers, promptTokens: PROMPT, turn }, blocks))
+      assert.equal(start, 0, 'the others are not looked at')
+  }
+  await assert.rejects(all(), { code: 'kv_wrong' })
+  await model.remove()
 })
 
 it('measures the distance of a head in relation to its size', () => {
@@ -171,18 +194,3 @@ it('measures the distance of a head in relation to its size', () => {
   assert.deepEqual(headDistance(none, none), { relative: 0, outlier: 0 })
   assert.equal(headDistance(none, Float32Array.of(0, 0, 0, 1e-6)).relative, Number.POSITIVE_INFINITY)
 })
-
-/** The engine of a worker that does something else in `mix`. */
-function wrapped(
-  engine: Engine,
-  of: { mix: (layer: number, honestly: (layer: number) => Promise<Hidden>, x: Hidden) => Promise<Hidden> },
-): Engine {
-  return new Proxy(engine, {
-    get: (target, key) => {
-      if (key === 'mix')
-        return (...[layer, x, acc]: Parameters<Engine['mix']>) => of.mix(layer, (as) => target.mix(as, x, acc), x)
-      const value = target[key as keyof Engine]
-      return typeof value === 'function' ? value.bind(target) : value
-    },
-  })
-}
