@@ -84,6 +84,7 @@ export const ERRORS = {
   name_taken: { status: 409, type: 'join_error', help: 'Another worker with this name is connected.' },
   // links and frames
   frame_truncated: { status: 400, type: 'protocol_error', help: 'A frame is shorter than its lengths say.' },
+  frame_damaged: { status: 400, type: 'protocol_error', help: 'A frame was damaged on its way.' },
   frame_oversized: { status: 413, type: 'protocol_error', help: 'A frame or header is longer than the limit.' },
   frame_bad_magic: { status: 400, type: 'protocol_error', help: 'The bytes are not a Headrace frame.' },
   frame_bad_version: { status: 400, type: 'protocol_error', help: 'The frame is of another protocol version.' },

@@ -45,7 +45,7 @@ const CHANGES: readonly Change[] = [
 
 const CORPUS = SAMPLES.map(({ schema, message, payload }) => {
   const frame = encodeMessage(schema, message, payload)
-  return { frame, payload, header: frame.subarray(16, 16 + new DataView(frame.buffer).getUint32(8, true)) }
+  return { frame, payload, header: frame.subarray(20, 20 + new DataView(frame.buffer).getUint32(8, true)) }
 })
 
 /** Half the inputs damage a header in a frame that is else right, because damage to the frame itself hides the rest. */
@@ -97,7 +97,17 @@ it(`${INPUTS} damaged inputs are decoded or refused by code, by each of the four
       outcomes.set(code, (outcomes.get(code) ?? 0) + 1)
     }
   }
-  const reached = ['ok', 'truncated', 'oversized', 'bad_magic', 'bad_version', 'bad_header', 'too_deep', 'bad_schema']
+  const reached = [
+    'ok',
+    'truncated',
+    'oversized',
+    'bad_magic',
+    'bad_version',
+    'damaged',
+    'bad_header',
+    'too_deep',
+    'bad_schema',
+  ]
   assert.deepEqual(
     [...outcomes.keys()].sort(),
     reached.map((code) => (code === 'ok' ? code : `frame_${code}`)).sort(),
