@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { HeadraceError } from '../shared/errors.ts'
-import { CONTROL_LIMITS, type Link } from '../shared/link/link.ts'
+import { COORDINATOR_LIMITS, type Link } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
 import { attachLinks, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
@@ -79,7 +79,7 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     pingSeconds,
     bodyLimitBytes,
   })
-  const detach = attachLinks(app.server, { path: LINK_PATH, limits: CONTROL_LIMITS, onLink: core.onLink })
+  const detach = attachLinks(app.server, { path: LINK_PATH, limits: COORDINATOR_LIMITS, onLink: core.onLink })
   const url = await app.listen({ host, port }).catch((cause: Error) => {
     throw new HeadraceError('bad_config', `cannot listen on ${host}:${port}: ${cause.message}`, { cause })
   })
@@ -109,7 +109,7 @@ export async function startHeadless(
     log,
   )
   keepWatch()
-  const server = await listenLinks({ host: '127.0.0.1', port: 0, path: LINK_PATH, limits: CONTROL_LIMITS, onLink })
+  const server = await listenLinks({ host: '127.0.0.1', port: 0, path: LINK_PATH, limits: COORDINATOR_LIMITS, onLink })
   return {
     runs,
     shape,

@@ -22,6 +22,9 @@ const DECISIONS = ['asked', ...BOUNDS] as const
 export const DISCONNECT_REASONS = ['leaving', 'link_closed', 'silent', 'protocol'] as const
 const JOIN_REFUSALS = ['fingerprint_mismatch', 'precision_mismatch', 'protocol_mismatch', 'name_taken'] as const
 
+/** The commonest; any code of an error may be one. */
+const REPAIR_REASONS = ['worker_lost', 'worker_failed', 'kv_checksum'] as const
+
 /** vLLM's, so that dashboards compare. */
 const FIRST_TOKEN_BUCKETS = [
   0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
@@ -98,7 +101,12 @@ function runSeries({ counter, gauge, histogram }: Makers) {
     decisions: counter('split_decisions_total', 'Plans by strategy and why', ['strategy', 'reason']),
     predictionError: histogram('predicted_ttft_error_ratio', '|predicted - measured| / measured', ERROR_BUCKETS),
     linkBytes: counter('link_bytes_total', 'KV bytes between workers', ['worker', 'peer', 'direction']),
+    repairs: counter('run_repairs_total', 'Parts of runs that others had to make up for', ['reason']),
+    repairedTokens: counter('run_repaired_tokens_total', 'Prompt tokens of these parts'),
+    failovers: counter('run_failovers_total', 'Runs that went on at another decode node', ['reason']),
   }
+  for (const reason of REPAIR_REASONS) series.repairs.inc({ reason }, 0)
+  for (const reason of REPAIR_REASONS) series.failovers.inc({ reason }, 0)
   for (const strategy of RUN_STRATEGIES) for (const status of RUN_STATUSES) series.requests.inc({ status, strategy }, 0)
   for (const source of ['computed', 'cached']) series.promptTokens.inc({ source }, 0)
   for (const strategy of STRATEGIES) series.prefill.zero({ strategy })

@@ -56,7 +56,8 @@ function createRecord(metrics: CoordinatorMetrics, clock: Clock, request: RunReq
       } else if (event.kind === 'token') {
         if (tokens === 0) firstToken()
         tokens += 1
-      } else if (event.kind === 'finished') report = event.report
+      } else if (event.kind === 'failed_over') metrics.failovers.inc({ reason: event.code })
+      else if (event.kind === 'finished') report = event.report
     },
     failed(thrown: unknown): void {
       const { status } = ERRORS[asHeadraceError(thrown).code]
@@ -82,11 +83,19 @@ function observePlan(metrics: CoordinatorMetrics, request: RunRequest, plan: Pla
   metrics.phase.observe({ phase: 'queue' }, queueSeconds)
 }
 
-function observeReport(metrics: CoordinatorMetrics, { workers, decodeSeconds }: RunReport, links: LinkLabels): void {
+function observeReport(
+  metrics: CoordinatorMetrics,
+  { workers, decodeSeconds, repairs }: RunReport,
+  links: LinkLabels,
+): void {
   const prefill = workers.filter(({ role }) => role === 'prefill')
   const slowest = (key: 'computeSeconds' | 'waitSeconds' | 'sendSeconds') =>
     prefill.reduce((most, worker) => Math.max(most, worker[key]), 0)
   metrics.phase.observe({ phase: 'decode' }, decodeSeconds)
+  for (const { code, tokens } of repairs) {
+    metrics.repairs.inc({ reason: code })
+    metrics.repairedTokens.inc(tokens)
+  }
   for (const { worker, sent } of workers)
     for (const { to, bytes } of sent) metrics.linkBytes.inc({ ...links(worker, to), direction: 'sent' }, bytes)
   if (prefill.length === 0) return

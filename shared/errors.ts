@@ -101,6 +101,11 @@ export const ERRORS = {
     help: 'A message of a kind or at a time that the protocol does not allow.',
   },
   link_closed: { status: 502, type: 'link_error', help: 'The link closed before the message was delivered.' },
+  link_stalled: {
+    status: 408,
+    type: 'link_error',
+    help: 'The peer sent nothing, or took nothing, for longer than the limit.',
+  },
   dial_failed: { status: 502, type: 'link_error', help: 'The peer could not be reached at the address it advertises.' },
   // KV blocks
   kv_identity: { status: 502, type: 'kv_error', help: 'A KV block of another run, model or plan.' },

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { availableParallelism, hostname, totalmem } from 'node:os'
-import { DATA_LIMITS } from '../shared/link/link.ts'
+import { SERVING_LIMITS } from '../shared/link/link.ts'
 import { type LinkServer, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
 import type { LocalModel } from '../shared/model-store/identity.ts'
@@ -34,7 +34,7 @@ export class WorkerRim {
       host,
       port,
       path: '/link',
-      limits: DATA_LIMITS,
+      limits: SERVING_LIMITS,
       onLink: (link) => {
         // Before it has a model nobody can know of it, so nobody has business here.
         if (this.#listening === undefined) link.close()

@@ -97,8 +97,10 @@ export class Registry implements Workers {
         const { message, payload } = decodeMessage(eventSchema, frame, CONTROL_LIMITS.maxFrameBytes)
         if (worker !== undefined) this.#heard(worker, message, payload)
         else if (message.kind === 'join') worker = await this.#admit(message, link)
-        else if (message.kind === 'fetching') fetchingAt = await this.#tellSources(message, payload, link)
-        else throw new HeadraceError('unexpected_message', `${message.kind} before join`)
+        else if (message.kind === 'fetching') {
+          checkSame(fetchingAt, message)
+          fetchingAt = await this.#tellSources(message, payload, link)
+        } else throw new HeadraceError('unexpected_message', `${message.kind} before join`)
       }
       link.close()
     } catch (thrown) {
@@ -180,6 +182,11 @@ export class Registry implements Workers {
   follow(run: RunId, follower: RunFollower): () => void {
     this.#followers.set(run, follower)
     return () => this.#followers.delete(run)
+  }
+
+  /** Runs that hear of workers. */
+  get followers(): number {
+    return this.#followers.size
   }
 
   close(): void {
@@ -318,6 +325,12 @@ export class Registry implements Workers {
 function checkProtocol({ protocol }: { protocol: number }): void {
   if (protocol !== PROTOCOL_VERSION)
     throw new HeadraceError('protocol_mismatch', `the worker speaks version ${protocol}, not ${PROTOCOL_VERSION}`)
+}
+
+/** Else each message could leave another worker behind that nobody knows to be gone. */
+function checkSame(fetchingAt: string | undefined, { url }: Fetching): void {
+  if (fetchingAt !== undefined && fetchingAt !== url)
+    throw new HeadraceError('unexpected_message', `fetching at ${url} on the link of ${fetchingAt}`)
 }
 
 const placeOf = (of: Join | Fetching): WorkerPlace => {

@@ -22,6 +22,8 @@ export interface PlanAsk {
   readonly workers?: number
   /** Tokens of each worker in the order of the plan, as proportions; as many as `workers`. */
   readonly shares?: readonly number[]
+  /** Where no worker is ready, the decode node may do it all. */
+  readonly alone?: boolean
 }
 
 export interface Planned {
@@ -100,10 +102,11 @@ function widenBest(context: Context, sorted: readonly Timed[]): Timed[] {
 const MOST_WIDENED = 3
 
 /** How many workers a plan may have, or the coded error why there is none. */
-function sizesAllowed(facts: PlanFacts, { strategy, workers: asked }: PlanAsk): Sizes {
+function sizesAllowed(facts: PlanFacts, { strategy, workers: asked, alone }: PlanAsk): Sizes {
   const ready = Math.min(facts.workers.length, MAX_WORKERS)
   if (facts.promptTokens < 1) throw new HeadraceError('empty_prompt', 'a prompt without tokens cannot be planned')
   if (facts.decode.length === 0) throw new HeadraceError('no_decode_node', 'no decode node is ready')
+  if (ready === 0 && alone) return { least: 0, most: 0 }
   if (ready === 0 && facts.promptTokens > 1) throw new HeadraceError('no_workers', 'no prefill worker is ready')
   if (asked === undefined) {
     if (strategy === 'solo') return { least: 1, most: 1 }
@@ -119,7 +122,7 @@ function sizesAllowed(facts: PlanFacts, { strategy, workers: asked }: PlanAsk): 
 
 /** A prompt of one token is the decode node's alone: that plan has no workers. */
 function drafted(context: Context, ask: PlanAsk, sizes: Sizes): Timed[] {
-  if (context.promptTokens === 1) return [decodeAlone(context, ask.strategy ?? 'solo')]
+  if (context.promptTokens === 1 || sizes.most === 0) return [decodeAlone(context, ask.strategy ?? 'solo')]
   const all = ask.workers !== undefined
   const ones = sizes.least > 1 ? [] : context.workers.map((_, i) => draft(context, ask.strategy ?? 'solo', [i], all))
   const splits = (['chain', 'ring'] as const)

@@ -1,13 +1,13 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, type ErrorCode, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type WorkerId } from '../../shared/ids.ts'
-import { type Span, spanTokens } from '../../shared/plan.ts'
+import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { Checked, LayerRange, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
 import { planRepair, type Repairer } from '../planning/repair.ts'
 import { type Assigning, assignAll, assignRepair, planWorkers } from './assign.ts'
 import type { Repair } from './events.ts'
 import { type News, NewsQueue, type WorkerNews } from './news.ts'
-import { type Gap, gapsOf, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
+import { checkedGap, type Gap, gapsOf, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
 import type { Watch } from './progress.ts'
 
 export interface AttemptOptions extends Assigning {
@@ -139,7 +139,6 @@ class Attempt {
     else if (fromDecode) return this.#fromDecode(news)
     else if (event.kind === 'layer_finished') return this.#layerFinished(news, event)
     else if (event.kind === 'finished') return this.#finished(news, event.run)
-    else if (event.kind === 'rerouted') this.#rerouted(event)
     return undefined
   }
 
@@ -226,7 +225,7 @@ class Attempt {
 
   #surveyed({ part: run, worker }: { part: string; worker: string }, payload: Uint8Array): void {
     const part = this.#part(run, worker)
-    const gaps = gapsIn(payload)
+    const gaps = gapsIn(payload, this.#of.plan)
     if (part === undefined || gaps.length === 0) return
     if (part.state === 'finished') {
       // It said that it had handed everything over.
@@ -247,6 +246,7 @@ class Attempt {
     code,
   }: Extract<WorkerEvent, { kind: 'block_refused' }>): void {
     const part = this.#part(run, worker)
+    checkedGap({ start, end: start + count, layer }, this.#of.plan)
     if (part === undefined) return
     const refused = (this.#refused.get(worker) ?? 0) + 1
     this.#refused.set(worker, refused)
@@ -269,12 +269,6 @@ class Attempt {
     throw new AttemptFailed(worker, new HeadraceError('kv_wrong', what))
   }
 
-  /** Nothing is lost: its reader has found another way. But what it sends came damaged, or its link broke. */
-  #rerouted({ worker, code }: { worker: string; code: string }): void {
-    if (code === 'kv_checksum') this.#refused.set(worker, (this.#refused.get(worker) ?? 0) + 1)
-    this.#of.onRepair({ worker, code: coded(code, '').code, tokens: 0, at: this.#of.clock.now() })
-  }
-
   /** Whoever is left computes what is missing, at the worst the decode node itself. */
   #repair(part: Part, missing: readonly Span[], layers: LayerRange): void {
     const { id, plan, workers, watch } = this.#of
@@ -284,8 +278,8 @@ class Attempt {
     if (repairers.length === 0) throw this.#decodeLost(new HeadraceError('no_workers', 'nobody is left to compute'))
     watch.heard()
     const pieces = planRepair({ missing, blockTokens: plan.blockTokens, layers, repairers })
-    for (const [i, { worker, spans }] of pieces.entries()) {
-      const name = `${id}.${this.#parts.length + i}`
+    for (const { worker, spans } of pieces) {
+      const name = `${id}.${this.#parts.length}`
       const { prefixWire, handoffWire } = part.by
       const place = { worker, epoch: workers.epochOf(worker), url: workers.urlOf(worker) }
       this.#assign(partOf(name, { ...place, spans: [...spans], prefixWire, handoffWire }, layers))
@@ -319,13 +313,13 @@ class Attempt {
   }
 }
 
-function gapsIn(payload: Uint8Array): Gap[] {
+function gapsIn(payload: Uint8Array, plan: Plan): Gap[] {
   if (payload.byteLength % 12 !== 0) throw new HeadraceError('frame_bad_schema', 'gaps are not whole')
   const numbers = new Int32Array(payload.slice().buffer)
   const gaps: Gap[] = []
   for (let i = 0; i < numbers.length; i += 3) {
     const [start, end, layer] = [numbers[i]!, numbers[i + 1]!, numbers[i + 2]!]
-    gaps.push({ start, end, layer })
+    gaps.push(checkedGap({ start, end, layer }, plan))
   }
   return gaps
 }

@@ -36,6 +36,8 @@ export interface ClusterRunsOptions {
   readonly store: RunStore
   /** How many of the KV blocks are computed again; absent: none. */
   readonly selfCheck?: { readonly rate: number; readonly random: Random }
+  /** Names a run as no other is named. Default: at random. */
+  readonly newRunId?: () => string
 }
 
 /** How long a run that was begun waits for workers to compute the rest. */
@@ -95,11 +97,13 @@ export class ClusterRuns implements Runs {
       secondsLeft: (part: Part) => secondsLeftOf(registry.state, part),
       offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
       precisionOf: (worker: string) => this.#precisionOf(worker),
-      drawChecks: (plan: Plan) => this.#drawChecks(plan),
-      onChecked: (checked: Checked) => registry.checked(checked, shape.layers),
+      selfCheck: (plan: Plan) => ({
+        checks: this.#drawChecks(plan),
+        onChecked: (checked: Checked) => registry.checked(checked, shape.layers),
+      }),
       clock,
     }
-    const run = asRunId(randomUUID())
+    const run = asRunId((this.#of.newRunId ?? randomUUID)())
     const created = Math.floor(Date.now() / 1000)
     for await (const event of runRequest(run, request, deps, signal)) {
       if (event.kind === 'finished') {
@@ -127,6 +131,7 @@ export class ClusterRuns implements Runs {
       ...(strategy !== undefined && { strategy }),
       ...(ask.workers !== undefined && { workers: ask.workers }),
       ...(ask.shares !== undefined && { shares: ask.shares }),
+      ...(ask.alone !== undefined && { alone: ask.alone }),
     }
     const { maxTokens } = ask
     const { edgeSeconds, pace } = this.#forecast
@@ -141,12 +146,18 @@ export class ClusterRuns implements Runs {
   #planWithout(of: RunRequest, excluded: ReadonlySet<string>): Plan {
     const { length } = of.promptTokens
     if (excluded.size === 0) return this.plan(length, of).chosen
-    try {
-      return this.plan(length, { ...of, excluded }).chosen
-    } catch {
-      // what then says why there is no plan is of the whole cluster
-      return this.plan(length, of).chosen
-    }
+    const { maxTokens } = of
+    // What a client insists on was meant for the cluster as it was: rather another split than none.
+    for (const ask of [
+      { ...of, excluded },
+      { maxTokens, excluded, alone: true },
+    ])
+      try {
+        return this.plan(length, ask).chosen
+      } catch (thrown) {
+        if (!(thrown instanceof HeadraceError)) throw thrown
+      }
+    return this.plan(length, { maxTokens, alone: true }).chosen
   }
 
   /** Workers come back, or others come: a run that was half computed is worth a wait. */

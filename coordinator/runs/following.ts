@@ -51,6 +51,16 @@ export class Following {
     return { ...this.#request, promptTokens: longer, maxTokens: maxTokens - told, wantLogits: false }
   }
 
+  /** Whether all of the answer has been told, whatever becomes of those who computed it. */
+  get complete(): boolean {
+    const { maxTokens, stopTokens, enough } = this.#request
+    const last = this.tokens.at(-1)
+    if (last === undefined) return false
+    const stopped = stopTokens.includes(last) || enough?.aborted === true
+    this.reason = stopped ? 'stop' : 'length'
+    return stopped || this.tokens.length === maxTokens
+  }
+
   repaired({ worker, code, tokens, at }: Repair): void {
     this.repairs.push({ worker, code, tokens, at: at - this.#arrived })
   }

@@ -1,3 +1,4 @@
+import { HeadraceError } from '../../shared/errors.ts'
 import { blocksOf, type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { LayerRange, RunWorker } from '../../shared/protocol/control.ts'
 import { joined } from '../planning/repair.ts'
@@ -41,6 +42,14 @@ export function laggard(parts: readonly Part[]): Part | undefined {
 /** What is missing of a part, as a decode node tells it: of each block the first layer. */
 export interface Gap extends Span {
   readonly layer: number
+}
+
+/** A decode node may say anything: what is no block of the plan would become millions of them. Throws `frame_bad_schema`. */
+export function checkedGap(gap: Gap, { blockTokens, promptTokens }: Plan): Gap {
+  const { start, end, layer } = gap
+  if (start < 0 || end <= start || end - start > blockTokens || end > promptTokens || layer < 0)
+    throw new HeadraceError('frame_bad_schema', `positions ${start} to ${end} of layer ${layer} are no block`)
+  return gap
 }
 
 /** The gaps as spans of whole blocks, and the layers that have to be made. */

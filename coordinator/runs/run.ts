@@ -2,13 +2,12 @@ import type { Clock } from '../../shared/clock.ts'
 import type { RunId, WorkerId } from '../../shared/ids.ts'
 import type { Plan } from '../../shared/plan.ts'
 import type { Precision } from '../../shared/precision.ts'
-import type { BlockCheck, Checked } from '../../shared/protocol/control.ts'
 import type { Repairer } from '../planning/repair.ts'
 import type { ClockOffset } from '../trace/alignment.ts'
 import { bottleneckOf } from '../trace/bottleneck.ts'
 import { RunTracer, spansOf } from '../trace/run-trace.ts'
 import type { Admission } from './admission.ts'
-import { AttemptFailed, attemptRun } from './attempt.ts'
+import { AttemptFailed, type AttemptOptions, attemptRun } from './attempt.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
 import { Following } from './following.ts'
 import type { Part } from './parts.ts'
@@ -31,9 +30,8 @@ export interface RunDeps {
   readonly repairers: (excluded: ReadonlySet<string>, decode: WorkerId) => readonly Omit<Repairer, 'busySeconds'>[]
   readonly occupyPart: (part: string, worker: WorkerId) => () => void
   readonly secondsLeft: (part: Part) => number
-  /** Blocks of a plan that its decode node is to compute again, drawn in secret. */
-  readonly drawChecks: (plan: Plan) => readonly BlockCheck[]
-  readonly onChecked: (checked: Checked) => void
+  /** What the decode node of a plan is to compute again, drawn in secret, and who hears what came of it. */
+  readonly selfCheck: (plan: Plan) => Pick<AttemptOptions, 'checks' | 'onChecked'>
   /** How a worker's clock stands to `clock`, once a ping has told. */
   readonly offsetOf: (worker: string) => ClockOffset | undefined
   /** What a worker's numbers are true to. */
@@ -72,7 +70,8 @@ export async function* runRequest(
     let precisions = precisionsOf(plan, deps.precisionOf)
     tracer.reached('planned')
     yield { kind: 'planned', run, plan, queueSeconds }
-    for (let attempt = 1; ; attempt++) {
+    let attempt = 1
+    for (; ; attempt++) {
       try {
         // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
         for await (const news of assigned(`${run}.${attempt}`, { run, plan, request: follow.remaining() })) {
@@ -83,21 +82,22 @@ export async function* runRequest(
           const event = follow.event(news, deps.layers)
           if (event !== undefined) yield event
         }
-        tracer.reached('finished')
-        const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
-        yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
-        return
+        break
       } catch (thrown) {
         if (!(thrown instanceof AttemptFailed)) throw thrown
         const { worker, cause } = thrown
         if (attempt === MOST_ATTEMPTS) throw cause
         failed.add(worker)
         follow.repaired({ worker, code: cause.code, tokens: plan.promptTokens, at: clock.now() })
+        if (follow.complete) break
         yield { kind: 'failed_over', from: worker, code: cause.code, attempt: attempt + 1 }
         plan = await deps.planAgain(follow.remaining(), failed, signal)
         precisions = { ...precisions, ...precisionsOf(plan, deps.precisionOf) }
       }
     }
+    tracer.reached('finished')
+    const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
+    yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
     turn.done()
   }
@@ -120,8 +120,7 @@ export async function* runRequest(
           occupy: deps.occupyPart,
           secondsLeft: deps.secondsLeft,
           onRepair: (repair) => follow.repaired(repair),
-          checks: deps.drawChecks(of.plan),
-          onChecked: deps.onChecked,
+          ...deps.selfCheck(of.plan),
         },
         signal,
       )

@@ -1,6 +1,8 @@
 import { Template } from '@huggingface/jinja'
 import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import { readChatTemplate, readTokenizerConfig } from '../../shared/model-folder.ts'
+import { boundedRange, boundTemplate } from './bounded-template.ts'
+import { within } from './within.ts'
 
 export interface ChatMessage {
   readonly role: string
@@ -16,6 +18,9 @@ export async function loadChatTemplate(model: string): Promise<ChatTemplate> {
   return createChatTemplate(await readChatTemplate(model), await readTokenizerConfig(model))
 }
 
+/** Ten thousand messages take a tenth of a second. */
+const MOST_SECONDS = 2
+
 /** A model without a template still serves completions: the lack is an error of the chat request. */
 export function createChatTemplate(source: string | undefined, config: object): ChatTemplate {
   const template = source === undefined ? undefined : parse(source)
@@ -24,7 +29,8 @@ export function createChatTemplate(source: string | undefined, config: object): 
     render(messages) {
       if (template === undefined) throw refused('the model has no chat template; use /v1/completions')
       try {
-        return template.render({ ...specialTokens, messages, tools: null, add_generation_prompt: true })
+        const values = { ...specialTokens, ...boundedRange, messages, tools: null, add_generation_prompt: true }
+        return within(MOST_SECONDS, () => template.render(values))
       } catch (thrown) {
         // A template may refuse by `raise_exception` or stumble over a shape it was not written for: the request's fault.
         throw refused(`the model's chat template refuses these messages: ${asHeadraceError(thrown).message}`, thrown)
@@ -36,8 +42,9 @@ export function createChatTemplate(source: string | undefined, config: object): 
 /** The package trims blocks as transformers does (`trim_blocks`, `lstrip_blocks`); Jinja also reads CRLF as LF. */
 function parse(source: string): Template {
   try {
-    return new Template(source.replace(/\r\n?/g, '\n'))
+    return boundTemplate(new Template(source.replace(/\r\n?/g, '\n')))
   } catch (thrown) {
+    if (thrown instanceof HeadraceError) throw thrown
     const { message } = asHeadraceError(thrown)
     throw new HeadraceError('model_bad_tokenizer', `the chat template cannot be parsed: ${message}`, { cause: thrown })
   }

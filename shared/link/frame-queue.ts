@@ -25,6 +25,11 @@ export class FrameQueue {
     this.#flow = flow
   }
 
+  /** The source has been told to stop. */
+  get paused(): boolean {
+    return this.#paused
+  }
+
   /** Never refuses: what the source had read when it was paused (64 or 256 KiB) is kept, though it is above the limit. */
   push(frame: Uint8Array): void {
     if (this.#ended !== undefined) return

@@ -1,4 +1,5 @@
 import type { HeadraceError } from '../errors.ts'
+import type { Patience } from './link-watchdog.ts'
 
 /**
  * One connection that carries whole frames in order, whatever lies underneath (`ws`, or memory in tests).
@@ -23,8 +24,11 @@ export interface Link {
 /** What a link may carry. A frame above `maxFrameBytes` closes the link with `frame_oversized`. */
 export interface LinkLimits {
   readonly maxFrameBytes: number
+  /** The same for what comes, where the two differ. */
+  readonly maxReceivedBytes?: number
   /** Received frames that may wait to be taken before the socket is paused. */
   readonly maxQueuedFrames: number
+  readonly patience?: Patience
 }
 
 /** Opens links: the agent and the peers dial through this, so that tests and simulations bring their own network. */
@@ -35,6 +39,12 @@ export interface Dialer {
 /** Control links carry small messages and token ids: 4 MiB holds the ids of a prompt of a million tokens. */
 export const CONTROL_LIMITS: LinkLimits = { maxFrameBytes: 4 * 2 ** 20 + 2 ** 17, maxQueuedFrames: 1024 }
 
+/** What workers say on them is shorter: the most is the logits of one position, of a vocabulary of half a million. */
+export const COORDINATOR_LIMITS: LinkLimits = { ...CONTROL_LIMITS, maxReceivedBytes: 2 * 2 ** 20 + 2 ** 17 }
+
 /** Data links carry KV blocks; the planner picks `blockTokens` so that a block fits. */
 export const MAX_BLOCK_BYTES = 8 * 2 ** 20
 export const DATA_LIMITS: LinkLimits = { maxFrameBytes: MAX_BLOCK_BYTES + 2 ** 17, maxQueuedFrames: 16 }
+
+/** Whoever dials for KV asks: in a few words, or with the list of the blocks that it wants. */
+export const SERVING_LIMITS: LinkLimits = { ...DATA_LIMITS, maxReceivedBytes: 2 ** 20 + 2 ** 17 }

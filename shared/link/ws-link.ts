@@ -1,10 +1,12 @@
 import type { ClientRequestArgs } from 'node:http'
+import type { Socket } from 'node:net'
 import { WebSocket } from 'ws'
 import { abortError, ERRORS, HeadraceError, isErrorCode } from '../errors.ts'
 import { DirectSocket } from './direct-socket.ts'
 import { FrameQueue } from './frame-queue.ts'
 import { type Allocate, FrameReader } from './frame-reader.ts'
 import type { Dialer, Link, LinkLimits } from './link.ts'
+import { LinkWatchdog, PATIENCE, type Patience } from './link-watchdog.ts'
 
 /** `Link` over `ws`, the same for both ends; `ws-server.ts` has the listening side. */
 
@@ -13,14 +15,21 @@ const HANDSHAKE_MS = 5_000
 /** What a peer may cost beyond the payload itself; each default of `ws` is far above what Headrace sends. */
 export function socketOptions(limits: LinkLimits) {
   return {
-    maxPayload: limits.maxFrameBytes,
+    maxPayload: receivedBytes(limits),
     maxFragments: 16,
     maxBufferedChunks: 8192,
     perMessageDeflate: false,
+    /** Pings whose answers wait because the peer does not read them. */
+    maxPendingAutoPongs: 60,
     /** After `close`: how long to wait for a peer that does not answer before the socket is destroyed. */
     closeTimeout: 5_000,
   }
 }
+
+const receivedBytes = ({ maxReceivedBytes, maxFrameBytes }: LinkLimits): number => maxReceivedBytes ?? maxFrameBytes
+
+/** No peer of ours pings: more than this without a message between them is a flood. */
+const MOST_PINGS = 64
 
 export class WsLink implements Link {
   readonly peer: string
@@ -28,6 +37,8 @@ export class WsLink implements Link {
   readonly #maxFrameBytes: number
   readonly #received: FrameQueue
   readonly #closed = new AbortController()
+  #frames = 0
+  #pings = 0
 
   /** `socket` is open and has delivered nothing yet. `ws` itself has set TCP_NODELAY. */
   constructor(socket: WebSocket, peer: string, limits: LinkLimits, direct?: Direct) {
@@ -38,9 +49,25 @@ export class WsLink implements Link {
     // Each message in a buffer of its own: aligned, and free to be transferred to a thread.
     socket.binaryType = 'arraybuffer'
     socket.on('message', (data) => this.#take(data))
+    socket.on('ping', () => this.#countPing())
     socket.on('error', (error) => this.#end(errorOfSocket(error, peer)))
     socket.on('close', (code, reason) => this.#end(errorOfClose(code, reason.toString(), peer)))
-    if (direct !== undefined) this.#readFrom(direct)
+    if (direct !== undefined) this.#readFrom(direct, receivedBytes(limits))
+  }
+
+  /** Closes the link if its peer only keeps it busy (`link-watchdog.ts`). `wire` is what lies under the WebSocket. */
+  watch(wire: { readonly bytesRead: number; readonly bytesWritten: number }, of: Patience): void {
+    const now = (): number => performance.now() / 1000
+    const watchdog = new LinkWatchdog(of, now())
+    const timer = setInterval(() => {
+      const unsent = this.#socket.bufferedAmount
+      const { bytesRead, bytesWritten } = wire
+      const counts = { frames: this.#frames, bytesRead, unsent, flushed: bytesWritten - unsent }
+      const stalled = watchdog.look(now(), { ...counts, paused: this.#received.paused })
+      if (stalled !== undefined) this.close(stalled)
+    }, of.lookSeconds * 1000)
+    timer.unref()
+    this.closed.addEventListener('abort', () => clearInterval(timer), { once: true })
   }
 
   get closed(): AbortSignal {
@@ -67,19 +94,30 @@ export class WsLink implements Link {
     else this.#socket.close(closeCode(reason), reason.code)
   }
 
-  #readFrom({ socket, allocate }: Direct): void {
+  #readFrom({ socket, allocate }: Direct, maxFrameBytes: number): void {
     const reader = new FrameReader({
-      maxFrameBytes: this.#maxFrameBytes,
+      maxFrameBytes,
       allocate,
-      onFrame: (frame) => this.#received.push(frame),
+      onFrame: (frame) => this.#arrived(frame),
       pass: (bytes) => socket.pass(bytes),
     })
     socket.divert((bytes) => reader.read(bytes))
   }
 
   #take(data: unknown): void {
-    if (data instanceof ArrayBuffer) this.#received.push(new Uint8Array(data))
+    if (data instanceof ArrayBuffer) this.#arrived(new Uint8Array(data))
     else this.close(new HeadraceError('unexpected_message', `${this.peer} sent text`))
+  }
+
+  #arrived(frame: Uint8Array): void {
+    this.#frames++
+    this.#pings = 0
+    this.#received.push(frame)
+  }
+
+  #countPing(): void {
+    if (++this.#pings > MOST_PINGS)
+      this.close(new HeadraceError('unexpected_message', `${this.peer} pings without end`))
   }
 
   #end(error: HeadraceError | undefined): void {
@@ -119,7 +157,13 @@ async function dial(url: string, limits: LinkLimits, signal: AbortSignal, alloca
   const direct = url.startsWith('ws:') ? { socket: new DirectSocket(), allocate } : undefined
   try {
     const socket = openSocket(url, limits, direct)
-    return await opened(socket, (open) => new WsLink(open, url, limits, direct), [signal, deadline])
+    const patience = { ...(limits.patience ?? PATIENCE), firstFrameSeconds: Number.POSITIVE_INFINITY }
+    const linkOf = (open: WebSocket, wire: Socket): Link => {
+      const link = new WsLink(open, url, limits, direct)
+      link.watch(wire, patience)
+      return link
+    }
+    return await opened(socket, linkOf, [signal, deadline])
   } catch (thrown) {
     if (signal.aborted) throw abortError(signal)
     const why = deadline.aborted ? `no answer within ${HANDSHAKE_MS / 1000} s` : String(thrown)
@@ -130,6 +174,7 @@ async function dial(url: string, limits: LinkLimits, signal: AbortSignal, alloca
 function openSocket(url: string, limits: LinkLimits, direct: Direct | undefined): WebSocket {
   return new WebSocket(url, {
     ...socketOptions(limits),
+    handshakeTimeout: HANDSHAKE_MS,
     ...(direct && { createConnection: (at: ClientRequestArgs) => direct.socket.connect(at.host!, Number(at.port)) }),
     generateMask: () => {
       // Leaves the mask all zero. Masking is there against old proxies that mistake frames for HTTP requests, none of
@@ -141,7 +186,7 @@ function openSocket(url: string, limits: LinkLimits, direct: Direct | undefined)
 /** The link is made in the very turn in which the socket opens, because frames may follow in the next. */
 function opened(
   socket: WebSocket,
-  linkOf: (socket: WebSocket) => Link,
+  linkOf: (socket: WebSocket, wire: Socket) => Link,
   signals: readonly AbortSignal[],
 ): Promise<Link> {
   return new Promise<Link>((resolve, reject) => {
@@ -154,9 +199,13 @@ function opened(
       release()
       reject(error)
     })
+    let wire: Socket | undefined
+    socket.once('upgrade', (response) => {
+      wire = response.socket
+    })
     socket.on('open', () => {
       release()
-      resolve(linkOf(socket))
+      resolve(linkOf(socket, wire!))
     })
   })
 }

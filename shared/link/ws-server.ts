@@ -1,9 +1,11 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { WebSocketServer } from 'ws'
 import { HeadraceError } from '../errors.ts'
+import { gateKey, HandshakeGate } from './handshake-gate.ts'
 import type { Link, LinkLimits } from './link.ts'
+import { PATIENCE } from './link-watchdog.ts'
 import { socketOptions, WsLink } from './ws-link.ts'
 
 /** The listening side of links: on a server of its own, or on one that somebody else runs. */
@@ -11,6 +13,7 @@ import { socketOptions, WsLink } from './ws-link.ts'
 const MAX_LINKS = 256
 /** Connections beyond the links: scrapes of `/metrics`, probes of `/health`, handshakes under way. */
 const SPARE_CONNECTIONS = 64
+const MAX_HEADER_BYTES = 8192
 
 export interface LinkOptions {
   /** The only path that is upgraded. */
@@ -25,6 +28,8 @@ export interface ListenOptions extends LinkOptions {
   readonly host: string
   /** 0 takes any that is free. */
   readonly port: number
+  /** For all of a request's header; default 10. */
+  readonly headerSeconds?: number
   /** What `GET` answers, by path. */
   readonly routes?: Readonly<Record<string, Route>>
   /** Asked before them: whether it has taken the request over. */
@@ -50,6 +55,7 @@ export interface LinkServer {
 export function attachLinks(server: Server, options: LinkOptions): () => void {
   const upgrades = new WebSocketServer({ noServer: true, clientTracking: false, ...socketOptions(options.limits) })
   const links = new Set<Link>()
+  const gate = new HandshakeGate()
   let stopped = false
 
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
@@ -57,9 +63,13 @@ export function attachLinks(server: Server, options: LinkOptions): () => void {
     socket.on('error', () => socket.destroy())
     if (pathOf(request) !== options.path) return refuse(socket, 404)
     if (stopped || links.size >= (options.maxLinks ?? MAX_LINKS)) return refuse(socket, 503)
+    const settle = knock(gate, request.socket, socket)
+    if (settle === undefined) return
     upgrades.handleUpgrade(request, socket, head, (webSocket) => {
       const link = new WsLink(webSocket, peerOf(request), options.limits)
+      link.watch(request.socket, options.limits.patience ?? PATIENCE)
       links.add(link)
+      webSocket.once('message', settle)
       webSocket.once('close', () => links.delete(link))
       options.onLink(link)
     })
@@ -71,10 +81,34 @@ export function attachLinks(server: Server, options: LinkOptions): () => void {
   }
 }
 
+/** Asks the gate for a socket, and refuses it if it must. Returns what says that it has spoken; its end says so too. */
+function knock(gate: HandshakeGate, { remoteAddress = '' }: Socket, socket: Duplex): (() => void) | undefined {
+  const address = gateKey(remoteAddress)
+  const refused = gate.knock(address, performance.now() / 1000)
+  if (refused !== undefined) {
+    refuse(socket, refused)
+    return undefined
+  }
+  let owed = true
+  const settle = (): void => {
+    if (owed) gate.settled(address)
+    owed = false
+  }
+  socket.once('close', settle)
+  return settle
+}
+
 export async function listenLinks(options: ListenOptions): Promise<LinkServer> {
-  const { host } = options
+  const { host, headerSeconds = 10 } = options
+  const headerMs = Math.ceil(headerSeconds * 1000)
   const server = createServer(
-    { headersTimeout: 10_000, requestTimeout: 30_000, keepAliveTimeout: 10_000, connectionsCheckingInterval: 5_000 },
+    {
+      maxHeaderSize: MAX_HEADER_BYTES,
+      headersTimeout: headerMs,
+      requestTimeout: 3 * headerMs,
+      connectionsCheckingInterval: Math.ceil(headerMs / 2),
+      keepAliveTimeout: 10_000,
+    },
     (request, response) => {
       if (options.serve?.(pathOf(request), request, response)) return
       void answer(options.routes ?? {}, request, response)

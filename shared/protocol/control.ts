@@ -260,8 +260,6 @@ const checked = z.strictObject({
   wrong: z.strictObject({ relative: z.number().min(0), outlier: z.number().min(0) }).optional(),
 })
 export type Checked = Readonly<z.infer<typeof checked>>
-/** From a prefill worker: what `worker` owes it, it fetches from the decode node from now on. */
-const rerouted = z.strictObject({ kind: z.literal('rerouted'), run: name, worker: name, code: text })
 const failed = z.strictObject({ kind: z.literal('failed'), run: name, code: text, message: z.string().max(2048) })
 const leaving = z.strictObject({ kind: z.literal('leaving') })
 /**
@@ -286,7 +284,6 @@ export const eventSchema = z.discriminatedUnion('kind', [
   feedLost,
   blockRefused,
   checked,
-  rerouted,
   failed,
   leaving,
   linksMeasured,

@@ -39,6 +39,7 @@ export function scanHeader(bytes: Uint8Array): void {
     items += 1
     if (items > MAX_ITEMS) throw bad(`more than ${MAX_ITEMS} items`)
     const item = itemAt(view, offset)
+    if (item.kind === 'string') checkText(bytes, offset, item.end)
     const level = open.at(-1)
     if (level !== undefined) {
       if (level.isMap && level.left % 2 === 0) checkKey(bytes, offset, item)
@@ -137,11 +138,30 @@ function safeInteger(view: DataView, type: number, start: number, left: number):
   return item
 }
 
+const utf8 = new TextDecoder('utf-8', { fatal: true })
+
+/** The decoder makes something of any bytes; what is no UTF-8 would be one text here and another one elsewhere. */
+function checkText(bytes: Uint8Array, start: number, end: number): void {
+  let at = start + 1
+  while (at < end && bytes[at]! <= 0x7f) at++
+  if (at === end) return
+  try {
+    utf8.decode(bytes.subarray(textStart(bytes, start), end))
+  } catch {
+    throw bad('a string that is not UTF-8')
+  }
+}
+
+/** Behind a string's type and length. */
+function textStart(bytes: Uint8Array, offset: number): number {
+  const type = bytes[offset]
+  return offset + (type === 0xdb ? 5 : type === 0xda ? 3 : type === 0xd9 ? 2 : 1)
+}
+
 /** Only ASCII, because a lenient decoder reads an overlong encoding of `__proto__` as that name. */
 function checkKey(bytes: Uint8Array, offset: number, item: Item): void {
   if (item.kind !== 'string') throw bad('a key that is not a string')
-  const type = bytes[offset]
-  const start = offset + (type === 0xdb ? 5 : type === 0xda ? 3 : type === 0xd9 ? 2 : 1)
+  const start = textStart(bytes, offset)
   for (let i = start; i < item.end; i++) if (bytes[i]! > 0x7f) throw bad('a key that is not ASCII')
   const length = item.end - start
   if (length < SHORTEST_FORBIDDEN_KEY || length > LONGEST_FORBIDDEN_KEY) return

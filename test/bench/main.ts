@@ -10,6 +10,7 @@ import { coldSuite } from './suites/cold.ts'
 import { concurrentSuite } from './suites/concurrent.ts'
 import { decodeSuite } from './suites/decode.ts'
 import { engineSuite } from './suites/engine.ts'
+import { fuzzSuite } from './suites/fuzz.ts'
 import { gpuSuite } from './suites/gpu.ts'
 import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
@@ -36,6 +37,7 @@ const SUITES: readonly Suite[] = [
   concurrentSuite,
   plannerSuite,
   pullSuite,
+  fuzzSuite,
 ]
 
 const { stdout, stderr } = process

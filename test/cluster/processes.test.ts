@@ -78,24 +78,66 @@ describe('headrace up', () => {
     assert.equal((await ask(url)).status, 200)
   })
 
-  it('fails a run with a coded error when a worker of it is killed, and serves on with the others', async () => {
-    const before = up.children
-    const messages = [{ role: 'user', content: long }]
-    const stream = await ask(url, {
-      messages,
-      stream: true,
-      return_progress: true,
-      headrace: { strategy: 'chain', workers: 2 },
-    })
+  const midway = (stream: boolean) => ({
+    messages: [{ role: 'user', content: long.slice(0, long.length / 8) }],
+    stream,
+    return_progress: stream,
+    temperature: 0,
+    headrace: { strategy: 'chain', workers: 2 },
+  })
+
+  /** The text of the answer, and its account of the prefill, of a run in which `fault` happens after its first progress. */
+  async function faulted(fault: () => void) {
+    const stream = await ask(url, midway(true))
     let text = ''
     for await (const piece of stream.body!) {
-      if (text === '') process.kill(before.get('worker-2')!, 'SIGKILL')
+      if (text === '') fault()
       text += Buffer.from(piece)
     }
-    assert.match(text, /"code":"worker_lost"/)
-    assert.ok(!text.includes('[DONE]'))
-    // Whoever tries again until the coordinator has noticed is answered by the workers that are left.
-    for (let status = 502; status !== 200; status = (await ask(url)).status) assert.equal(status, 502)
+    const chunks = text
+      .split('\n')
+      .filter((line) => line.startsWith('data: {'))
+      .map((line) => JSON.parse(line.slice('data: '.length)))
+    return {
+      text: chunks.map(({ choices }) => choices?.[0]?.delta?.content ?? '').join(''),
+      prefill: chunks.find(({ prefill }) => prefill)?.prefill,
+    }
+  }
+
+  async function reference(): Promise<string> {
+    const { choices } = (await (await ask(url, midway(false))).json()) as {
+      choices: { message: { content: string } }[]
+    }
+    return choices[0]!.message.content
+  }
+
+  it('answers as if nothing had happened though a worker of the run freezes, and takes it back when it thaws', async () => {
+    const expected = await reference()
+    const frozen = up.children.get('worker-2')!
+    try {
+      const { text, prefill } = await faulted(() => process.kill(frozen, 'SIGSTOP'))
+      assert.equal(text, expected)
+      assert.deepEqual(
+        [prefill.attempts, prefill.repairs[0].worker, prefill.repairs[0].code],
+        [1, 'worker-2', 'worker_lost'],
+      )
+    } finally {
+      process.kill(frozen, 'SIGCONT')
+    }
+    const ready = ({ workers }: ClusterAnswer) => workers.filter(({ state }) => state === 'ready').length === 3
+    await askUntil<ClusterAnswer>(`${url}/v1/cluster`, ready)
+    assert.equal(await reference(), expected)
+  })
+
+  it('answers as if nothing had happened though a worker of the run is killed, and starts it again', async () => {
+    const before = up.children
+    const expected = await reference()
+    const { text, prefill } = await faulted(() => process.kill(before.get('worker-2')!, 'SIGKILL'))
+    assert.equal(text, expected)
+    assert.deepEqual(
+      [prefill.attempts, prefill.repairs[0].worker, prefill.repairs[0].code],
+      [1, 'worker-2', 'worker_lost'],
+    )
     await up.says(/worker-2 ended \(SIGKILL\); starting it again/)
     const ready = ({ workers }: ClusterAnswer) => workers.filter(({ state }) => state === 'ready').length === 3
     await askUntil<ClusterAnswer>(`${url}/v1/cluster`, ready)

@@ -6,8 +6,9 @@ import { ClusterRuns, type ClusterRunsOptions } from '../../coordinator/runs/clu
 import type { QueueLimits } from '../../coordinator/runs/queue.ts'
 import { RunStore } from '../../coordinator/trace/store.ts'
 import type { Clock } from '../../shared/clock.ts'
+import { HeadraceError } from '../../shared/errors.ts'
 import { BufferPool } from '../../shared/link/buffer-pool.ts'
-import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
+import { CONTROL_LIMITS, DATA_LIMITS, type Dialer, type Link } from '../../shared/link/link.ts'
 import { realClock } from '../../shared/link/real-clock.ts'
 import { createLog } from '../../shared/log.ts'
 import type { Plan, Span } from '../../shared/plan.ts'
@@ -48,6 +49,8 @@ export interface MemoryWorkerOptions {
 
 export interface MemoryWorker {
   readonly agent: Agent
+  /** All its links break at once, and nothing more is heard of it. */
+  kill(): void
   readonly metrics: WorkerMetrics
   /** How `serve` ended. */
   readonly served: Promise<void>
@@ -112,7 +115,13 @@ export class MemoryCluster {
     const metrics = new WorkerMetrics({ version: 'test', role: of.role, engine: 'reference' })
     const listening = new PeerListening({ fingerprint, clock: realClock, log })
     const url = of.url ?? `memory://${of.name}`
-    this.network.register(url, DATA_LIMITS, (link) => void listening.serve(link))
+    const links = new Set<Link>()
+    const kept = (link: Link): Link => {
+      links.add(link)
+      return link
+    }
+    this.network.register(url, DATA_LIMITS, (link) => void listening.serve(kept(link)))
+    const dialer: Dialer = { dial: async (...to) => kept(await this.network.dial(...to)) }
     const agent = new Agent({
       coordinatorUrl: COORDINATOR,
       join: {
@@ -130,7 +139,7 @@ export class MemoryCluster {
         memoryBytes: 0,
         budgetBytes: 2 ** 40,
       },
-      dialer: this.network,
+      dialer,
       random: seededRandom(1),
       clock: realClock,
       log,
@@ -138,7 +147,7 @@ export class MemoryCluster {
         worker: of.name,
         fingerprint,
         compute: inlineCompute(engine, cost, of.meddle),
-        dialling: new PeerDialling({ dialer: this.network, worker: of.name, fingerprint, log }),
+        dialling: new PeerDialling({ dialer, worker: of.name, fingerprint, log }),
         listening,
         metrics,
         buffers: new BufferPool(),
@@ -148,7 +157,11 @@ export class MemoryCluster {
       residentBytes: () => 0,
       collectGarbage: () => undefined,
     })
-    const worker = { agent, metrics, served: agent.serve() }
+    const kill = (): void => {
+      for (const link of links) link.close(new HeadraceError('link_closed', 'killed'))
+      void agent.leave(0)
+    }
+    const worker = { agent, metrics, kill, served: agent.serve() }
     worker.served.catch(() => undefined) // tests that care await it
     this.workers.set(of.name, worker)
     return worker

@@ -163,7 +163,6 @@ export const events: readonly WorkerEvent[] = [
     count: 512,
     wrong: { relative: 0.25, outlier: 1.5 },
   },
-  { kind: 'rerouted', run, worker: 'worker-1', code: 'link_closed' },
   { kind: 'failed', run, code: 'engine_failed', message: 'out of registers' },
   { kind: 'leaving' },
   { kind: 'links_measured', links: [{ from: 'worker-1', rttSeconds: 0.00025, bytesPerSecond: 1.25e9 }] },

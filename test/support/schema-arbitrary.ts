@@ -44,3 +44,7 @@ function numberOf(schema: z.ZodNumber): fc.Arbitrary<number> {
   // The wire has one zero.
   return checked(schema, fc.double({ min, max, noNaN: true, noDefaultInfinity: true })).map((value) => value + 0)
 }
+
+/** So many values that a schema accepts, the same ones every time. */
+export const valuesOf = (schema: z.core.$ZodType, count: number): unknown[] =>
+  fc.sample(arbitraryOf(schema), { seed: 1, numRuns: count })

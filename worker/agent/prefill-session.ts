@@ -102,7 +102,6 @@ export class PrefillSession extends Session {
     }
     const { run } = this
     this.deps.log.warn({ run, worker: from, code: error.code }, 'fetching from the decode node instead')
-    this.deps.report({ kind: 'rerouted', run, worker: from, code: error.code })
     this.#resubscribe()
   }
 

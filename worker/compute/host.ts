@@ -59,6 +59,11 @@ export class ComputeHost {
     })
   }
 
+  /** Runs that have not ended, and the bytes that their caches take. */
+  get held(): { readonly runs: number; readonly kvBytes: number } {
+    return { runs: this.#runs.size, kvBytes: this.#kvBytes }
+  }
+
   handle(command: RunCommand): void {
     switch (command.kind) {
       case 'calibrate':

@@ -10,6 +10,7 @@ import {
   peerDeliverySchema,
   peerRequestSchema,
 } from '../../shared/protocol/peer.ts'
+import { PeerBounds } from './peer-bounds.ts'
 
 export type RunRequest = Exclude<PeerRequest, { kind: 'hello' | 'probe' }>
 
@@ -28,9 +29,11 @@ interface Asked {
 
 type Parked = Asked & { readonly since: number }
 
-/** A subscriber may be quicker than the assignment; its requests wait this long, and at most this many in all. */
+/** A subscriber may be quicker than the assignment; its requests wait this long, and at most so many of them. */
 const PARK_SECONDS = 30
 const MAX_PARKED = 256
+const MAX_PARKED_OF_LINK = 64
+const MAX_PARKED_BYTES = 16 * 2 ** 20
 /** Runs that ended here lately: a late subscriber is told at once instead of waiting. */
 const MAX_ENDED = 256
 
@@ -40,7 +43,8 @@ const MAX_ENDED = 256
 export class PeerListening {
   readonly #of: { fingerprint: string; clock: Clock; log: Log }
   readonly #runs = new Map<string, RunServer>()
-  readonly #parked: Parked[] = []
+  /** Oldest first. */
+  #parked: readonly Parked[] = []
   readonly #ended = new Set<string>()
   #noise = new Uint8Array(0)
 
@@ -48,14 +52,15 @@ export class PeerListening {
     this.#of = of
   }
 
+  /** Runs that are served, and requests that wait for theirs. */
+  get held(): { readonly runs: number; readonly parked: number } {
+    return { runs: this.#runs.size, parked: this.#parked.length }
+  }
+
   /** A run begins to serve here; requests that came before are handed to it now. */
   open(run: string, server: RunServer): void {
     this.#runs.set(run, server)
-    const waiting = this.#parked.filter(({ request }) => request.run === run)
-    for (const parked of waiting) {
-      this.#parked.splice(this.#parked.indexOf(parked), 1)
-      this.#route(parked)
-    }
+    for (const parked of this.#unpark(({ request }) => request.run === run)) this.#route(parked)
   }
 
   close(run: string): void {
@@ -70,13 +75,18 @@ export class PeerListening {
   /** Serves one link until it closes. Never rejects. */
   async serve(link: Link): Promise<void> {
     let from: string | undefined
+    const bounds = new PeerBounds()
     try {
       for (let frame = await link.receive(); frame; frame = await link.receive()) {
         const { message, payload } = decodeMessage(peerRequestSchema, frame, DATA_LIMITS.maxFrameBytes)
-        if (message.kind === 'hello') from = this.#admit(message)
-        else if (from === undefined) throw new HeadraceError('unexpected_message', `${message.kind} before hello`)
-        else if (message.kind === 'probe') await this.#answerProbe(link, message)
-        else this.#route({ request: message, from, link, payload })
+        if (message.kind === 'hello') {
+          bounds.hello()
+          from = this.#admit(message)
+        } else if (from === undefined) throw new HeadraceError('unexpected_message', `${message.kind} before hello`)
+        else if (message.kind === 'probe') {
+          bounds.probe(message.bytes)
+          await this.#answerProbe(link, message)
+        } else this.#route({ request: message, from, link, payload })
       }
       link.close()
     } catch (thrown) {
@@ -84,6 +94,7 @@ export class PeerListening {
       this.#of.log.warn({ peer: link.peer, code: error.code }, error.message)
       link.close(error)
     }
+    this.#unpark((parked) => parked.link === link)
   }
 
   /** Before the next request is looked at: whoever asks for much at once is held back by its own link. */
@@ -128,18 +139,36 @@ export class PeerListening {
       this.#answerEnded(link, request.run, new HeadraceError('worker_failed', 'the run is over here'))
       return
     }
-    this.#parked.push({ ...asked, since: clock.now() })
-    while (
-      this.#parked[0] &&
-      (this.#parked.length > MAX_PARKED || this.#parked[0].since < clock.now() - PARK_SECONDS)
-    ) {
-      const dropped = this.#parked.shift()!
+    this.#parked = [...this.#parked, { ...asked, since: clock.now() }]
+    for (const dropped of this.#unpark(this.#mustGo(link)))
       this.#answerEnded(
         dropped.link,
         dropped.request.run,
         new HeadraceError('worker_failed', 'the run never came here'),
       )
+  }
+
+  /** Of what is parked, asked of each in turn: what is too old, and the oldest where there is too much. */
+  #mustGo(link: Link): (parked: Parked) => boolean {
+    const late = this.#of.clock.now() - PARK_SECONDS
+    let left = this.#parked.length
+    let ofLink = this.#parked.filter((parked) => parked.link === link).length
+    let bytes = this.#parked.reduce((sum, { payload }) => sum + payload.byteLength, 0)
+    return (parked) => {
+      const own = parked.link === link
+      const crowded = left > MAX_PARKED || bytes > MAX_PARKED_BYTES || (own && ofLink > MAX_PARKED_OF_LINK)
+      if (parked.since >= late && !crowded) return false
+      left--
+      bytes -= parked.payload.byteLength
+      if (own) ofLink--
+      return true
     }
+  }
+
+  #unpark(which: (parked: Parked) => boolean): Parked[] {
+    const leaving = new Set(this.#parked.filter(which))
+    this.#parked = this.#parked.filter((parked) => !leaving.has(parked))
+    return [...leaving]
   }
 
   #answerEnded(link: Link, run: string, error: HeadraceError): void {

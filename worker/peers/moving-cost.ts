@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os'
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { DATA_LIMITS, type Link, MAX_BLOCK_BYTES } from '../../shared/link/link.ts'
+import { PATIENCE } from '../../shared/link/link-watchdog.ts'
 import { wsDialer } from '../../shared/link/ws-link.ts'
 import { listenLinks } from '../../shared/link/ws-server.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
@@ -13,6 +14,8 @@ const BLOCK_TOKENS = 512
 const BLOCKS = 8
 const ROUNDS = 5
 const PATH = '/loopback'
+/** Whoever dials here has nothing to say. */
+const LOOPBACK_LIMITS = { ...DATA_LIMITS, patience: { ...PATIENCE, firstFrameSeconds: Number.POSITIVE_INFINITY } }
 
 /**
  * Seconds that sockets will take from arithmetic for each token whose K and V of a layer enter or leave, as far as that can
@@ -24,7 +27,7 @@ export async function movingCost(clock: Clock, of: { threads: number; shape: Mod
   const receiving = new Promise<Link>((resolve) => {
     arrived = resolve
   })
-  const server = await listenLinks({ host: '127.0.0.1', port: 0, path: PATH, limits: DATA_LIMITS, onLink: arrived })
+  const server = await listenLinks({ host: '127.0.0.1', port: 0, path: PATH, limits: LOOPBACK_LIMITS, onLink: arrived })
   try {
     const receiver = await wsDialer.dial(server.url, DATA_LIMITS, new AbortController().signal)
     const bytes = Math.min(BLOCK_TOKENS * kvBytesPerTokenLayer(of.shape), MAX_BLOCK_BYTES)

@@ -36,7 +36,9 @@ export class Outbox implements Sender {
     this.wake()
   }
 
+  /** A subscriber that asks again, on another link it may be, gets there what has not been sent. */
   attach(link: Link, window: number): void {
+    this.#turns?.leave(this)
     this.#turns = LinkTurns.of(link)
     this.#turns.join(this)
     this.grant(window)
@@ -67,6 +69,7 @@ export class Outbox implements Sender {
   }
 
   next(): OutboundFrame | undefined {
+    if (this.#sending !== undefined) return undefined // on the link that was there before this one
     const layer = this.readyLayer
     const urgent = this.#of.after?.readyLayer
     if (layer === undefined || (urgent !== undefined && urgent <= layer)) return undefined
@@ -84,6 +87,7 @@ export class Outbox implements Sender {
     this.#sent++
     frame.done?.()
     this.#of.onSent(frame, started)
+    this.wake()
   }
 
   failed(error: unknown): void {

@@ -207,6 +207,9 @@ export class RunExchange {
       return
     }
     const outbox = this.#outboxFor(from)
+    const most = this.#of.shape.layers + WINDOW_LAYERS
+    if (request.window > most)
+      throw new HeadraceError('unexpected_message', `${from} asks for ${request.window} layers of a window of ${most}`)
     if (request.kind === 'subscribe') outbox.attach(link, request.window)
     else outbox.grant(request.window)
   }

@@ -28,8 +28,6 @@ describe('the scan lets through', () => {
     scanHeader(encode({ a: [{ b: [1, -1, 1.5, 70_000, 2 ** 40] }, 'x'.repeat(70_000)], c: { d: null, e: true } }))
   })
 
-  it('strings that are not valid UTF-8, because they hurt nobody', () => scanHeader(hex('a2 c3 28')))
-
   it(`${MAX_DEPTH} levels`, () => scanHeader(hex('81 a161 91 81 a162 90')))
 
   it(`${MAX_ITEMS} items`, () => scanHeader(arrayOf(MAX_ITEMS - 1)))
@@ -89,8 +87,22 @@ describe('the scan refuses', () => {
     }
   })
 
+  it('text that is not UTF-8, of which two readers make different things', () => {
+    for (const text of [
+      'a2 c328',
+      'a1 ff',
+      'a2 c0af',
+      'a3 eda080',
+      'd902 c328',
+      'da0001 80',
+      'db00000003 f09f98',
+      '91 a2 61f0',
+    ])
+      refuses(text, /not UTF-8/)
+  })
+
   it('keys outside ASCII, so that no overlong encoding hides a name', () => {
-    refuses('81 ab c19f c19f 70726f746f c19f c19f 01'.replace('ab', 'ad'), /not ASCII/)
+    refuses('81 ad c19f c19f 70726f746f c19f c19f 01', /not UTF-8/)
     refuses('81 a2 c3a9 01', /not ASCII/)
   })
 

@@ -1,0 +1,279 @@
+import { Registry } from '../../coordinator/cluster/registry.ts'
+import { createCoordinatorMetrics } from '../../coordinator/metrics.ts'
+import type { Planned } from '../../coordinator/planning/plan-prefill.ts'
+import { ClusterRuns, type ClusterRunsOptions } from '../../coordinator/runs/cluster-runs.ts'
+import { RunStore } from '../../coordinator/trace/store.ts'
+import { HeadraceError } from '../../shared/errors.ts'
+import { BufferPool } from '../../shared/link/buffer-pool.ts'
+import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
+import type { Log } from '../../shared/log.ts'
+import type { Plan } from '../../shared/plan.ts'
+import { PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
+import { Agent } from '../../worker/agent/agent.ts'
+import type { ComputeHost } from '../../worker/compute/host.ts'
+import { WorkerMetrics } from '../../worker/metrics.ts'
+import { PeerDialling } from '../../worker/peers/dialling.ts'
+import { PeerListening } from '../../worker/peers/listening.ts'
+import type { DeliveredBlock } from '../../worker/prefill/exchange.ts'
+import { Chance } from './chance.ts'
+import { History } from './history.ts'
+import { SimNetwork } from './network.ts'
+import type { Options, WorkerOptions } from './options.ts'
+import { SimProcess, Timeline } from './timeline.ts'
+import { toyCompute } from './toy-compute.ts'
+import { type ToyAnswer, ToyEngine, toyBlockIsTrue, toyShape } from './toy-model.ts'
+
+/**
+ * The product's control logic on simulated machines: registry, runs, agents, sessions and exchanges are the real ones,
+ * every message passes the real codec; time, network and arithmetic are simulated.
+ */
+
+const FINGERPRINT = 'f'.repeat(64)
+export const COORDINATOR = 'coordinator'
+const COORDINATOR_URL = `sim://${COORDINATOR}/link`
+
+// Metrics decide nothing, and making them takes longer than many a simulation.
+const coordinatorMetrics = createCoordinatorMetrics({ version: 'simulation', model: 'toy' })
+const workerMetrics = new WorkerMetrics({ version: 'simulation', role: 'prefill', engine: 'reference' })
+
+/** Memory that is given back is filled with something else at once: who still reads it finds out. */
+class PoisonedPool extends BufferPool {
+  override take(length: number): Uint8Array {
+    return new Uint8Array(length)
+  }
+
+  override give(frame: Uint8Array): void {
+    frame.fill(0xa5)
+  }
+}
+
+export interface CoordinatorLife {
+  readonly process: SimProcess
+  readonly registry: Registry
+  readonly runs: ClusterRuns
+  /** As the program ends on SIGTERM. */
+  stop(): void
+}
+
+export interface WorkerLife {
+  readonly of: WorkerOptions
+  readonly process: SimProcess
+  readonly agent: Agent
+  readonly engine: ToyEngine
+  readonly listening: PeerListening
+  readonly host: ComputeHost
+  leaving: boolean
+}
+
+/** Small changes to the product, by a test that wants to see them found. */
+export interface Planted {
+  readonly Runs?: typeof SmallBlockRuns
+  readonly meddle?: (block: DeliveredBlock) => DeliveredBlock
+}
+
+export class World {
+  readonly options: Options
+  readonly timeline = new Timeline()
+  readonly history: History
+  readonly network: SimNetwork
+  readonly workers = new Map<string, WorkerLife>()
+  coordinator: CoordinatorLife | undefined
+  /** Broken invariants. */
+  readonly violations: string[] = []
+  /** Workers that are not to be started again. */
+  readonly gone = new Set<string>()
+  /** What each run has to give. */
+  readonly answers = new Map<string, ToyAnswer>()
+  /** Told of what comes to clients. */
+  onEvent: (event: 'planned' | 'progress' | 'token', plan: Plan) => void = () => undefined
+  #lives = 0
+  #runs = 0
+  readonly #planted: Planted
+
+  constructor(options: Options, planted: Planted = {}, explained = false) {
+    this.options = options
+    this.#planted = planted
+    const { timeline } = this
+    this.history = new History(() => timeline.now, explained)
+    const chance = new Chance(options.seed, 'network')
+    const { delay, bytesPerSecond, unlike, sendBuffer, jitter } = options.network
+    this.network = new SimNetwork({
+      timeline,
+      history: this.history,
+      chance,
+      path: () => ({
+        delay: delay * chance.spread(1, unlike),
+        bytesPerSecond: bytesPerSecond / chance.spread(1, unlike),
+      }),
+      sendBuffer,
+      jitter,
+    })
+  }
+
+  violated(what: string): void {
+    this.history.note('VIOLATED', what)
+    if (!this.violations.includes(what)) this.violations.push(what)
+  }
+
+  startCoordinator(): CoordinatorLife {
+    const process = new SimProcess(this.timeline, COORDINATOR, 1000 * ++this.#lives)
+    const { clock } = process
+    const log = this.#log(COORDINATOR)
+    const registry = new Registry({ fingerprint: FINGERPRINT, clock, metrics: coordinatorMetrics, log })
+    const of: ClusterRunsOptions = {
+      registry,
+      shape: toyShape(this.options.layers),
+      strategy: undefined,
+      narrowestWire: 'f32',
+      limits: this.options.queue,
+      clock,
+      store: new RunStore(),
+      newRunId: () => `run-${++this.#runs}`,
+    }
+    const runs = new (this.#planted.Runs ?? SmallBlockRuns)(of, this.options.blockTokens)
+    this.network.listen(COORDINATOR_URL, process, CONTROL_LIMITS, (link) => void registry.serve(link))
+    const watch = new AbortController()
+    void registry.keepWatch(watch.signal)
+    const life: CoordinatorLife = {
+      process,
+      registry,
+      runs,
+      stop: () => {
+        const reason = new HeadraceError('shutting_down', 'the coordinator is stopping')
+        runs.close(reason)
+        watch.abort(reason)
+        registry.close()
+      },
+    }
+    this.coordinator = life
+    process.onEnd(() => {
+      if (this.coordinator === life) this.coordinator = undefined
+    })
+    this.history.note('started', COORDINATOR)
+    return life
+  }
+
+  startWorker(of: WorkerOptions): WorkerLife {
+    const { name, role, tokenSeconds, budgetBytes } = of
+    const process = new SimProcess(this.timeline, name, of.clockOffset + 1000 * ++this.#lives)
+    const { clock } = process
+    const log = this.#log(name)
+    const url = `sim://${name}/link`
+    const engine = this.#engine(of, process)
+    const { compute, host } = toyCompute({
+      engine,
+      process,
+      cost: { o: 1e-4, a: tokenSeconds, b: tokenSeconds / 200 },
+      kvBudgetBytes: of.kvBudgetBytes,
+      onBlock: (run, { layer, start, bytes }) => {
+        const answer = this.answers.get(run.split('.')[0]!)
+        if (answer !== undefined && !toyBlockIsTrue(answer, layer, start, bytes))
+          this.violated(`${name} took a wrong block of layer ${layer} at ${start} into ${run}`)
+      },
+      violated: (what) => this.violated(`${name}: ${what}`),
+      meddle: this.#planted.meddle,
+    })
+    const listening = new PeerListening({ fingerprint: FINGERPRINT, clock, log })
+    this.network.listen(url, process, DATA_LIMITS, (link) => void listening.serve(link))
+    const buffers = new PoisonedPool()
+    const plain = this.network.dialer(process, (length) => new Uint8Array(length))
+    const dialer = this.network.dialer(process, (length) => buffers.take(length))
+    const agent = new Agent({
+      coordinatorUrl: COORDINATOR_URL,
+      join: {
+        kind: 'join',
+        protocol: PROTOCOL_VERSION,
+        name,
+        role,
+        fingerprint: FINGERPRINT,
+        engine: 'reference',
+        precision: 'f32',
+        url,
+        host: name,
+        cores: 1,
+        threads: 1,
+        memoryBytes: 0,
+        budgetBytes,
+      },
+      dialer: this.options.measuresLinks ? plain : { dial: (...to) => this.#dialCoordinator(plain, ...to) },
+      random: new Chance(this.options.seed + this.#lives, name).next,
+      clock,
+      log,
+      session: {
+        worker: name,
+        fingerprint: FINGERPRINT,
+        compute,
+        dialling: new PeerDialling({ dialer, worker: name, fingerprint: FINGERPRINT, log }),
+        listening,
+        metrics: workerMetrics,
+        buffers,
+        clock,
+        log,
+      },
+      residentBytes: () => 0,
+      collectGarbage: () => undefined,
+    })
+    const life: WorkerLife = { of, process, agent, engine, listening, host, leaving: false }
+    this.workers.set(name, life)
+    this.history.note('started', name)
+    agent.serve().then(
+      () => this.#exited(life, 'left'),
+      (error: unknown) => this.#exited(life, error instanceof HeadraceError ? error.code : String(error)),
+    )
+    return life
+  }
+
+  /** Whether the worker of this name lives, frozen or not. */
+  lives(name: string): boolean {
+    return this.workers.get(name)?.process.alive ?? false
+  }
+
+  #engine(of: WorkerOptions, process: SimProcess): ToyEngine {
+    const { layers, chunkTokens } = this.options
+    const speed = { token: of.tokenSeconds, pair: of.tokenSeconds / 200 }
+    return new ToyEngine(layers, chunkTokens, speed, (seconds) => process.compute(seconds))
+  }
+
+  /** The process ends itself, and whoever looks after it starts it again. */
+  #exited(life: WorkerLife, why: string): void {
+    const { name } = life.of
+    this.history.note('exited', name, why)
+    this.history.saw(`a worker went: ${why}`)
+    life.process.kill()
+    this.timeline.after(1, () => {
+      if (!this.gone.has(name) && this.workers.get(name) === life) this.startWorker(life.of)
+    })
+  }
+
+  #dialCoordinator(
+    dialer: ReturnType<SimNetwork['dialer']>,
+    ...[url, limits, signal]: Parameters<ReturnType<SimNetwork['dialer']>['dial']>
+  ): ReturnType<ReturnType<SimNetwork['dialer']>['dial']> {
+    if (url === COORDINATOR_URL) return dialer.dial(url, limits, signal)
+    return Promise.reject(new HeadraceError('dial_failed', 'links are not measured in this simulation'))
+  }
+
+  #log(host: string): Log {
+    const note = (of: { code?: string; err?: unknown }, text?: string): void => {
+      this.history.note('log', host, of.code ?? '', text ?? '')
+      if (of.code !== undefined) this.history.saw(`logged ${of.code}`)
+    }
+    const log = { debug: () => undefined, info: note, warn: note, error: note }
+    return log as unknown as Log
+  }
+}
+
+/** The product's runs, in smaller blocks. */
+export class SmallBlockRuns extends ClusterRuns {
+  readonly #blockTokens: number
+
+  constructor(of: ClusterRunsOptions, blockTokens: number) {
+    super(of)
+    this.#blockTokens = blockTokens
+  }
+
+  override plan(...of: Parameters<ClusterRuns['plan']>): Planned {
+    const planned = super.plan(...of)
+    return { ...planned, chosen: { ...planned.chosen, blockTokens: this.#blockTokens } }
+  }
+}
