@@ -3,17 +3,16 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { type ErrorCode, HeadraceError } from './errors.ts'
 import type { ModelFiles, ModelSource } from './model-source.ts'
+import { safeParse } from './safe-parse.ts'
+import { shardsOf, WEIGHT_INDEX, WHOLE_WEIGHTS } from './weight-files.ts'
 
 const CONFIG = 'config.json'
 const GENERATION_CONFIG = 'generation_config.json'
-const WEIGHTS = 'model.safetensors'
-const WEIGHT_INDEX = 'model.safetensors.index.json'
 const TOKENIZER = 'tokenizer.json'
 const TOKENIZER_CONFIG = 'tokenizer_config.json'
 
 /** Larger JSON than this is no configuration; an index of a thousand layers stays far below. */
 const MAX_JSON_BYTES = 64 << 20
-const MAX_SHARDS = 4096
 
 /** A model in a folder as Hugging Face's hub has them. A file that must be there and is not is `model_incomplete`. */
 export class HuggingFaceFolder implements ModelSource {
@@ -52,7 +51,7 @@ export class HuggingFaceFolder implements ModelSource {
   async chatTemplate(): Promise<string | undefined> {
     const own = await present(this.#folder, 'chat_template.jinja')
     if (own !== undefined) return readText(own, 'model_bad_tokenizer')
-    const parsed = templateSchema.safeParse(await this.tokenizerConfig())
+    const parsed = safeParse(templateSchema, await this.tokenizerConfig())
     if (!parsed.success)
       throw new HeadraceError('model_bad_tokenizer', `${this.#folder}/${TOKENIZER_CONFIG}: chat_template is malformed`)
     return parsed.data.chat_template ?? undefined
@@ -67,21 +66,13 @@ const templateSchema = z.looseObject({
 })
 
 async function locateWeights(folder: string): Promise<string[]> {
-  const whole = await present(folder, WEIGHTS)
+  const whole = await present(folder, WHOLE_WEIGHTS)
   if (whole !== undefined) return [whole]
   const index = await present(folder, WEIGHT_INDEX)
-  if (index === undefined) throw missing(folder, WEIGHTS)
-  const parsed = indexSchema.safeParse(await readJson(index, 'model_bad_weights'))
-  if (!parsed.success) throw new HeadraceError('model_bad_weights', `${index}: ${parsed.error.issues[0]?.message}`)
-  const names = [...new Set(Object.values(parsed.data.weight_map))].sort()
-  if (names.length === 0 || names.length > MAX_SHARDS)
-    throw new HeadraceError('model_bad_weights', `${index} names ${names.length} files`)
+  if (index === undefined) throw missing(folder, WHOLE_WEIGHTS)
+  const names = shardsOf(await readText(index, 'model_bad_weights'), index)
   return Promise.all(names.map((name) => needed(folder, name)))
 }
-
-/** A shard is a plain file name: an index must not lead out of its folder. */
-const shardName = z.string().regex(/^[A-Za-z0-9_][\w.-]*\.safetensors$/, 'a shard is not a plain .safetensors name')
-const indexSchema = z.looseObject({ weight_map: z.record(z.string(), shardName) })
 
 async function present(folder: string, name: string): Promise<string | undefined> {
   const path = join(folder, name)

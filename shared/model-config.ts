@@ -4,6 +4,7 @@ import { type Config, configSchema, MAX_VOCAB } from './config-schema.ts'
 import { HeadraceError } from './errors.ts'
 import type { Activation, LayerShape, ModelShape, RopeShape } from './model-shape.ts'
 import { type Ropes, readRopes } from './rope-config.ts'
+import { safeParse } from './safe-parse.ts'
 
 /**
  * `config.json` of a Hugging Face folder to the shape that Headrace computes, or a coded error: an option that would
@@ -215,7 +216,7 @@ function contextLengthOf({ max_position_embeddings: most }: Config, rope: RopeSh
 }
 
 function read<T>(schema: z.ZodType<T>, json: unknown): T {
-  const result = schema.safeParse(json)
+  const result = safeParse(schema, json)
   if (result.success) return result.data
   const issue = result.error.issues[0]
   throw bad(`${issue?.path.join('.') || 'the file'}: ${issue?.message ?? 'not understood'}`)

@@ -1,4 +1,5 @@
-import { GgufSource, isGguf } from './gguf/source.ts'
+import { isGguf } from './gguf/names.ts'
+import { GgufSource } from './gguf/source.ts'
 import { HuggingFaceFolder } from './huggingface-folder.ts'
 import { parseEosTokens, parseModelConfig } from './model-config.ts'
 import type { ModelShape } from './model-shape.ts'

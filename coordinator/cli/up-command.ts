@@ -1,12 +1,13 @@
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { type Program, wholeNumber } from '../../shared/cli/options.ts'
+import { modelOptions, type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { DEVICES, ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { abortError } from '../../shared/errors.ts'
 import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { WIRES } from '../../shared/plan.ts'
 import { STRATEGY_CHOICES } from './coordinator-command.ts'
+import { type EdgeArgs, edgeFlags, withEdgeOptions } from './edge-options.ts'
 import { startLocalCluster } from './local-cluster.ts'
 
 /** The model that comes with the project. */
@@ -18,17 +19,7 @@ export const upCommand = (program: Program): Program =>
     'up',
     'Run a whole cluster on this machine: coordinator, prefill workers, decode node',
     (args) =>
-      args
-        .option('model', {
-          type: 'string',
-          default: BUNDLED_MODEL,
-          defaultDescription: 'bundled',
-          describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
-        })
-        .option('cache', {
-          type: 'string',
-          describe: "Where pulled models are kept [default: the user's cache folder]",
-        })
+      modelOptions(withEdgeOptions(args), { default: BUNDLED_MODEL, defaultDescription: 'bundled' })
         .option('name', { type: 'string', describe: 'Model name for clients [default: that of the model]' })
         .option('workers', { type: 'number', default: 2, describe: 'Prefill workers' })
         .option('decode-nodes', { type: 'number', default: 1, describe: 'Decode nodes' })
@@ -60,7 +51,7 @@ export const upCommand = (program: Program): Program =>
     (args) => run(args).catch((thrown: unknown) => reportFatal(thrown)),
   )
 
-interface UpArgs {
+interface UpArgs extends EdgeArgs {
   model: string
   cache?: string | undefined
   name?: string | undefined
@@ -88,6 +79,7 @@ async function run(args: UpArgs): Promise<void> {
       model,
       name: args.name ?? (model === args.model ? undefined : args.model),
       threads: args.threads,
+      coordinatorFlags: edgeFlags(args),
       workers: wholeNumber('workers', args.workers, 1, 64),
       decodeNodes: wholeNumber('decode-nodes', args.decodeNodes, 1, 16),
       port: wholeNumber('port', args.port, 0, 65535),

@@ -1,11 +1,11 @@
 import { readFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { z } from 'zod'
-import { type Program, wholeNumber } from '../../shared/cli/options.ts'
+import { modelOptions, type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { DEVICES, ENGINES, WEIGHTS } from '../../shared/engine-name.ts'
 import { HeadraceError } from '../../shared/errors.ts'
-import { isGguf } from '../../shared/gguf/source.ts'
+import { isGguf } from '../../shared/gguf/names.ts'
 import { createLog } from '../../shared/log.ts'
 import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { STRATEGIES, type Strategy } from '../../shared/plan.ts'
@@ -21,16 +21,7 @@ export const verifyCommand = (program: Program): Program =>
     'verify',
     'Check a model against reference numbers (Hugging Face transformers) through a real cluster',
     (args) =>
-      args
-        .option('model', {
-          type: 'string',
-          demandOption: true,
-          describe: 'Hugging Face folder, GGUF file (of several, the first), or ORG/NAME as pulled',
-        })
-        .option('cache', {
-          type: 'string',
-          describe: "Where pulled models are kept [default: the user's cache folder]",
-        })
+      modelOptions(args, { demandOption: true })
         .option('expected', {
           type: 'string',
           describe: 'Reference numbers [default: expected.json in the folder]',

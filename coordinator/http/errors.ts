@@ -1,6 +1,7 @@
 import type { FastifyReply } from 'fastify'
 import type { z } from 'zod'
 import { ERRORS, HeadraceError } from '../../shared/errors.ts'
+import { safeParse } from '../../shared/safe-parse.ts'
 
 /** OpenAI's error object. */
 export interface ErrorBody {
@@ -32,6 +33,7 @@ export function sendError(reply: FastifyReply, thrown: unknown): void {
   const { status } = ERRORS[error.code]
   // A full queue knows how long it is; everything else that passes takes about as long as a person waits.
   const seconds = error.details['retryAfterSeconds'] ?? RETRY_AFTER_SECONDS
+  if (status === 401) reply.header('www-authenticate', 'Bearer')
   if (status === 429 || status === 503) reply.header('retry-after', String(seconds))
   void reply.code(status).send(errorBody(error))
 }
@@ -42,7 +44,7 @@ export const invalid = (param: string, message: string) =>
 
 /** Checks a body or query against its schema; the first fault is reported, with the path to it. */
 export function parseWith<T>(schema: z.ZodType<T>, value: unknown): T {
-  const parsed = schema.safeParse(value ?? {})
+  const parsed = safeParse(schema, value ?? {})
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]
   const param = issue?.path.join('.') ?? ''

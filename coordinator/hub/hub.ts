@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { HeadraceError } from '../../shared/errors.ts'
 import { Patience } from '../../shared/model-store/patience.ts'
+import { safeParse } from '../../shared/safe-parse.ts'
 import { PassingFailure } from './patiently.ts'
 
 /**
@@ -160,7 +161,7 @@ function retryAfter({ headers }: Response): number | undefined {
 }
 
 function read<T>(schema: z.ZodType<T>, json: unknown): T {
-  const parsed = schema.safeParse(json)
+  const parsed = safeParse(schema, json)
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]
   throw new HeadraceError('model_bad_manifest', `the hub's list: ${issue?.path.join('.')}: ${issue?.message}`)

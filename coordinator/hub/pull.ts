@@ -1,10 +1,11 @@
 import { readFile, rm, stat } from 'node:fs/promises'
 import { HeadraceError } from '../../shared/errors.ts'
+import { isPlainGguf } from '../../shared/gguf/names.ts'
 import type { FileHash, FileHashes } from '../../shared/model-store/file-hashes.ts'
 import { takeLock } from '../../shared/model-store/lock.ts'
 import { manifestKey } from '../../shared/model-store/manifest.ts'
 import type { ModelCache, ModelRecord } from '../../shared/model-store/model-cache.ts'
-import { folderFiles, ggufFiles, isGguf, type ModelFile, splitsOf } from '../../shared/model-store/model-files.ts'
+import { folderFiles, ggufFiles, type ModelFile, splitsOf } from '../../shared/model-store/model-files.ts'
 import type { Hub, HubFile } from './hub.ts'
 import { type Patient, patiently } from './patiently.ts'
 import { checkNamed, partialOf, pullFile } from './pull-file.ts'
@@ -117,9 +118,10 @@ async function choose(
     const files = await folderFiles(names, read)
     if (files.some(({ role }) => role === 'weights')) return { files, entry: undefined }
   }
-  const models = names.filter((name) => isGguf(name) && splitsOf(name, names).sort()[0] === name)
+  const models = names.filter((name) => isPlainGguf(name) && splitsOf(name, names).sort()[0] === name)
   const entry = file ?? (models.length === 1 ? models[0] : undefined)
-  if (entry !== undefined && isGguf(entry) && names.includes(entry)) return { files: ggufFiles(entry, names), entry }
+  if (entry !== undefined && isPlainGguf(entry) && names.includes(entry))
+    return { files: ggufFiles(entry, names), entry }
   if (file !== undefined) throw new HeadraceError('hub_not_found', `${model} has no GGUF file ${file}`)
   if (models.length === 0)
     throw new HeadraceError('model_incomplete', `${model} has neither safetensors nor GGUF files at its top`)

@@ -1,7 +1,11 @@
 import type { Random } from '../../shared/clock.ts'
+import { asWorkerId } from '../../shared/ids.ts'
+import type { Log } from '../../shared/log.ts'
 import { blocksOf, type Plan, WIRES, type Wire } from '../../shared/plan.ts'
 import type { Precision } from '../../shared/precision.ts'
-import type { BlockCheck } from '../../shared/protocol/control.ts'
+import type { BlockCheck, Checked } from '../../shared/protocol/control.ts'
+import type { ClusterEvent } from '../cluster/state.ts'
+import type { CoordinatorMetrics } from '../metrics.ts'
 
 /**
  * Which KV blocks of a run the decode node computes again, drawn in secret when the run is assigned: a worker that cheats
@@ -53,3 +57,23 @@ const ROUNDED_DEEPER = 0.1
 
 /** Between two classes of precision: what the coarser one rounds off. */
 const MIXED: Readonly<Record<Precision, number>> = { f32: 0, bf16: 5e-2, f16: 5e-2, int8: 0.25, int4: 1 }
+
+/** Counts what decode nodes find, and puts who made a block wrongly into quarantine. */
+export function heedChecks(of: {
+  readonly layers: number
+  readonly apply: (event: ClusterEvent) => void
+  readonly metrics: Pick<CoordinatorMetrics, 'selfChecks'>
+  readonly log: Log
+}): (checked: Checked) => void {
+  return ({ run, worker, layer, start, count, wrong }) => {
+    const { layers, apply, metrics, log } = of
+    if (wrong === undefined) {
+      if (layer === layers - 1) metrics.selfChecks.inc({ result: 'passed' })
+      return
+    }
+    metrics.selfChecks.inc({ result: 'failed' })
+    apply({ kind: 'worker_quarantined', worker: asWorkerId(worker) })
+    const found = { run, worker, layer, start, count, ...wrong }
+    log.error(found, `${worker} lies or computes wrongly: it gets no more runs until this coordinator is started anew`)
+  }
+}

@@ -3,6 +3,7 @@ import { z } from 'zod'
 import { MAX_VOCAB } from '../../shared/config-schema.ts'
 import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import { readTokenizer, readTokenizerConfig } from '../../shared/model-folder.ts'
+import { safeParse } from '../../shared/safe-parse.ts'
 import { type TokenBytes, tokenBytesOf } from './token-bytes.ts'
 import { within } from './within.ts'
 
@@ -57,7 +58,7 @@ export function createTokenizer(json: object, config: object): Tokenizer {
  * of it: one id of four billion keeps it busy for minutes.
  */
 function checkIds(json: object): void {
-  const { success, error } = idsSchema.safeParse(json)
+  const { success, error } = safeParse(idsSchema, json)
   if (success) return
   const { path, message } = error.issues[0]!
   throw new HeadraceError('model_bad_tokenizer', `the tokenizer: ${path.join('.')}: ${message}`.slice(0, 200))

@@ -4,6 +4,7 @@ import { HeadraceError } from '../errors.ts'
 import { Incomplete, malformed } from './cursor.ts'
 import { type GgufHeader, parseHeader } from './header.ts'
 import { Metadata } from './metadata.ts'
+import { splitName, splitNames } from './names.ts'
 
 /** Most headers are a vocabulary and its merges: a few MiB. */
 const FIRST_BYTES = 1 << 20
@@ -65,13 +66,12 @@ export async function partsOf(file: string): Promise<{ first: GgufHeader; files:
   const count = metadata.number('split.count') ?? 1
   if (!(count >= 0 && count <= MAX_PARTS)) throw malformed(file, `it is one of ${count} files`)
   if (count <= 1) return { first, files: [file] }
-  const named = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/.exec(basename(file))
-  if (named === null || Number(named[3]) !== count)
+  const named = splitName(basename(file))
+  if (named === undefined || named.count !== count)
     throw new HeadraceError('model_incomplete', `${file} is one of ${count} files, but is not named so`)
-  if (metadata.number('split.no') !== 0 || Number(named[2]) !== 1)
+  if (metadata.number('split.no') !== 0 || named.part !== 1)
     throw new HeadraceError('model_incomplete', `${file} is not the first of its ${count} files: give that one`)
-  const name = (part: number) => `${named[1]}-${String(part).padStart(5, '0')}-of-${named[3]}.gguf`
-  const files = Array.from({ length: count }, (_, i) => join(dirname(file), name(i + 1)))
+  const files = splitNames(named).map((name) => join(dirname(file), name))
   for (const part of files) await needed(part)
   return { first, files }
 }

@@ -9,8 +9,6 @@ import type { FrequencyFactors } from './rope.ts'
 import { tokenizerConfigOf, tokenizerOf } from './tokenizer.ts'
 import { endTokens } from './vocabulary.ts'
 
-export const isGguf = (path: string): boolean => path.endsWith('.gguf')
-
 /** A model in one GGUF file, or in several of which `path` is the first. */
 export class GgufSource implements ModelSource {
   readonly #path: string

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { z } from 'zod'
 import { HeadraceError } from '../errors.ts'
+import { safeParse } from '../safe-parse.ts'
 import { FILE_ROLES } from './model-files.ts'
 
 /**
@@ -40,7 +41,7 @@ export type Manifest = Readonly<z.infer<typeof manifestSchema>>
 
 /** Takes nothing on trust but the hashes themselves: names, counts and the fingerprint must agree with them. */
 export function parseManifest(json: unknown): Manifest {
-  const parsed = manifestSchema.safeParse(json)
+  const parsed = safeParse(manifestSchema, json)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]
     throw bad(`${issue?.path.join('.')}: ${issue?.message}`.slice(0, 200))

@@ -1,7 +1,8 @@
 import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { z } from 'zod'
 import { HeadraceError } from '../errors.ts'
+import { splitName } from '../gguf/names.ts'
+import { shardsOf, WEIGHT_INDEX, WHOLE_WEIGHTS } from '../weight-files.ts'
 
 /**
  * `config`, `tokenizer` and `weights` decide a model's numbers and tokens, and so its fingerprint; `other` files say how
@@ -24,8 +25,6 @@ export interface ModelFiles {
   readonly entry?: string
 }
 
-const INDEX = 'model.safetensors.index.json'
-const WHOLE = 'model.safetensors'
 const ROLES: Readonly<Record<string, FileRole>> = {
   'config.json': 'config',
   'tokenizer.json': 'tokenizer',
@@ -33,18 +32,13 @@ const ROLES: Readonly<Record<string, FileRole>> = {
   'generation_config.json': 'other',
   'chat_template.jinja': 'other',
 }
-const SHARD = /^(?!\.)[\w.-]+\.safetensors$/
-const SPLIT = /-\d{5}-of-\d{5}\.gguf$/
 const MOST_INDEX_BYTES = 64 << 20
-
-export const isGguf = (name: string): boolean => /^(?!\.)[\w.+-]+\.gguf$/.test(name)
 
 /** The GGUF files that belong together: the splits of one model have a name in common. */
 export const splitsOf = (entry: string, names: readonly string[]): string[] =>
-  names.filter((name) => name === entry || (SPLIT.test(entry) && sameSplits(entry, name)))
+  names.filter((name) => name === entry || sameModel(splitName(entry)?.model, splitName(name)?.model))
 
-const sameSplits = (one: string, other: string): boolean =>
-  SPLIT.test(other) && one.replace(SPLIT, '') === other.replace(SPLIT, '')
+const sameModel = (one: string | undefined, other: string | undefined): boolean => one !== undefined && one === other
 
 /** The files that make the model at `path`: a Hugging Face folder, or a GGUF file with its splits. */
 export async function modelFiles(path: string): Promise<ModelFiles> {
@@ -71,26 +65,14 @@ export async function folderFiles(
   read: (name: string) => Promise<string>,
 ): Promise<ModelFile[]> {
   const files: ModelFile[] = names.flatMap((name) => (Object.hasOwn(ROLES, name) ? [{ name, role: ROLES[name]! }] : []))
-  if (names.includes(WHOLE)) files.push({ name: WHOLE, role: 'weights' })
-  else if (names.includes(INDEX)) {
-    const shards = shardsOf(await read(INDEX))
+  if (names.includes(WHOLE_WEIGHTS)) files.push({ name: WHOLE_WEIGHTS, role: 'weights' })
+  else if (names.includes(WEIGHT_INDEX)) {
+    const shards = shardsOf(await read(WEIGHT_INDEX), WEIGHT_INDEX)
     const missing = shards.find((name) => !names.includes(name))
     if (missing !== undefined) throw new HeadraceError('model_incomplete', `the model has no ${missing}`)
-    files.push({ name: INDEX, role: 'other' }, ...shards.map((name) => ({ name, role: 'weights' as const })))
+    files.push({ name: WEIGHT_INDEX, role: 'other' }, ...shards.map((name) => ({ name, role: 'weights' as const })))
   }
   return files.sort((a, b) => (a.name < b.name ? -1 : 1))
-}
-
-const indexSchema = z.looseObject({
-  weight_map: z.record(z.string(), z.string().regex(SHARD, 'a shard is not a plain .safetensors name')),
-})
-
-function shardsOf(index: string): string[] {
-  try {
-    return [...new Set(Object.values(indexSchema.parse(JSON.parse(index)).weight_map))]
-  } catch (cause) {
-    throw new HeadraceError('model_bad_weights', `${INDEX} does not say which files the weights are in`, { cause })
-  }
 }
 
 async function readIndex(path: string): Promise<string> {

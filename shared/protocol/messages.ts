@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { HeadraceError } from '../errors.ts'
+import { safeParse } from '../safe-parse.ts'
 import { decodeFrame, encodeFrame } from './frame.ts'
 
 /** Messages as frames and back: `control.ts` and `peer.ts` have the schemas. Both directions check the message. */
@@ -28,7 +29,7 @@ export function decodeMessage<S extends MessageSchema, B extends ArrayBufferLike
   maxFrameBytes: number,
 ): { message: z.output<S>; payload: Uint8Array<B> } {
   const { header, payload } = decodeFrame(bytes, maxFrameBytes)
-  const parsed = z.safeParse(schema, header)
+  const parsed = safeParse(schema, header)
   if (!parsed.success) throw badSchema(parsed.error)
   return { message: parsed.data, payload }
 }

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { MAX_BLOCK_BYTES } from '../link/link.ts'
 import { WIRES } from '../plan.ts'
+import { ticketSchema } from './tickets.ts'
 
 /**
  * Messages between workers. The receiver of KV dials the sender, because frames from a WebSocket server are not masked:
@@ -26,6 +27,7 @@ const subscribe = z.strictObject({
   purpose: z.enum(['prefix', 'handoff', 'cached']),
   window: count,
   wire: z.enum(WIRES).optional(),
+  ticket: ticketSchema,
 })
 const credit = z.strictObject({ kind: z.literal('credit'), run: name, window: count })
 const unsubscribe = z.strictObject({ kind: z.literal('unsubscribe'), run: name })
@@ -42,7 +44,8 @@ export type PeerRequest = Readonly<z.infer<typeof peerRequestSchema>>
 
 /**
  * One KV block: K (after RoPE) and V of one layer at positions `[start, start + count)`. The header binds the payload to
- * its run, model and place; `crc32` is computed where the block is made and checked just before it is used.
+ * its run, model and place; `crc32`, of place and payload, is computed where the block is made and checked just before it is
+ * used.
  * Payload: `[2][kvHeads][count][headDim]`, little-endian, as `dtype` says; int8 is preceded by its scales,
  * float32 `[2][kvHeads][count]`. A maker may send a block in a wider type than planned, never in a narrower one.
  */

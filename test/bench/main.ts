@@ -14,10 +14,12 @@ import { fuzzSuite } from './suites/fuzz.ts'
 import { gpuSuite } from './suites/gpu.ts'
 import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
+import { loadSuite } from './suites/load.ts'
 import { memorySuite } from './suites/memory.ts'
 import { plannerSuite } from './suites/planner.ts'
 import { pullSuite } from './suites/pull.ts'
 import { qualitySuite } from './suites/quality.ts'
+import { residentSuite } from './suites/resident.ts'
 import { splitSuite } from './suites/split.ts'
 import { unevenSuite } from './suites/uneven.ts'
 
@@ -25,6 +27,7 @@ import { unevenSuite } from './suites/uneven.ts'
 const SUITES: readonly Suite[] = [
   splitSuite,
   memorySuite,
+  residentSuite,
   answersSuite,
   engineSuite,
   gpuSuite,
@@ -38,6 +41,7 @@ const SUITES: readonly Suite[] = [
   plannerSuite,
   pullSuite,
   fuzzSuite,
+  loadSuite,
 ]
 
 const { stdout, stderr } = process

@@ -176,6 +176,8 @@ export const STRANGERS: readonly unknown[] = [
   [],
   {},
   [[]],
+  { length: { toString: 4 } },
+  { length: 3, 0: 'a' },
   Array.from({ length: 300 }, () => 0),
   Array.from({ length: 40 }).reduce((inner) => [inner], []),
 ]

@@ -1,41 +1,19 @@
+import { readyDecode, readyPrefill } from '../../coordinator/cluster/state.ts'
 import type { RunEvent } from '../../coordinator/runs/events.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import type { Plan } from '../../shared/plan.ts'
-import type { ClientOptions } from './options.ts'
+import { type ClientOptions, PLENTY } from './options.ts'
 import { type ToyAnswer, toyAnswer } from './toy-model.ts'
 import type { CoordinatorLife, World } from './world.ts'
 
 /** How a request that a client has sent may end. A client sends it again after all but the first two. */
 export type Ending = 'done' | 'cancelled' | 'lost' | (string & {})
 
-const HEADER_FLIPPED = 'a bit of a header was flipped'
 const RETRY_SECONDS = 0.4
 /** Codes that say: not with this cluster. They are final when nothing will change any more. */
 const HOPELESS: ReadonlySet<string> = new Set(['plan_impossible', 'out_of_memory'])
-/** What a failed run may be called; any other code is a defect. */
-const FAILURES: ReadonlySet<string> = new Set([
-  'worker_lost',
-  'worker_failed',
-  'link_closed',
-  'dial_failed',
-  'kv_checksum',
-  'kv_identity',
-  'out_of_memory',
-  'plan_impossible',
-  'no_workers',
-  'no_decode_node',
-  'queue_full',
-  'shutting_down',
-])
-/** What it may be called where headers of frames are damaged. */
-const DAMAGE: ReadonlySet<string> = new Set([
-  'frame_bad_header',
-  'frame_bad_schema',
-  'frame_too_deep',
-  'kv_shape',
-  'fingerprint_mismatch',
-  'unexpected_message',
-])
+/** A run that has lost as many decode nodes is given up. */
+const MOST_FAILOVERS = 5
 /** After the cluster has healed, a request is sent so often at most. */
 const TRIES_WHEN_HEALED = 8
 
@@ -51,8 +29,9 @@ export class Client {
   #triesWhenHealed = 0
   #open: AbortController | undefined
   #leaving = false
-  /** Tokens of the try that is under way. */
+  /** Of the try that is under way. */
   told = 0
+  #failovers = 0
 
   constructor(world: World, name: string, of: ClientOptions) {
     this.#world = world
@@ -113,11 +92,31 @@ export class Client {
       this.end = 'left'
     } else {
       if (how === 'cancelled') this.#world.violated('a run was cancelled though its client waits')
-      else if (how !== 'lost' && !FAILURES.has(how) && !(DAMAGE.has(how) && history.seen.has(HEADER_FLIPPED)))
-        this.#world.violated(`a run failed with ${how}`)
+      else if (!this.#mayEnd(how)) this.#world.violated(`a run failed with ${how}`)
       if (this.told > 0) history.saw('a run failed after its first token')
       if (healed && how !== 'queue_full' && ++this.#triesWhenHealed === TRIES_WHEN_HEALED) this.#giveUp(how)
       else timeline.after(RETRY_SECONDS * 2 ** Math.min(3, this.endings.length - 1), () => this.#send())
+    }
+  }
+
+  /** Faults are made up for as long as there is anybody who could. */
+  #mayEnd(how: Ending): boolean {
+    const { coordinator, options } = this.#world
+    switch (how) {
+      case 'lost':
+      case 'shutting_down':
+      case 'queue_full':
+        return true
+      case 'no_workers':
+        return coordinator === undefined || readyPrefill(coordinator.registry.state).length === 0
+      case 'no_decode_node':
+        return coordinator === undefined || readyDecode(coordinator.registry.state).length === 0
+      case 'plan_impossible':
+      case 'out_of_memory':
+        if (this.of.strategy !== undefined && how === 'plan_impossible') return true // as of a ring of two tokens
+        return options.workers.some((worker) => Math.min(worker.budgetBytes, worker.kvBudgetBytes) < PLENTY)
+      default:
+        return this.#failovers >= MOST_FAILOVERS
     }
   }
 
@@ -133,6 +132,7 @@ export class Client {
     this.#open = open
     const enough = new AbortController()
     this.told = 0
+    this.#failovers = 0
     let last: RunEvent['kind'] | undefined
     let plan: Plan | undefined
     let finish: Extract<RunEvent, { kind: 'finished' }> | undefined
@@ -149,6 +149,7 @@ export class Client {
         world.violated(`progress: ${event.processed} of ${event.total}`)
       else if (event.kind === 'token') this.#told(event, enough)
       else if (event.kind === 'failed_over') {
+        this.#failovers++
         world.history.note('failed over', this.name, event.from, event.code, event.attempt)
         world.history.saw(this.told > 0 ? 'a decode node was replaced in mid-answer' : 'a decode node was replaced')
       } else if (event.kind === 'finished') finish = event

@@ -58,17 +58,18 @@ if (values.seed !== undefined) {
   const started = performance.now()
   const seconds = (): number => (performance.now() - started) / 1000
   let told = seconds()
+  let said = 0
   const totals = await simulateMany({
     from: Number(values.from),
     seeds: Number(values.seeds),
     mostFailed: Number(values['most-failed']),
-    onSeed: ({ seeds }) => {
+    onSeed: ({ seeds, failed }) => {
+      for (; said < failed.length; said++) sayFailure(failed[said]!)
       if (seconds() - told < 10) return
       told = seconds()
       process.stderr.write(`${seeds} seeds\n`)
     },
   })
-  for (const outcome of totals.failed) sayFailure(outcome)
   sayTotals(totals, seconds())
   process.exitCode = totals.failed.length > 0 ? 1 : 0
 }

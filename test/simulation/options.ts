@@ -16,7 +16,8 @@ export interface Options {
     readonly maxWaitingTokens: number
     readonly maxPrefilling: number
     readonly maxDecoding: number
-    readonly ageTokensPerSecond: number
+    readonly maxWaitSeconds: number
+    readonly ageing: number
   }
   readonly network: { delay: number; bytesPerSecond: number; unlike: number; sendBuffer: number; jitter: number }
   /** Workers may measure their links. Costly, so in few simulations. */
@@ -52,7 +53,7 @@ export interface ClientOptions extends ToyRequest {
   readonly readSeconds: number
 }
 
-const PLENTY = 2 ** 24
+export const PLENTY = 2 ** 24
 /** A decode node that says it has room, and has for very short prompts only. */
 const LITTLE = 2500
 
@@ -67,7 +68,7 @@ export function drawOptions(seed: number): Options {
   return {
     seed,
     layers,
-    chunkTokens: shape.pick([2, 4, 8, 16]),
+    chunkTokens: shape.pick([3, 6, 12, 24]),
     blockTokens: shape.pick([3, 6, 12, 24]),
     workers,
     queue: {
@@ -75,7 +76,8 @@ export function drawOptions(seed: number): Options {
       maxWaitingTokens: shape.pick([100, 1e6]),
       maxPrefilling: shape.whole(1, 3),
       maxDecoding: shape.whole(1, 4),
-      ageTokensPerSecond: 100,
+      maxWaitSeconds: 1e9,
+      ageing: 1,
     },
     network: {
       delay: shape.spread(1e-4, 0.03),

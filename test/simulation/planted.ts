@@ -1,6 +1,6 @@
-import { crc32 } from 'node:zlib'
 import type { RunEvent } from '../../coordinator/runs/events.ts'
 import { HeadraceError } from '../../shared/errors.ts'
+import { summed } from '../../worker/kv/block.ts'
 import type { DeliveredBlock } from '../../worker/prefill/exchange.ts'
 import { type Planted, SmallBlockRuns } from './world.ts'
 
@@ -16,7 +16,7 @@ export const DEFECTS: readonly Defect[] = [
   {
     name: 'a damaged block is taken as it is',
     breaks: /took a wrong block/,
-    plant: () => ({ meddle: (block) => ({ ...block, crc32: crc32(block.bytes) }) }),
+    plant: () => ({ meddle: (block) => summed(block) }),
   },
   {
     name: 'a block of an earlier run is served for one at the same place',

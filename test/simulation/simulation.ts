@@ -8,7 +8,7 @@ import { COORDINATOR, type Planted, type WorkerLife, World } from './world.ts'
 /** All that is left must be done in so much virtual time after the cluster has healed. */
 const PATIENCE_SECONDS = 300
 /** What ends late (timers, links that close) may do so before nothing must be left. */
-const QUIET_SECONDS = 3
+const QUIET_SECONDS = 1.5
 const MOST_EVENTS = 2_000_000
 /** Looking at everything takes longer than most events. */
 const LOOK_EVERY = 256
@@ -56,7 +56,7 @@ class Simulation {
     world.onEvent = (event, plan) => {
       for (const tell of this.#aimed) tell(event, plan)
     }
-    this.#advance(options.healAt, () => false)
+    this.#advance(options.healAt, () => this.#clients.every(({ waiting }) => !waiting))
     this.#heal()
     const deadline = options.healAt + PATIENCE_SECONDS
     this.#advance(deadline, () => this.#clients.every(({ waiting }) => !waiting))

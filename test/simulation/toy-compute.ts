@@ -1,8 +1,8 @@
-import { crc32 } from 'node:zlib'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { type Compute, type ComputeRun, type OnEvent, RunningRun } from '../../worker/compute/compute.ts'
 import { ComputeHost } from '../../worker/compute/host.ts'
 import type { ComputeReply, RunCommand } from '../../worker/compute/messages.ts'
+import { isIntact } from '../../worker/kv/block.ts'
 import type { DeliveredBlock, ReceivedBlock } from '../../worker/prefill/exchange.ts'
 import type { SimProcess } from './timeline.ts'
 import type { ToyEngine } from './toy-model.ts'
@@ -58,7 +58,7 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
     process.after(HOP_SECONDS, () => {
       if (command.kind === 'deliver') {
         const block = told.meddle?.(command.block) ?? command.block
-        if (crc32(block.bytes) === block.crc32) told.onBlock(command.run, block)
+        if (isIntact(block)) told.onBlock(command.run, block)
         host.handle({ ...command, block })
       } else host.handle(command)
       if (host.held.kvBytes > kvBudgetBytes) told.violated(`caches of ${host.held.kvBytes} bytes in ${kvBudgetBytes}`)

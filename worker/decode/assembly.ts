@@ -1,9 +1,8 @@
-import { crc32 } from 'node:zlib'
 import { abortError, HeadraceError } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
 import { type Span, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { EncodedKv, Engine, Kv } from '../engine/engine.ts'
-import { isIntact } from '../kv/block.ts'
+import { isIntact, summed } from '../kv/block.ts'
 import type { Wanted } from '../kv/expected-blocks.ts'
 import type { Incoming } from '../kv/incoming.ts'
 import type { DeliveredBlock, KvBlock } from '../prefill/exchange.ts'
@@ -111,8 +110,7 @@ export class Assembly {
       })
     }
     if (this.#signal.aborted) throw abortError(this.#signal)
-    const { bytes, ...encoding } = await this.#export(layer, start, count, wire)
-    return { layer, start, count, crc32: crc32(bytes), bytes, ...encoding }
+    return summed({ layer, start, count, ...(await this.#export(layer, start, count, wire)) })
   }
 
   #export(layer: number, start: number, count: number, wire: Wire): Promise<EncodedKv> {

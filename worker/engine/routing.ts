@@ -27,7 +27,7 @@ export function routeRows(
     const ratings = ratings_seq_experts.subarray(row * count, (row + 1) * count)
     const most = ratings.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY)
     const weights = Array.from(ratings, (rating) => Math.exp(rating - most))
-    const best = [...weights.keys()].sort((a, b) => ratings[b]! - ratings[a]! || a - b).slice(0, perToken)
+    const best = highest(ratings, perToken)
     const among = renormalised ? best.map((expert) => weights[expert]!) : weights
     const sum = among.reduce((a, b) => a + b, 0)
     for (const expert of best) {
@@ -38,6 +38,19 @@ export function routeRows(
   return chosen.flatMap(({ rows: own, weights }, expert) =>
     own.length === 0 ? [] : [{ expert, rows: Int32Array.from(own), weights: Float32Array.from(weights) }],
   )
+}
+
+/** Places of the `most` highest ratings, the highest first; of equal ones the lower place. */
+function highest(ratings: Float32Array, most: number): number[] {
+  const places: number[] = []
+  for (const [at, rating] of ratings.entries()) {
+    if (places.length === most && !(rating > ratings[places.at(-1)!]!)) continue
+    let to = places.length
+    while (to > 0 && rating > ratings[places[to - 1]!]!) to--
+    places.splice(to, 0, at)
+    if (places.length > most) places.pop()
+  }
+  return places
 }
 
 /** The rows of `x_seq_dim` with these numbers, below each other. */

@@ -6,8 +6,20 @@ import type { KvBlock } from '../prefill/exchange.ts'
 /** A whole `kv` as a block for the wire. The checksum is taken here, where the block is made. */
 export async function exportBlock(engine: Engine, layer: number, kv: Kv, wire: Wire): Promise<KvBlock> {
   const encoded = await engine.exportKv(kv, kv.start, kv.capacity, wire)
-  return { layer, start: kv.start, count: kv.capacity, crc32: crc32(encoded.bytes), ...encoded }
+  return summed({ layer, start: kv.start, count: kv.capacity, ...encoded })
 }
+
+type Unsummed = Omit<KvBlock, 'crc32' | 'bytes'> & { readonly bytes: Uint8Array }
+
+/** Of the bytes and of their place: a header that came damaged must not make a block pass for another one. */
+const sumOf = ({ layer, start, count, bytes }: Unsummed): number =>
+  crc32(bytes, crc32(new Uint8Array(Int32Array.of(layer, start, count).buffer)))
+
+/** The block with its checksum. */
+export const summed = <B extends Unsummed>(block: B): B & { readonly crc32: number } => ({
+  ...block,
+  crc32: sumOf(block),
+})
 
 /** A received block as a `kv` of its own. */
 export async function importBlock(engine: Engine, block: KvBlock): Promise<Kv> {
@@ -16,5 +28,5 @@ export async function importBlock(engine: Engine, block: KvBlock): Promise<Kv> {
   return kv
 }
 
-/** Whether the bytes are those that the maker of the block summed. */
-export const isIntact = (block: KvBlock): boolean => crc32(block.bytes) === block.crc32
+/** Whether bytes and place are those that the maker of the block summed. */
+export const isIntact = (block: Unsummed & { readonly crc32: number }): boolean => sumOf(block) === block.crc32

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { HeadraceError } from '../../shared/errors.ts'
+import { safeParse } from '../../shared/safe-parse.ts'
 
 /**
  * The safetensors header (huggingface/safetensors, README "Format"): u64 little-endian length, JSON, then the tensors'
@@ -70,7 +71,7 @@ export function parseHeader(header: Uint8Array, fileBytes: number, file: string)
 }
 
 function tensorInfo(name: string, value: unknown, data: number, file: string): TensorInfo {
-  const entry = entrySchema.safeParse(value)
+  const entry = safeParse(entrySchema, value)
   if (!entry.success) throw malformed(file, `${name}: ${entry.error.issues[0]?.message}`)
   const { dtype, shape: dims, data_offsets: offsets } = entry.data
   const elements = dims.reduce((product, dim) => product * dim, 1)

@@ -1,6 +1,7 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { inverseFrequencies } from '../../../worker/model/rope-table.ts'
-import { Fields, type MetadataValue } from '../../support/gguf/fields.ts'
+import type { MetadataValue } from '../../support/gguf/fields.ts'
+import { ALIGNMENT, ggufHeader } from '../../support/gguf/header.ts'
 import { type Encoding, encodedBytes } from './encoding.ts'
 import { FileWriter } from './file-writer.ts'
 import { RandomWeights } from './random-weights.ts'
@@ -8,15 +9,11 @@ import { ggufRow, type TensorSpec, tensorSpecs } from './tensors.ts'
 import { END_TOKEN, tokenTexts } from './tokenizer.ts'
 import { writeTensor } from './write-tensor.ts'
 
-/**
- * GGUF version 3 (ggml, docs/gguf.md): magic, counts, metadata, one record per tensor, then the tensors, each aligned.
- * Norms are float32 whatever the type of the matrices, as converters write them; the embedding has the matrices' type.
- */
+/** Norms are float32 whatever the type of the matrices, as converters write them; the embedding has the matrices' type. */
 export type GgufType = Exclude<Encoding, 'BF16'>
 
-const ALIGNMENT = 32
-/** `ggml_type`, and `general.file_type` of a file that is mostly of it. */
-const TYPES = { F32: { tensor: 0, file: 0 }, Q8_0: { tensor: 8, file: 7 } } as const
+/** `general.file_type` of a file that is mostly of it. */
+const FILE_TYPES = { F32: 0, Q8_0: 7 } as const
 
 export async function writeGguf(path: string, shape: ModelShape, seed: number, type: GgufType): Promise<void> {
   const specs = tensorSpecs(shape)
@@ -50,35 +47,19 @@ function ropeFactors({ layerShapes, headDim }: ModelShape): Float32Array | undef
 }
 
 function head(shape: ModelShape, specs: readonly TensorSpec[], type: GgufType, scaling?: Float32Array): Uint8Array {
-  const metadata = metadataOf(shape, type)
   const tensors = [
     ...(scaling === undefined ? [] : [{ name: 'rope_freqs.weight', dims: [scaling.length], type: 'F32' as const }]),
     ...specs.map((spec) => ({
       name: spec.gguf,
-      dims: spec.kind === 'norm' ? [spec.columns] : [spec.columns, spec.rows], // the fastest varying first
+      dims: spec.kind === 'norm' ? [spec.columns] : [spec.columns, spec.rows],
       type: typeOf(spec, type),
     })),
   ]
-  const out = new Fields()
-  out.bytes(Buffer.from('GGUF'))
-  out.u32(3)
-  out.u64(tensors.length)
-  out.u64(metadata.length)
-  for (const [key, value] of metadata) out.entry(key, value)
-  let offset = 0
-  for (const { name, dims, type } of tensors) {
-    out.text(name)
-    out.u32(dims.length)
-    for (const dim of dims) out.u64(dim)
-    out.u32(TYPES[type].tensor)
-    out.u64(offset)
-    const bytes = encodedBytes(
-      type,
-      dims.reduce((product, dim) => product * dim, 1),
-    )
-    offset += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
-  }
-  return out.joined()
+  const elements = (dims: readonly number[]): number => dims.reduce((product, dim) => product * dim, 1)
+  return ggufHeader(
+    metadataOf(shape, type),
+    tensors.map((tensor) => ({ ...tensor, bytes: encodedBytes(tensor.type, elements(tensor.dims)) })),
+  )
 }
 
 /** Kinds of a token, as `llama_token_type` numbers them. */
@@ -90,7 +71,7 @@ function metadataOf(shape: ModelShape, type: GgufType): [string, MetadataValue][
   return [
     ['general.architecture', { text: 'llama' }],
     ['general.name', { text: 'random weights' }],
-    ['general.file_type', { u32: TYPES[type].file }],
+    ['general.file_type', { u32: FILE_TYPES[type] }],
     ['llama.vocab_size', { u32: shape.vocab }],
     ['llama.context_length', { u32: shape.contextLength }],
     ['llama.embedding_length', { u32: shape.hidden }],

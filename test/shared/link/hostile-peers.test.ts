@@ -152,11 +152,11 @@ describe('a flood', () => {
   it('of pings between frames closes nothing, if there are few', async () => {
     await using to = await listening()
     const socket = await opened(to.server.url)
-    for (let i = 0; i < 200; i++) {
-      socket.ping()
-      if (i % 50 === 0) socket.send(Uint8Array.of(i))
+    for (let round = 0; round < 6; round++) {
+      for (let i = 0; i < 20; i++) socket.ping()
+      socket.send(Uint8Array.of(round))
+      assert.deepEqual(await to.accepted[0]?.receive(), Uint8Array.of(round))
     }
-    for (let i = 0; i < 200; i += 50) assert.deepEqual(await to.accepted[0]?.receive(), Uint8Array.of(i))
     socket.terminate()
   })
 })

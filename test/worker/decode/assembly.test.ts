@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
-import { crc32 } from 'node:zlib'
 import { HeadraceError } from '../../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../../shared/model-shape.ts'
 import { blocksOf } from '../../../shared/plan.ts'
 import { Assembly } from '../../../worker/decode/assembly.ts'
 import { createEngine } from '../../../worker/engine/create-engine.ts'
 import type { Engine } from '../../../worker/engine/engine.ts'
+import { summed } from '../../../worker/kv/block.ts'
 import { Incoming } from '../../../worker/kv/incoming.ts'
 import { seededRandom, shuffled } from '../../support/random.ts'
 import { createTinyModel, type TinyModel } from '../../support/tiny-model.ts'
@@ -35,7 +35,7 @@ describe('an assembly', () => {
   }
   const block = (layer: number, { start, end }: { start: number; end: number }) => {
     const bytes = new Uint8Array((end - start) * kvBytesPerTokenLayer(engine.shape)).fill(start)
-    return { id: 0, layer, start, count: end - start, dtype: 'f32' as const, crc32: crc32(bytes), bytes }
+    return summed({ id: 0, layer, start, count: end - start, dtype: 'f32' as const, bytes })
   }
 
   it('gives what has come, in order and neighbours as one, each position once', async () => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import fc from 'fast-check'
 import { gather, routeRows, scatterAdd } from '../../../worker/engine/routing.ts'
 
 const RATINGS = Float32Array.of(0, 1, 2, 3, /**/ 5, 5, 0, 0)
@@ -17,6 +18,21 @@ describe('the router', () => {
       ],
     )
     assert.deepEqual([...groups[0]!.weights, ...groups[1]!.weights], [0.5, 0.5])
+  })
+
+  it('chooses what sorting all ratings would, ties included', () => {
+    const ratings = fc.array(fc.integer({ min: -3, max: 3 }), { minLength: 1, maxLength: 12 })
+    fc.assert(
+      fc.property(ratings, fc.nat(), (of, most) => {
+        const perToken = 1 + (most % of.length)
+        const groups = routeRows(Float32Array.from(of), { count: of.length, perToken, ffn: 1, renormalised: false })
+        const sorted = [...of.keys()].sort((a, b) => of[b]! - of[a]! || a - b).slice(0, perToken)
+        assert.deepEqual(
+          groups.map(({ expert }) => expert),
+          sorted.sort((a, b) => a - b),
+        )
+      }),
+    )
   })
 
   it('weighs among the chosen or among all, and stands ratings of any size', () => {

@@ -34,6 +34,7 @@ const assignment: PrefillAssignment = {
   layers: { from: 0, to: 3 },
   blockTokens: 8,
   promptTokens: 9,
+  tickets: [],
 }
 
 function exchange() {
@@ -57,7 +58,7 @@ function exchange() {
   })
   const subscriber = (name: string) => {
     const [near, far] = memoryLinkPair()
-    running.handle({ kind: 'subscribe', run: 'r', purpose: 'prefix', window: 9 }, name, near)
+    running.handle({ kind: 'subscribe', run: 'r', purpose: 'prefix', window: 3, ticket: 't' }, name, near)
     return async () => {
       const frame = (await far.receive())!
       return { frame, ...decodeMessage(peerDeliverySchema, frame, 2 ** 20) }
@@ -114,6 +115,17 @@ describe('the exchange of a run', () => {
       assert.deepEqual(delivered, [{ layer: 0, start: 0, count: 1, crc32: 7, dtype, bytes: payload }])
       assert.equal(encoded.length, 0)
     })
+
+  it('refuses a window beyond the layers that there are, asked for or granted', () => {
+    const { running } = exchange()
+    const [near] = memoryLinkPair()
+    const window = 0x7fffffff
+    for (const request of [
+      { kind: 'subscribe', run: 'r', purpose: 'prefix', window, ticket: 't' },
+      { kind: 'credit', run: 'r', window },
+    ] as const)
+      assert.throws(() => running.handle(request, 'w3', near), { code: 'unexpected_message' })
+  })
 
   it('refuses a block whose size is not that of its precision', () => {
     const { running, delivered } = exchange()

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { crc32 } from 'node:zlib'
 import type { PrefillAssignment } from '../../../shared/protocol/control.ts'
 import { decodeTraces } from '../../../shared/trace.ts'
 import { ComputeHost } from '../../../worker/compute/host.ts'
 import type { ComputeEvent } from '../../../worker/compute/messages.ts'
 import type { Engine } from '../../../worker/engine/engine.ts'
+import { summed } from '../../../worker/kv/block.ts'
 import { ManualClock } from '../../support/manual-clock.ts'
 
 /** Time passes nowhere but in the engine's arithmetic and while a block is on its way. */
@@ -31,6 +31,7 @@ const assignment: PrefillAssignment = {
   layers: { from: 0, to: LAYERS },
   blockTokens: 4,
   promptTokens: 9,
+  tickets: [],
 }
 
 function timedEngine(clock: ManualClock): Engine {
@@ -92,7 +93,7 @@ describe('the trace of a layer loop', () => {
       host.handle({
         kind: 'deliver',
         run: 'r',
-        block: { id: 0, layer, start: 0, count: 4, dtype: 'f32', crc32: crc32(bytes), bytes },
+        block: summed({ id: 0, layer, start: 0, count: 4, dtype: 'f32', bytes }),
       })
     }
     await turns()

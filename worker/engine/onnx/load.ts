@@ -8,7 +8,13 @@ import { int8Linear } from './linear/int8.ts'
 import { int8BlocksLinear } from './linear/int8-blocks.ts'
 import { largestExactWeight } from './linear/self-test.ts'
 import { OnnxEngine } from './onnx-engine.ts'
-import { packedAndStreamedWeights, packedWeights, streamedWeights, type WeightedGraphs } from './weighted-graphs.ts'
+import {
+  packedAndStreamedWeights,
+  packedSessionCount,
+  packedWeights,
+  streamedWeights,
+  type WeightedGraphs,
+} from './weighted-graphs.ts'
 
 /** The ONNX engine with the model of a folder. */
 export async function loadOnnxEngine(folder: string, options: EngineOptions): Promise<Engine> {
@@ -16,8 +22,12 @@ export async function loadOnnxEngine(folder: string, options: EngineOptions): Pr
   return OnnxEngine.create(shape, await weightsOf(folder, shape, options), options.threads)
 }
 
+/** Each takes a millisecond to make and some hundred kilobytes: models of thousands of small experts are not packed. */
+const MOST_PACKED_SESSIONS = 1024
+
 async function weightsOf(folder: string, shape: ModelShape, options: EngineOptions): Promise<WeightedGraphs> {
-  const { weights, threads, decodes } = options
+  const { weights, threads } = options
+  const decodes = options.decodes && packedSessionCount(shape) <= MOST_PACKED_SESSIONS
   switch (weights) {
     case 'bf16':
       // packed, they would be float32 again

@@ -57,7 +57,8 @@ function joinAttention(
     return { residual, input: residual }
   }
   const gain = g.input('mlp_norm', [hidden])
-  const [input, , , residual] = g.ops(4, 'SkipSimplifiedLayerNormalization@com.microsoft', [added, x, gain], {
+  // x first: its dimensions are known, the sum takes them over, and what follows can be computed in place
+  const [input, , , residual] = g.ops(4, 'SkipSimplifiedLayerNormalization@com.microsoft', [x, added, gain], {
     epsilon: { float: normEpsilon },
   }) as [Value, Value, Value, Value]
   return { residual, input }

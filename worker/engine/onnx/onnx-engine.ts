@@ -18,8 +18,7 @@ import { decodeKv, encodeKv } from './wire-transport.ts'
 export class OnnxEngine implements Engine {
   readonly name = 'onnx'
   readonly shape: ModelShape
-  /** Whole KV blocks of 512 tokens are two chunks, and the odd rest of a span is seldom more than one. */
-  readonly chunkTokens = 384
+  readonly chunkTokens: number
   readonly #weighted: WeightedGraphs
   readonly #plain: SessionSet
   readonly #ropes: RopeTables
@@ -28,6 +27,7 @@ export class OnnxEngine implements Engine {
 
   private constructor(shape: ModelShape, weighted: WeightedGraphs, plain: SessionSet) {
     this.shape = shape
+    this.chunkTokens = weighted.chunkTokens
     this.#weighted = weighted
     this.#plain = plain
     this.#ropes = new RopeTables(shape)

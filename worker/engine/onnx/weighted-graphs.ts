@@ -9,6 +9,8 @@ import { SessionSet, type Slot, type Slots } from './session-set.ts'
 
 /** The graphs that need weights, of a whole model. */
 export interface WeightedGraphs {
+  /** How many tokens a call should have at most. */
+  readonly chunkTokens: number
   readonly embedding_vocab_dim: Rows
   /** Rows of each piece of the head, from the top. */
   readonly headRows: readonly number[]
@@ -24,6 +26,14 @@ interface Place {
 }
 
 type Sized = { readonly out: number }
+
+/** Whole KV blocks of 512 tokens are two chunks, and the odd rest of a span is seldom more than one. */
+const CHUNK_TOKENS = 384
+/**
+ * Every session's arena keeps what its largest call took: with 384 tokens in 60 sessions of the smol135 shape 400 MB,
+ * with 192 half of it, at hardly less speed.
+ */
+const ARENAS_CHUNK_TOKENS = 192
 
 /**
  * One session to a kind of graph, weights passed in with each call: a few kilobytes beside the weights themselves, and
@@ -45,6 +55,7 @@ export async function streamedWeights<M extends Sized>(
       ? headSlots(linear, weights.finalNorm_dim, weights.head[at]!)
       : layerSlots(linear, kind, weights.layers[at]!, expert)
   return {
+    chunkTokens: CHUNK_TOKENS,
     embedding_vocab_dim: weights.embedding_vocab_dim,
     headRows: weights.head.map(({ out }) => out),
     run: (kind, at, _tokens, inputs, outputs) => sessions.run(kind, { ...inputs, ...slotsOf(kind, at) }, outputs),
@@ -74,6 +85,7 @@ export async function packedWeights<M extends Sized>(
   })
   await sessions.addHead(finalNorm_dim, head)
   return {
+    chunkTokens: arena ? ARENAS_CHUNK_TOKENS : CHUNK_TOKENS,
     embedding_vocab_dim,
     headRows: head.map(({ out }) => out),
     run: (kind, at, _tokens, inputs, outputs) => sessions.run(kind, at, inputs, outputs),
@@ -105,6 +117,7 @@ export async function packedAndStreamedWeights<P extends Sized, M extends Sized>
   })
   await packed.addHead(finalNorm_dim, head)
   return {
+    chunkTokens: CHUNK_TOKENS,
     embedding_vocab_dim,
     headRows: head.map(({ out }) => out),
     run: (kind, at, tokens, inputs, outputs) =>
@@ -117,6 +130,10 @@ export async function packedAndStreamedWeights<P extends Sized, M extends Sized>
     },
   }
 }
+
+/** How many sessions the layers of a packed model are: two to a layer, and one to each expert. */
+export const packedSessionCount = ({ layerShapes, experts }: ModelShape): number =>
+  layerShapes.reduce((sum, layer) => sum + 2 + (layer.experts ? experts!.count : 0), 0)
 
 /** A session to each layer and to each piece of the head. */
 class PackedSessions<M extends Sized> {
