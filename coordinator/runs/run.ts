@@ -7,7 +7,7 @@ import type { ClockOffset } from '../trace/alignment.ts'
 import { bottleneckOf } from '../trace/bottleneck.ts'
 import { RunTracer, spansOf } from '../trace/run-trace.ts'
 import type { Turn } from './admission.ts'
-import { AttemptFailed, attemptRun } from './attempt.ts'
+import { AttemptFailed, type AttemptOptions, attemptRun } from './attempt.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
 import { Following } from './following.ts'
 import type { Part } from './parts.ts'
@@ -29,6 +29,8 @@ export interface RunDeps {
   readonly repairers: (excluded: ReadonlySet<string>, decode: WorkerId) => readonly Omit<Repairer, 'busySeconds'>[]
   readonly occupyPart: (part: string, worker: WorkerId) => () => void
   readonly secondsLeft: (part: Part) => number
+  /** What the decode node of a plan is to compute again, drawn in secret, and who hears what came of it. */
+  readonly selfCheck: (plan: Plan) => Pick<AttemptOptions, 'checks' | 'onChecked'>
   /** How a worker's clock stands to `clock`, once a ping has told. */
   readonly offsetOf: (worker: string) => ClockOffset | undefined
   /** What a worker's numbers are true to. */
@@ -121,6 +123,7 @@ export async function* runRequest(
           occupy: deps.occupyPart,
           secondsLeft: deps.secondsLeft,
           onRepair: (repair) => follow.repaired(repair),
+          ...deps.selfCheck(of.plan),
         },
         signal,
       )
