@@ -14,12 +14,16 @@ import type { Precision } from '../shared/precision.ts'
 import { packageVersion } from '../shared/version.ts'
 import { Registry } from './cluster/registry.ts'
 import type { ModelFacts } from './http/deps.ts'
+import { type EdgeConfig, openEdge } from './http/edge.ts'
+import { KeptAnswers } from './http/kept-answers.ts'
 import { buildServer } from './http/server.ts'
 import { type CoordinatorMetrics, createCoordinatorMetrics } from './metrics.ts'
 import { type ModelShare, shareModel } from './models/model-share.ts'
 import { measuredRuns } from './run-metrics.ts'
 import { ClusterRuns } from './runs/cluster-runs.ts'
 import type { Runs } from './runs/events.ts'
+import { DEFAULT_QUEUE_LIMITS, type QueueLimits } from './runs/queue.ts'
+import { type Authority, type OpenAuthority, openAuthority } from './security/authority.ts'
 import { loadChatTemplate } from './tokenizer/chat-template.ts'
 import { loadTokenizer } from './tokenizer/tokenizer.ts'
 import { RunStore } from './trace/store.ts'
@@ -43,8 +47,12 @@ export interface CoordinatorConfig {
   readonly strategy: Strategy | undefined
   /** The narrowest precision that KV may have between machines. */
   readonly narrowestWire: Wire
+  /** Absent: neither the API nor the links have TLS. */
+  readonly cluster: OpenAuthority | undefined
   readonly bodyLimitBytes: number
   readonly pingSeconds: number
+  readonly edge: EdgeConfig
+  readonly limits?: QueueLimits
 }
 
 export interface RunningCoordinator {
@@ -56,12 +64,14 @@ export interface RunningCoordinator {
 export async function startCoordinator(config: CoordinatorConfig, log: Log): Promise<RunningCoordinator> {
   const { modelFolder, host, port, pingSeconds, bodyLimitBytes } = config
   const modelName = config.modelName ?? nameOf(modelFolder)
+  const authority = config.cluster && (await openAuthority(config.cluster, host, log))
   const [tokenizer, template, core] = await Promise.all([
     loadTokenizer(modelFolder),
     loadChatTemplate(modelFolder),
-    startCore(modelFolder, modelName, config, log),
+    startCore(modelFolder, modelName, config, log, authority),
   ])
   const { runs, metrics, shape, fingerprint } = core
+  const edge = await openEdge(config.edge, host, log)
   const model = await modelFacts(modelFolder, modelName, shape, fingerprint)
   const app = buildServer({
     runs,
@@ -70,13 +80,17 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     model,
     store: core.store,
     share: core.share,
+    authority,
     metrics,
     log,
     clock: realClock,
+    kept: new KeptAnswers(realClock),
+    ...edge,
     pingSeconds,
     bodyLimitBytes,
   })
-  const detach = attachLinks(app.server, { path: LINK_PATH, limits: COORDINATOR_LIMITS, onLink: core.onLink })
+  const secure = authority?.membership
+  const detach = attachLinks(app.server, { path: LINK_PATH, limits: COORDINATOR_LIMITS, secure, onLink: core.onLink })
   const url = await app.listen({ host, port }).catch((cause: Error) => {
     throw new HeadraceError('bad_config', `cannot listen on ${host}:${port}: ${cause.message}`, { cause })
   })
@@ -134,19 +148,20 @@ interface Core {
 async function startCore(
   modelFolder: string,
   modelName: string,
-  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision'>,
+  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision' | 'limits'>,
   log: Log,
+  authority?: Authority,
 ): Promise<Core> {
-  const { strategy, narrowestWire, precision, mixedPrecision } = config
+  const { strategy, narrowestWire, precision, mixedPrecision, limits = DEFAULT_QUEUE_LIMITS } = config
   const hashes = new FileHashes(config.cache)
   const [shape, local] = await Promise.all([readModelShape(modelFolder), identifyModel(modelFolder, hashes)])
   const { fingerprint } = local.manifest
   const metrics = createCoordinatorMetrics({ version: packageVersion, model: modelName })
   const admitted = { fingerprint, mixedPrecision, ...(precision === undefined ? {} : { precision }) }
-  const registry = new Registry({ ...admitted, clock: realClock, metrics, log })
+  const registry = new Registry({ ...admitted, membership: authority?.membership, clock: realClock, metrics, log })
   const stopping = new AbortController()
   const store = new RunStore()
-  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, clock: realClock, store })
+  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, limits, clock: realClock, store })
   let watch = Promise.resolve()
   return {
     runs: measuredRuns(runs, metrics, realClock),
@@ -159,7 +174,9 @@ async function startCore(
       registry.serve(link).catch((error: unknown) => log.error({ err: error }, 'a worker was not served'))
     },
     keepWatch: () => {
-      watch = registry.keepWatch(stopping.signal)
+      const { signal } = stopping
+      const kept = [registry.keepWatch(signal), authority?.keep(() => registry.tellDenied(), signal)]
+      watch = Promise.all(kept).then(() => undefined)
     },
     close: async () => {
       const reason = new HeadraceError('shutting_down', 'the coordinator is stopping')

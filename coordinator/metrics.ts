@@ -112,9 +112,15 @@ function runSeries({ counter, gauge, histogram }: Makers) {
   return series
 }
 
+/** What became of a request with an `Idempotency-Key`: it began a run, listened to one, or got an answer again. */
+const IDEMPOTENT_OUTCOMES = ['begun', 'attached', 'replayed'] as const
+
 /** Routes are registered by the server, which zeroes their series as it adds them. */
 function httpSeries({ counter, histogram }: Makers) {
+  const idempotent = counter('idempotent_requests_total', 'Requests with an Idempotency-Key', ['outcome'])
+  for (const outcome of IDEMPOTENT_OUTCOMES) idempotent.inc({ outcome }, 0)
   return {
+    idempotent,
     httpRequests: counter('http_requests_total', 'Requests answered', ['route', 'method', 'status']),
     httpSeconds: histogram('http_request_seconds', 'From the request line to the last byte', DURATION_BUCKETS, [
       'route',

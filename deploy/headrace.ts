@@ -4,8 +4,12 @@ import { hideBin } from 'yargs/helpers'
 import { askCommand } from '../coordinator/cli/ask-command.ts'
 import { coordinatorCommand } from '../coordinator/cli/coordinator-command.ts'
 import { demoCommand } from '../coordinator/cli/demo-command.ts'
+import { identityCommand } from '../coordinator/cli/identity-command.ts'
+import { initCommand } from '../coordinator/cli/init-command.ts'
+import { keyCommand } from '../coordinator/cli/key-command.ts'
 import { planCommand } from '../coordinator/cli/plan-command.ts'
 import { pullCommand } from '../coordinator/cli/pull-command.ts'
+import { tokenCommand } from '../coordinator/cli/token-command.ts'
 import { upCommand } from '../coordinator/cli/up-command.ts'
 import { verifyCommand } from '../coordinator/cli/verify-command.ts'
 import type { Program } from '../shared/cli/options.ts'
@@ -30,9 +34,13 @@ for (const add of [
   demoCommand,
   pullCommand,
   verifyCommand,
+  keyCommand,
   coordinatorCommand,
   workerCommand,
   devicesCommand,
+  initCommand,
+  tokenCommand,
+  identityCommand,
 ])
   add(program)
 

@@ -28,6 +28,26 @@ export const ERRORS = {
     type: 'invalid_request_error',
     help: 'No run of this id is kept: only the last ones are; ask `/v1/runs`.',
   },
+  invalid_api_key: {
+    status: 401,
+    type: 'invalid_request_error',
+    help: 'The API key is missing, unknown or revoked (`Authorization: Bearer KEY`).',
+  },
+  access_denied: {
+    status: 403,
+    type: 'invalid_request_error',
+    help: 'The route is not open to this address (`--metrics-access`, `--health-access`) or web page (`--cors`).',
+  },
+  rate_limit_exceeded: {
+    status: 429,
+    type: 'rate_limit_error',
+    help: 'A limit of the API key or of the address is reached; retry after `Retry-After` seconds.',
+  },
+  idempotency_mismatch: {
+    status: 422,
+    type: 'invalid_request_error',
+    help: 'The `Idempotency-Key` was used for another request.',
+  },
   not_found: { status: 404, type: 'invalid_request_error', help: 'There is no such route.' },
   method_not_allowed: {
     status: 405,
@@ -82,6 +102,37 @@ export const ERRORS = {
     help: 'Worker and coordinator run different protocol versions.',
   },
   name_taken: { status: 409, type: 'join_error', help: 'Another worker with this name is connected.' },
+  // security
+  token_refused: {
+    status: 401,
+    type: 'security_error',
+    help: 'The join token is unknown, used, ended, revoked or not for this role or name; `headrace token create` makes one.',
+  },
+  join_throttled: {
+    status: 429,
+    type: 'security_error',
+    help: 'Too many joins from this address have failed; retry after `Retry-After` seconds.',
+  },
+  certificate_refused: {
+    status: 403,
+    type: 'security_error',
+    help: 'The other end has no certificate of this cluster, or one that has ended or is not for this.',
+  },
+  identity_revoked: {
+    status: 403,
+    type: 'security_error',
+    help: 'The identity of this worker has been revoked; it needs a new token.',
+  },
+  ticket_refused: {
+    status: 403,
+    type: 'security_error',
+    help: 'KV was asked for without a ticket of the coordinator for this run, these workers and this time.',
+  },
+  state_failed: {
+    status: 500,
+    type: 'security_error',
+    help: 'The folder of the cluster, or of a worker’s identity, cannot be used.',
+  },
   // links and frames
   frame_truncated: { status: 400, type: 'protocol_error', help: 'A frame is shorter than its lengths say.' },
   frame_oversized: { status: 413, type: 'protocol_error', help: 'A frame or header is longer than the limit.' },

@@ -52,6 +52,13 @@ export interface Plan {
   readonly boundBy: string
 }
 
+/** Whose KV reaches the worker at `rank` at first hand; the chain's first worker and a lone one need nobody's. */
+export function sourceRank(strategy: Strategy, rank: number, workers: number): number | undefined {
+  if (strategy === 'solo' || workers < 2) return undefined
+  if (strategy === 'ring') return (rank + workers - 1) % workers
+  return rank > 0 ? rank - 1 : undefined
+}
+
 /** The KV blocks that spans are cut into, in ascending order: `[start, end)` each, at most `blockTokens` long. */
 export function blocksOf(spans: readonly Span[], blockTokens: number): Span[] {
   const blocks: Span[] = []

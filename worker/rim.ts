@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { availableParallelism, hostname, totalmem } from 'node:os'
+import type { TLSSocket } from 'node:tls'
 import { SERVING_LIMITS } from '../shared/link/link.ts'
 import { type LinkServer, listenLinks } from '../shared/link/ws-server.ts'
 import type { Log } from '../shared/log.ts'
@@ -8,6 +9,7 @@ import { contentsOf } from '../shared/model-store/manifest.ts'
 import { BLOB_PATH, serveBlob } from '../shared/model-store/serve-blob.ts'
 import { Shelf } from '../shared/model-store/shelf.ts'
 import { type Fetching, PROTOCOL_VERSION } from '../shared/protocol/control.ts'
+import type { Membership } from '../shared/security/membership.ts'
 import type { WorkerMetrics } from './metrics.ts'
 import type { PeerListening } from './peers/listening.ts'
 import type { WorkerConfig } from './worker.ts'
@@ -18,10 +20,12 @@ export class WorkerRim {
   readonly metrics: WorkerMetrics
   readonly log: Log
   readonly #config: WorkerConfig
+  readonly #secure: Membership | undefined
   #server: LinkServer | undefined
   #listening: PeerListening | undefined
 
-  constructor(config: WorkerConfig, metrics: WorkerMetrics, log: Log) {
+  constructor(config: WorkerConfig, metrics: WorkerMetrics, log: Log, secure?: Membership) {
+    this.#secure = secure
     this.#config = config
     this.metrics = metrics
     this.log = log
@@ -35,6 +39,7 @@ export class WorkerRim {
       port,
       path: '/link',
       limits: SERVING_LIMITS,
+      secure: this.#secure,
       onLink: (link) => {
         // Before it has a model nobody can know of it, so nobody has business here.
         if (this.#listening === undefined) link.close()
@@ -46,7 +51,15 @@ export class WorkerRim {
       },
       serve: (path, request, response) => this.#serveBlob(path, request, response),
     })
-    log.info({ url: this.place.url, metrics: `http://${this.#at(host)}/metrics`, engine, threads }, 'listening')
+    log.info(
+      {
+        url: this.place.url,
+        metrics: `${this.#secure ? 'https' : 'http'}://${this.#at(host)}/metrics`,
+        engine,
+        threads,
+      },
+      'listening',
+    )
   }
 
   /** What the worker says of itself, once it listens. */
@@ -57,7 +70,7 @@ export class WorkerRim {
       name,
       role,
       engine,
-      url: `ws://${this.#at(advertise ?? host)}/link`,
+      url: `${this.#secure ? 'wss' : 'ws'}://${this.#at(advertise ?? host)}/link`,
       host: hostname(),
       cores: availableParallelism(),
       threads,
@@ -83,11 +96,26 @@ export class WorkerRim {
 
   #serveBlob(path: string, request: IncomingMessage, response: ServerResponse): boolean {
     if (!path.startsWith(BLOB_PATH) || (request.method !== 'GET' && request.method !== 'HEAD')) return false
+    if (!this.#isMember(request)) {
+      response.writeHead(403, { 'content-length': 0 }).end()
+      return true
+    }
     serveBlob(this.shelf, path.slice(BLOB_PATH.length), request, response).then(
       (bytes) => this.metrics.weightsSentBytes.inc(bytes),
       (error: unknown) => this.log.error({ err: error }, 'a file of the model was not served'),
     )
     return true
+  }
+
+  /** The weights are for members; what else is here by HTTP is for everybody. */
+  #isMember({ socket }: IncomingMessage): boolean {
+    try {
+      this.#secure?.peerOf(socket as TLSSocket)
+      return true
+    } catch (error) {
+      this.log.warn({ err: error, peer: socket.remoteAddress }, 'a file of the model was asked for by no member')
+      return false
+    }
   }
 
   #at(host: string): string {

@@ -5,13 +5,14 @@ import type { Device, EngineName, Weights } from '../shared/engine-name.ts'
 import { abortError } from '../shared/errors.ts'
 import { BufferPool } from '../shared/link/buffer-pool.ts'
 import { realClock } from '../shared/link/real-clock.ts'
-import { wsDialer, wsDialerWith } from '../shared/link/ws-link.ts'
+import { wsDialerWith } from '../shared/link/ws-link.ts'
 import type { Log } from '../shared/log.ts'
 import { FileHashes } from '../shared/model-store/file-hashes.ts'
 import { identifyModel } from '../shared/model-store/identity.ts'
 import { ModelCache } from '../shared/model-store/model-cache.ts'
 import { precisionOf } from '../shared/precision.ts'
 import type { Join, Role } from '../shared/protocol/control.ts'
+import { Exchange } from '../shared/security/exchange.ts'
 import { packageVersion } from '../shared/version.ts'
 import { Agent } from './agent/agent.ts'
 import { type Compute, startCompute } from './compute/compute.ts'
@@ -22,6 +23,8 @@ import { fetchModel } from './model-store/fetch-model.ts'
 import { PeerDialling } from './peers/dialling.ts'
 import { PeerListening } from './peers/listening.ts'
 import { WorkerRim } from './rim.ts'
+import type { OwnIdentity } from './security/own-identity.ts'
+import { TicketBook } from './security/ticket-book.ts'
 
 export interface WorkerConfig {
   readonly coordinatorUrl: string
@@ -41,6 +44,8 @@ export interface WorkerConfig {
   /** Where other workers reach this one, if not at `host`. */
   readonly advertise: string | undefined
   readonly kvBudgetBytes: number
+  /** Absent: a cluster without certificates. */
+  readonly identity: OwnIdentity | undefined
 }
 
 export const defaultThreads = (): number => availableParallelism()
@@ -59,7 +64,7 @@ export interface RunningWorker {
 export async function startWorker(config: WorkerConfig, log: Log, signal: AbortSignal): Promise<RunningWorker> {
   const { engine, role } = config
   const metrics = new WorkerMetrics({ version: packageVersion, role, engine })
-  const rim = new WorkerRim(config, metrics, log)
+  const rim = new WorkerRim(config, metrics, log, config.identity?.membership)
   await rim.listen()
   try {
     return await loadModel(config, await findModel(config, rim, signal), rim, log)
@@ -110,11 +115,26 @@ async function findModel(config: WorkerConfig, rim: WorkerRim, signal: AbortSign
   if (model !== undefined)
     return { path: model, fingerprint: identifyModel(model, hashes, signal).then((local) => rim.giveAway(local)) }
   const { shelf, metrics, log, place } = rim
+  const exchange = new Exchange(config.identity?.membership)
+  const dialer = wsDialerWith((length) => new Uint8Array(length), config.identity?.membership)
   const cache = new ModelCache(config.cache, config.cacheBudgetBytes)
-  return fetchModel(
-    { coordinatorUrl, identity: place, cache, hashes, shelf, dialer: wsDialer, metrics, clock: realClock, random, log },
-    signal,
-  )
+  const of = {
+    coordinatorUrl,
+    identity: place,
+    cache,
+    hashes,
+    shelf,
+    dialer,
+    exchange,
+    metrics,
+    clock: realClock,
+    random,
+  }
+  try {
+    return await fetchModel({ ...of, log }, signal)
+  } finally {
+    exchange.close()
+  }
 }
 
 const random = (): number => randomInt(2 ** 32) / 2 ** 32
@@ -128,18 +148,22 @@ function joinCluster(
 ): RunningWorker {
   const { name } = config
   const { metrics } = rim
-  const listening = new PeerListening({ fingerprint, clock: realClock, log })
+  const tickets = new TicketBook(name, realClock)
+  const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log })
   rim.takeLinks(listening)
   const buffers = new BufferPool()
-  const dialer = wsDialerWith((length) => buffers.take(length))
+  const membership = config.identity?.membership
+  const dialer = wsDialerWith((length) => buffers.take(length), membership)
   const dialling = new PeerDialling({ dialer, worker: name, fingerprint, log })
   const agent = new Agent({
     coordinatorUrl: config.coordinatorUrl,
     join: { kind: 'join', ...rim.place, fingerprint, precision },
-    dialer: wsDialer,
+    dialer: wsDialerWith((length) => new Uint8Array(length), membership),
+    membership,
     random,
     clock: realClock,
     log,
+    tickets,
     session: { worker: name, fingerprint, compute, dialling, listening, metrics, buffers, clock: realClock, log },
     residentBytes: () => process.memoryUsage.rss(),
     collectGarbage: () => {
@@ -150,10 +174,13 @@ function joinCluster(
   const dead = aborted(compute.failed).then(() => {
     throw abortError(compute.failed)
   })
+  const over = new AbortController()
+  const refused = keepIdentity(config, () => dialling.renewed(), over.signal)
   const serve = async (): Promise<void> => {
     try {
-      await Promise.race([agent.serve(), dead])
+      await Promise.race([agent.serve(), dead, refused])
     } finally {
+      over.abort()
       await agent.leave(0) // who cannot compute must not stay joined
       dialling.close()
       await rim.close()
@@ -161,4 +188,11 @@ function joinCluster(
     }
   }
   return { done: serve(), leave: (graceSeconds) => agent.leave(graceSeconds) }
+}
+
+/** Never resolves; rejects when the coordinator does not want this worker any more. */
+function keepIdentity({ identity }: WorkerConfig, onRenewed: () => void, signal: AbortSignal): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    identity?.keep(onRenewed, signal).catch(reject)
+  })
 }

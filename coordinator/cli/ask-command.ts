@@ -19,6 +19,7 @@ export const askCommand = (program: Program): Program =>
         .positional('file', { type: 'string', demandOption: true, describe: 'The text; - is standard input' })
         .option('question', { type: 'string', demandOption: true, alias: 'q', describe: 'Put after the text' })
         .option('url', { type: 'string', default: 'http://127.0.0.1:8080', describe: 'The coordinator' })
+        .option('api-key', { type: 'string', describe: 'Where the coordinator asks for keys' })
         .option('strategy', { choices: STRATEGIES, describe: 'Insist on a strategy [default: the planner decides]' })
         .option('workers', { type: 'number', describe: 'Insist on a number of workers' })
         .option('max-tokens', { type: 'number', describe: 'Longest answer' })
@@ -32,6 +33,7 @@ interface AskArgs {
   file: string
   question: string
   url: string
+  apiKey?: string | undefined
   strategy?: string | undefined
   workers?: number | undefined
   maxTokens?: number | undefined
@@ -49,7 +51,7 @@ async function ask({ file, question, url, trace, traceFile, ...rest }: AskArgs):
   if (!trace && traceFile === undefined) return
   const { run, bottleneck } = outcome.prefill
   if (run === undefined) throw new HeadraceError('run_not_found', 'this coordinator does not name its runs')
-  const spans = await getJson<ChromeTrace>(`${url}/v1/runs/${run}/trace`, signal)
+  const spans = await getJson<ChromeTrace>(`${url}/v1/runs/${run}/trace`, signal, rest.apiKey)
   if (trace) process.stderr.write(`\n${gantt(spans, terminal())}\nbottleneck: ${bottleneck}\n`)
   if (traceFile !== undefined) await writeText(traceFile, JSON.stringify(spans))
 }

@@ -8,6 +8,7 @@ export interface Chat {
   readonly workers?: number | undefined
   readonly maxTokens?: number | undefined
   readonly temperature: number
+  readonly apiKey?: string | undefined
 }
 
 interface Progress {
@@ -57,8 +58,8 @@ export interface ChatChunk {
 
 /** Asks, and yields what the stream brings until it is done. */
 export async function* streamChat(url: string, chat: Chat, signal: AbortSignal): AsyncGenerator<ChatChunk, void> {
-  const { question, strategy, workers, maxTokens, temperature } = chat
-  const answer = await request(`${url}/v1/chat/completions`, signal, {
+  const { question, strategy, workers, maxTokens, temperature, apiKey } = chat
+  const answer = await request(`${url}/v1/chat/completions`, signal, apiKey, {
     messages: [{ role: 'user', content: question }],
     stream: true,
     return_progress: true,
@@ -74,14 +75,18 @@ export async function* streamChat(url: string, chat: Chat, signal: AbortSignal):
   }
 }
 
-export async function getJson<T>(url: string, signal: AbortSignal): Promise<T> {
-  const answer = await request(url, signal)
+export async function getJson<T>(url: string, signal: AbortSignal, apiKey?: string): Promise<T> {
+  const answer = await request(url, signal, apiKey)
   return (await answer.json()) as T
 }
 
-async function request(url: string, signal: AbortSignal, body?: object): Promise<Response> {
-  const post = { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }
-  const answer = await fetch(url, { signal, ...(body && post) }).catch((cause: Error) => {
+async function request(url: string, signal: AbortSignal, apiKey?: string, body?: object): Promise<Response> {
+  const headers = {
+    ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }),
+    ...(body && { 'content-type': 'application/json' }),
+  }
+  const post = { method: 'POST', body: JSON.stringify(body) }
+  const answer = await fetch(url, { signal, headers, ...(body && post) }).catch((cause: Error) => {
     if (signal.aborted) throw cause
     throw new HeadraceError('dial_failed', `no coordinator answers at ${new URL(url).origin}`, { cause })
   })

@@ -1,11 +1,22 @@
+import { isIP } from 'node:net'
 import { resolve } from 'node:path'
-import { checkHost, type Program, wholeNumber } from '../../shared/cli/options.ts'
+import { checkHost, PLAINTEXT_OPTIONS, type Program, wholeNumber } from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
+import { HeadraceError } from '../../shared/errors.ts'
 import { createLog } from '../../shared/log.ts'
 import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { STRATEGIES, type Strategy, WIRES } from '../../shared/plan.ts'
 import { PRECISIONS, type Precision } from '../../shared/precision.ts'
 import { startCoordinator } from '../coordinator.ts'
+import type { OpenAuthority } from '../security/authority.ts'
+import {
+  type AccessArgs,
+  type EdgeArgs,
+  edgeConfig,
+  queueLimits,
+  withAccessOptions,
+  withEdgeOptions,
+} from './edge-options.ts'
 
 export const STRATEGY_CHOICES = ['auto', ...STRATEGIES] as const
 
@@ -15,7 +26,7 @@ export const coordinatorCommand = (program: Program): Program =>
     'coordinator',
     'Serve the HTTP API and split prompts over the workers that join',
     (args) =>
-      args
+      withAccessOptions(withEdgeOptions(args))
         .option('model', {
           type: 'string',
           demandOption: true,
@@ -42,11 +53,22 @@ export const coordinatorCommand = (program: Program): Program =>
           default: 'f16' as const,
           describe: 'Narrowest precision that KV may have between machines',
         })
-        .option('accept-plaintext', {
-          type: 'boolean',
-          default: false,
-          describe: 'Listen beyond loopback without encryption',
+        .option('cluster', {
+          type: 'string',
+          describe: 'Folder that `headrace init` has made: TLS for the API and the links, and workers join with tokens',
         })
+        .option('certificate-hours', {
+          type: 'number',
+          default: 24,
+          describe: "Life of workers' certificates; a worker that is off for longer needs a new token",
+        })
+        .option('tls-name', {
+          type: 'string',
+          array: true,
+          default: [] as string[],
+          describe: 'Another name or address under which HTTP clients reach the coordinator',
+        })
+        .options(PLAINTEXT_OPTIONS)
         .option('precision', {
           choices: PRECISIONS,
           describe: "What workers must compute in [default: the first worker's]",
@@ -65,7 +87,7 @@ export const coordinatorCommand = (program: Program): Program =>
     (args) => run(args).catch((thrown: unknown) => reportFatal(thrown)),
   )
 
-interface CoordinatorArgs {
+interface CoordinatorArgs extends EdgeArgs, AccessArgs {
   model: string
   name?: string | undefined
   host: string
@@ -75,14 +97,18 @@ interface CoordinatorArgs {
   precision?: Precision | undefined
   allowMixedPrecision: boolean
   cache?: string | undefined
+  insecurePlaintext: boolean
   acceptPlaintext: boolean
+  cluster?: string | undefined
+  certificateHours: number
+  tlsName: string[]
   bodyLimitMib: number
   pingSeconds: number
   logLevel: string
 }
 
 async function run(args: CoordinatorArgs): Promise<void> {
-  checkHost(args.host, args.acceptPlaintext)
+  checkHost(args.host, { ...args, secure: args.cluster !== undefined })
   const stopped = stopSignal()
   const cache = resolve(args.cache ?? defaultCache())
   const modelFolder = await resolveModel(args.model, cache)
@@ -97,14 +123,26 @@ async function run(args: CoordinatorArgs): Promise<void> {
       port: wholeNumber('port', args.port, 0, 65535),
       strategy: strategyOf(args.strategy),
       narrowestWire: args.wire,
+      cluster: clusterOf(args),
       bodyLimitBytes: wholeNumber('body-limit-mib', args.bodyLimitMib, 1, 1024) * 2 ** 20,
       pingSeconds: wholeNumber('ping-seconds', args.pingSeconds, 1, 3600),
+      edge: edgeConfig(args),
+      limits: queueLimits(args),
     },
     createLog('coordinator', args.logLevel),
   )
   process.stdout.write(`${coordinator.url}\n`)
   await aborted(stopped)
   await coordinator.close()
+}
+
+function clusterOf({ cluster, certificateHours, tlsName }: CoordinatorArgs): OpenAuthority | undefined {
+  if (cluster === undefined) return undefined
+  const odd = tlsName.find((name) => isIP(name) === 0 && !/^[A-Za-z0-9.-]{1,253}$/.test(name))
+  if (odd !== undefined)
+    throw new HeadraceError('bad_config', `--tls-name ${odd} is neither a host name nor an address`)
+  const certificateSeconds = wholeNumber('certificate-hours', certificateHours, 1, 720) * 3600
+  return { folder: resolve(cluster), certificateSeconds, names: tlsName }
 }
 
 const strategyOf = (choice: (typeof STRATEGY_CHOICES)[number]): Strategy | undefined =>

@@ -54,7 +54,13 @@ export interface LocalCluster {
 
 /** Starts coordinator and workers and resolves when `/ready` says yes and every worker has joined. */
 export async function startLocalCluster(
-  of: LocalWorkers & { port: number; strategy: string; wire?: string; name?: string | undefined },
+  of: LocalWorkers & {
+    port: number
+    strategy: string
+    wire?: string
+    name?: string | undefined
+    coordinatorFlags?: readonly string[]
+  },
   signal: AbortSignal,
 ): Promise<LocalCluster> {
   const group = new ProcessGroup()
@@ -65,7 +71,7 @@ export async function startLocalCluster(
     if (of.weights === 'bf16') args.push('--allow-mixed-precision')
     if (of.wire !== undefined) args.push('--wire', of.wire)
     if (of.name !== undefined) args.push('--name', of.name)
-    const coordinator = startHeadrace([...args, '--log-level', of.logLevel])
+    const coordinator = startHeadrace([...args, ...(of.coordinatorFlags ?? []), '--log-level', of.logLevel])
     group.add('coordinator', coordinator)
     const url = await firstLine(coordinator, signal)
     startWorkers(group, url, of)
@@ -90,7 +96,5 @@ export async function until(ready: () => boolean | Promise<boolean>, signal: Abo
 }
 
 async function allReady(url: string, workers: number): Promise<boolean> {
-  const answer = await fetch(`${url}/v1/cluster`)
-  const cluster = (await answer.json()) as { workers: { state: string }[] }
-  return cluster.workers.filter(({ state }) => state === 'ready').length >= workers
+  return (await fetch(`${url}/ready?workers=${workers}`)).ok
 }

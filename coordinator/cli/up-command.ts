@@ -7,6 +7,7 @@ import { abortError } from '../../shared/errors.ts'
 import { defaultCache, resolveModel } from '../../shared/model-store/resolve.ts'
 import { WIRES } from '../../shared/plan.ts'
 import { STRATEGY_CHOICES } from './coordinator-command.ts'
+import { type EdgeArgs, edgeFlags, withEdgeOptions } from './edge-options.ts'
 import { startLocalCluster } from './local-cluster.ts'
 
 /** The model that comes with the project. */
@@ -18,7 +19,7 @@ export const upCommand = (program: Program): Program =>
     'up',
     'Run a whole cluster on this machine: coordinator, prefill workers, decode node',
     (args) =>
-      args
+      withEdgeOptions(args)
         .option('model', {
           type: 'string',
           default: BUNDLED_MODEL,
@@ -60,7 +61,7 @@ export const upCommand = (program: Program): Program =>
     (args) => run(args).catch((thrown: unknown) => reportFatal(thrown)),
   )
 
-interface UpArgs {
+interface UpArgs extends EdgeArgs {
   model: string
   cache?: string | undefined
   name?: string | undefined
@@ -88,6 +89,7 @@ async function run(args: UpArgs): Promise<void> {
       model,
       name: args.name ?? (model === args.model ? undefined : args.model),
       threads: args.threads,
+      coordinatorFlags: edgeFlags(args),
       workers: wholeNumber('workers', args.workers, 1, 64),
       decodeNodes: wholeNumber('decode-nodes', args.decodeNodes, 1, 16),
       port: wholeNumber('port', args.port, 0, 65535),

@@ -15,9 +15,11 @@ import {
   type WorkerEvent,
 } from '../../shared/protocol/control.ts'
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
+import type { Membership } from '../../shared/security/membership.ts'
 import type { CoordinatorMetrics, DISCONNECT_REASONS } from '../metrics.ts'
 import { sourcesFor } from '../models/sources.ts'
 import type { RunFollower, Workers } from '../runs/workers.ts'
+import { type TicketAsk, TicketOffice } from '../security/ticket-office.ts'
 import { LinkWatch } from './link-watch.ts'
 import { mayCalibrate } from './next-calibration.ts'
 import {
@@ -36,6 +38,8 @@ export interface RegistryOptions {
   readonly precision?: Precision
   /** Whether workers of several precisions may be in the cluster at once. */
   readonly mixedPrecision?: boolean
+  /** Absent: a cluster without certificates. */
+  readonly membership?: Membership | undefined
   readonly clock: Clock
   readonly metrics: CoordinatorMetrics
   readonly log: Log
@@ -70,6 +74,7 @@ export class Registry implements Workers {
   readonly #connections = new Map<WorkerId, Connection>()
   readonly #followers = new Map<string, RunFollower>()
   readonly #links: LinkWatch
+  readonly #tickets: TicketOffice
   /** When each connected worker was told that it has joined. */
   readonly #begunCalibration = new Map<WorkerId, number>()
   #state: ClusterState = EMPTY_CLUSTER
@@ -80,6 +85,7 @@ export class Registry implements Workers {
   constructor(of: RegistryOptions) {
     this.#of = of
     this.#links = new LinkWatch(this, of.clock, of.log)
+    this.#tickets = new TicketOffice(of.clock, of.membership?.cluster)
   }
 
   get state(): ClusterState {
@@ -163,6 +169,16 @@ export class Registry implements Workers {
       .catch((error: unknown) => this.#of.log.debug({ err: error, worker, kind: command.kind }, 'not delivered'))
   }
 
+  ticket(of: TicketAsk): string {
+    return this.#tickets.sign(of, this.epochOf(of.source))
+  }
+
+  /** Whom no worker may talk to. Links to here of those on it are closed by who guards them. */
+  tellDenied(): void {
+    const list = [...(this.#of.membership?.denied ?? [])]
+    for (const worker of this.#connections.keys()) this.send(worker, { kind: 'denied', list })
+  }
+
   has(worker: string): boolean {
     return this.#connections.has(asWorkerId(worker))
   }
@@ -185,6 +201,7 @@ export class Registry implements Workers {
     const { clock, log } = this.#of
     const worker = asWorkerId(join.name)
     try {
+      checkIdentity(join, link)
       this.#checkJoin(join)
       const { url, precision } = join
       this.#replaceHalfOpen(worker, url)
@@ -194,6 +211,8 @@ export class Registry implements Workers {
     }
     this.#connections.set(worker, { link, epoch: ++this.#epoch, pingSeq: 0, pingAt: clock.now() })
     this.#begunCalibration.delete(worker)
+    const denied = this.#of.membership?.denied ?? []
+    if (denied.length > 0) this.send(worker, { kind: 'denied', list: [...denied] })
     this.#letCalibrate()
     const { role, url, engine, precision } = join
     log.info({ worker, role, url, engine, precision }, 'worker joined')
@@ -213,6 +232,7 @@ export class Registry implements Workers {
   async #tellSources(message: Fetching, bits: Uint8Array, link: Link): Promise<string> {
     try {
       checkProtocol(message)
+      checkIdentity(message, link)
     } catch (thrown) {
       throw await this.#refuse(thrown, link)
     }
@@ -292,7 +312,8 @@ export class Registry implements Workers {
     const now = this.#of.clock.now()
     for (const worker of mayCalibrate(this.#state, this.#begunCalibration, now)) {
       this.#begunCalibration.set(worker, now)
-      this.send(worker, { kind: 'joined', worker, epoch: this.epochOf(worker) })
+      const tickets = this.#tickets.rule
+      this.send(worker, { kind: 'joined', worker, epoch: this.epochOf(worker), tickets })
     }
   }
 
@@ -313,6 +334,12 @@ export class Registry implements Workers {
 function checkProtocol({ protocol }: { protocol: number }): void {
   if (protocol !== PROTOCOL_VERSION)
     throw new HeadraceError('protocol_mismatch', `the worker speaks version ${protocol}, not ${PROTOCOL_VERSION}`)
+}
+
+/** A worker is who its certificate says, not who it says it is. */
+function checkIdentity({ name, role }: Join | Fetching, { identity }: Link): void {
+  if (identity === undefined || (identity.name === name && identity.role === role)) return
+  throw new HeadraceError('certificate_refused', `${identity.role} ${identity.name} calls itself ${role} ${name}`)
 }
 
 /** Else each message could leave another worker behind that nobody knows to be gone. */

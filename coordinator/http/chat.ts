@@ -1,20 +1,23 @@
 import type { FastifyInstance } from 'fastify'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { answerHead } from './answer.ts'
+import type { Voice } from './answer-events.ts'
 import { type Ask, checkModel, toAsk } from './ask.ts'
 import type { ModelFacts, ServerDeps } from './deps.ts'
 import { parseWith } from './errors.ts'
 import { chatLogprobs } from './logprobs.ts'
 import { encodePrompt, fitContext } from './prompt.ts'
-import { respond, type Voice } from './respond.ts'
+import { respond } from './respond.ts'
 import { chatSchema } from './schemas.ts'
 import { refuseUnsupported } from './unsupported.ts'
 
 export function chatRoutes(app: FastifyInstance, deps: ServerDeps): void {
-  app.post('/v1/chat/completions', (request, reply) => {
-    const ask = readChat(deps, request.body)
-    return respond(deps, reply, ask, chatVoice(deps.model, deps.tokenizer, ask))
-  })
+  app.post('/v1/chat/completions', (request, reply) =>
+    respond(deps, request, reply, () => {
+      const ask = readChat(deps, request.body)
+      return { ask, voice: chatVoice(deps.model, deps.tokenizer, ask) }
+    }),
+  )
 }
 
 function readChat(deps: ServerDeps, raw: unknown): Ask {

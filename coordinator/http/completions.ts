@@ -1,21 +1,24 @@
 import type { FastifyInstance } from 'fastify'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { answerHead } from './answer.ts'
+import type { Voice } from './answer-events.ts'
 import { type Ask, checkModel, toAsk } from './ask.ts'
 import type { ModelFacts, ServerDeps } from './deps.ts'
 import { invalid, parseWith } from './errors.ts'
 import type { ScoredToken } from './generation.ts'
 import { completionLogprobs } from './logprobs.ts'
 import { checkTokenIds, encodePrompt, fitContext } from './prompt.ts'
-import { respond, type Voice } from './respond.ts'
+import { respond } from './respond.ts'
 import { type CompletionBody, completionSchema } from './schemas.ts'
 import { refuseUnsupported } from './unsupported.ts'
 
 export function completionRoutes(app: FastifyInstance, deps: ServerDeps): void {
-  app.post('/v1/completions', (request, reply) => {
-    const { ask, echo } = readCompletion(deps, request.body)
-    return respond(deps, reply, ask, completionVoice(deps.model, deps.tokenizer, ask, echo))
-  })
+  app.post('/v1/completions', (request, reply) =>
+    respond(deps, request, reply, () => {
+      const { ask, echo } = readCompletion(deps, request.body)
+      return { ask, voice: completionVoice(deps.model, deps.tokenizer, ask, echo) }
+    }),
+  )
 }
 
 /** `echo` is the prompt's text, to be repeated before the answer; empty where it was not asked for. */

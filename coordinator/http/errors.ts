@@ -33,6 +33,7 @@ export function sendError(reply: FastifyReply, thrown: unknown): void {
   const { status } = ERRORS[error.code]
   // A full queue knows how long it is; everything else that passes takes about as long as a person waits.
   const seconds = error.details['retryAfterSeconds'] ?? RETRY_AFTER_SECONDS
+  if (status === 401) reply.header('www-authenticate', 'Bearer')
   if (status === 429 || status === 503) reply.header('retry-after', String(seconds))
   void reply.code(status).send(errorBody(error))
 }

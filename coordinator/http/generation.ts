@@ -1,5 +1,6 @@
 import { HeadraceError } from '../../shared/errors.ts'
 import type { FinishReason, TokenLogprob } from '../../shared/protocol/run-types.ts'
+import type { Account } from '../keys/account.ts'
 import type { RunEvent, RunReport } from '../runs/events.ts'
 import { createTextStream } from '../tokenizer/text-stream.ts'
 import type { Ask } from './ask.ts'
@@ -20,14 +21,20 @@ export type Piece =
   | { readonly kind: 'ended'; readonly reason: FinishReason; readonly report: RunReport }
 
 /**
- * Runs a request and turns its tokens into text. A stop string lets the run end in good order, so that its report comes;
+ * Runs a request on an account's bill and turns its tokens into text. A stop string lets the run end in good order, so that its report comes;
  * what is sampled until then is dropped. Leaving early cancels the run everywhere.
  */
-export async function* generate(deps: ServerDeps, ask: Ask, signal: AbortSignal): AsyncGenerator<Piece, void> {
+export async function* generate(
+  deps: ServerDeps,
+  ask: Ask,
+  account: Account,
+  signal: AbortSignal,
+): AsyncGenerator<Piece, void> {
   const answer = createAnswer(deps, ask)
   const enough = new AbortController()
   let tokens = 0
-  for await (const event of deps.runs.run({ ...ask.request, enough: enough.signal }, signal)) {
+  const run = deps.runs.run({ ...ask.request, enough: enough.signal }, signal)
+  for await (const event of account.run(ask.request.promptTokens.length, run)) {
     switch (event.kind) {
       case 'planned':
       case 'prefilled':

@@ -1,50 +1,107 @@
 import { setImmediate } from 'node:timers/promises'
-import type { FastifyReply } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import { abortError, asHeadraceError, HeadraceError } from '../../shared/errors.ts'
-import type { FinishReason } from '../../shared/protocol/run-types.ts'
-import type { RunReport } from '../runs/events.ts'
-import { type Head, prefillOf, timingsOf, usageOf } from './answer.ts'
+import { accountOf } from './access.ts'
+import { answerEvents, mostBytesOf, type Voice } from './answer-events.ts'
+import type { AnswerEvent } from './answer-log.ts'
 import { type Ask, checkCluster } from './ask.ts'
 import { clientGone } from './client.ts'
 import type { ServerDeps } from './deps.ts'
 import { errorBody, httpError } from './errors.ts'
-import { generate, type Piece, type ScoredToken } from './generation.ts'
+import { type Repeatable, repeatable, resumeAt } from './idempotency-key.ts'
+import type { Kept } from './kept-answers.ts'
 import { openSse, type SseStream } from './sse.ts'
-
-/** How one API words an answer: the `choices` entry of a whole answer and of each kind of chunk. */
-export interface Voice {
-  readonly whole: Head
-  readonly chunk: Head
-  /** Before the first text, where the API has something to say there. */
-  opening(): object | undefined
-  delta(text: string, scored: readonly ScoredToken[]): object
-  closing(reason: FinishReason): object
-  complete(text: string, scored: readonly ScoredToken[], reason: FinishReason): object
-}
-
-type Pieces = AsyncGenerator<Piece, void>
 
 const DEFAULT_PING_SECONDS = 15
 
-/** Runs a checked request and answers it, whole or as a stream. A refusal of the cluster is a plain HTTP error in both. */
-export async function respond(deps: ServerDeps, reply: FastifyReply, ask: Ask, voice: Voice): Promise<object> {
-  checkCluster(deps, ask.request)
-  const gone = clientGone(reply)
-  const pieces = generate(deps, ask, gone.signal)
-  if (!ask.stream) return await answerWhole(pieces, voice)
+/** A request that has been checked, and how its answer is worded. */
+export interface Question {
+  readonly ask: Ask
+  readonly voice: Voice
+}
 
-  const first = pieces.next()
+/** What goes out to one client. */
+interface Outgoing {
+  readonly id: string
+  readonly stream: boolean
+  /** The position of the first event. */
+  readonly from: number
+  readonly events: AsyncGenerator<AnswerEvent, void>
+  readonly gone: AbortController
+}
+
+/**
+ * Answers a request, whole or as a stream: by a run of its own, or, with an `Idempotency-Key`, by the one run of that
+ * key. A refusal of the cluster is a plain HTTP error in all cases.
+ * @param read checks the body; not called for an answer that is there already
+ */
+export async function respond(
+  deps: ServerDeps,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  read: () => Question,
+): Promise<unknown> {
+  const repeated = repeatable(request)
+  const gone = clientGone(reply)
+  if (repeated === undefined) {
+    const question = readQuestion(deps, read)
+    const events = answerEvents(deps, question, accountOf(request), gone.signal)
+    return send(deps, reply, { id: question.voice.whole.id, stream: question.ask.stream, from: 0, events, gone })
+  }
+  const { log, stream } = keptAnswer(deps, request, reply, repeated, read)
+  const from = stream ? resumeAt(request, log.id) : 0
+  return send(deps, reply, { id: log.id, stream, from, events: log.read(from, gone.signal), gone })
+}
+
+function readQuestion(deps: ServerDeps, read: () => Question): Question {
+  const question = read()
+  const { request } = question.ask
+  checkCluster(deps, request)
+  if (deps.logPrompts) {
+    const prompt = deps.tokenizer.decode([...request.promptTokens])
+    deps.log.info({ id: question.voice.whole.id, prompt }, 'prompt')
+  }
+  return question
+}
+
+function keptAnswer(
+  deps: ServerDeps,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  repeated: Repeatable,
+  read: () => Question,
+): Kept {
+  const found = deps.kept.find(repeated)
+  deps.metrics.idempotent.inc({ outcome: found === undefined ? 'begun' : found.finished ? 'replayed' : 'attached' })
+  if (found !== undefined) {
+    void reply.header('idempotent-replayed', 'true')
+    return found
+  }
+  const question = readQuestion(deps, read)
+  const { ask, voice } = question
+  const account = accountOf(request)
+  const make = (signal: AbortSignal) => answerEvents(deps, question, account, signal)
+  return deps.kept.begin(repeated, { id: voice.whole.id, stream: ask.stream, mostBytes: mostBytesOf(ask), make })
+}
+
+async function send(deps: ServerDeps, reply: FastifyReply, out: Outgoing): Promise<unknown> {
+  const { events, gone } = out
+  if (!out.stream) {
+    const { value } = await events.next()
+    await events.return()
+    if (value === undefined) throw new HeadraceError('internal', 'the answer has no end')
+    return reply.type('application/json; charset=utf-8').send(value.data)
+  }
+  const first = events.next()
   // Admission decides within this turn of the event loop: a full queue is not yet a stream.
   await Promise.race([first, setImmediate()])
   if (gone.signal.aborted) throw abortError(gone.signal)
   reply.hijack()
-  const sse = openSse(reply.raw, {
-    clock: deps.clock,
-    pingSeconds: deps.pingSeconds ?? DEFAULT_PING_SECONDS,
-    gone,
-  })
+  for (const [name, value] of Object.entries(reply.getHeaders()))
+    if (value !== undefined) reply.raw.setHeader(name, value)
+  const sse = openSse(reply.raw, { clock: deps.clock, pingSeconds: deps.pingSeconds ?? DEFAULT_PING_SECONDS, gone })
   try {
-    await answerStream(sse, first, pieces, ask, voice)
+    await sendEvents(sse, first, out)
   } catch (thrown) {
     if (gone.signal.aborted) deps.log.info({ reason: abortError(gone.signal).message }, 'client left')
     else await sendLastError(deps, sse, thrown)
@@ -54,70 +111,20 @@ export async function respond(deps: ServerDeps, reply: FastifyReply, ask: Ask, v
   return reply
 }
 
-async function answerWhole(pieces: Pieces, voice: Voice): Promise<object> {
-  let text = ''
-  const scored: ScoredToken[] = []
-  for await (const piece of pieces) {
-    if (piece.kind === 'text') {
-      text += piece.text
-      scored.push(...piece.scored)
-    } else if (piece.kind === 'ended') {
-      return {
-        ...voice.whole,
-        choices: [voice.complete(text, scored, piece.reason)],
-        usage: usageOf(piece.report),
-        ...accountOf(piece.report),
-      }
-    }
-  }
-  throw new HeadraceError('internal', 'the answer has no end')
-}
-
-/** The order that clients rely on: progress, role, text, finish reason, usage, `[DONE]`. */
-async function answerStream(
+async function sendEvents(
   sse: SseStream,
-  first: Promise<IteratorResult<Piece, void>>,
-  rest: Pieces,
-  ask: Ask,
-  voice: Voice,
-) {
-  const usageSoFar = ask.includeUsage ? { usage: null } : {}
-  const chunk = (choices: object[], extra: object = usageSoFar) =>
-    sse.send(JSON.stringify({ ...voice.chunk, choices, ...extra }))
-  const opening = voice.opening()
-  let opened = opening === undefined
-  const open = async () => {
-    if (!opened && opening !== undefined) await chunk([opening])
-    opened = true
-  }
-
+  first: Promise<IteratorResult<AnswerEvent, void>>,
+  { id, from, events }: Outgoing,
+): Promise<void> {
+  let position = from
   try {
-    for (let step = await first; !step.done; step = await rest.next()) {
-      const piece = step.value
-      switch (piece.kind) {
-        case 'progress':
-          if (ask.progress) await chunk([], { ...usageSoFar, prompt_progress: progressOf(piece) })
-          break
-        case 'started':
-          await open()
-          break
-        case 'text':
-          await open()
-          await chunk([voice.delta(piece.text, piece.scored)])
-          break
-        case 'ended':
-          await open()
-          await chunk([voice.closing(piece.reason)], { ...usageSoFar, ...accountOf(piece.report) })
-          if (ask.includeUsage) await chunk([], { usage: usageOf(piece.report) })
-          await sse.send('[DONE]')
-          break
-        default:
-          piece satisfies never
-      }
+    for (let step = await first; !step.done; step = await events.next()) {
+      await sse.send(step.value.data, `${id}.${position}`)
+      position += 1
     }
   } finally {
-    // Also when the client cannot be written to: leaving the generator cancels the run on every worker.
-    await rest.return()
+    // Also when the client cannot be written to: leaving the generator ends a run that is this client's alone.
+    await events.return()
   }
 }
 
@@ -131,13 +138,3 @@ async function sendLastError(deps: ServerDeps, sse: SseStream, thrown: unknown):
     // The client left meanwhile: there is nobody to tell.
   }
 }
-
-const accountOf = (report: RunReport) => ({ timings: timingsOf(report), prefill: prefillOf(report) })
-
-/** llama.cpp's names. What is stored already is not known before the run's report. */
-const progressOf = ({ total, processed, seconds }: Extract<Piece, { kind: 'progress' }>) => ({
-  total,
-  cache: 0,
-  processed,
-  time_ms: seconds * 1000,
-})

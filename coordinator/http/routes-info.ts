@@ -1,12 +1,13 @@
-import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { HeadraceError } from '../../shared/errors.ts'
 import { observeCluster } from '../cluster-metrics.ts'
+import type { Runs } from '../runs/events.ts'
 import { planOf } from './answer.ts'
 import { checkModel } from './ask.ts'
 import { clusterView } from './cluster-view.ts'
 import type { ServerDeps } from './deps.ts'
 import { parseWith, sendError } from './errors.ts'
-import { planQuerySchema } from './schemas.ts'
+import { planQuerySchema, readyQuerySchema } from './schemas.ts'
 
 /** What can be asked without a prompt: the model, the cluster's health and shape, and what a plan would be. */
 export function infoRoutes(app: FastifyInstance, deps: ServerDeps): void {
@@ -57,10 +58,14 @@ function modelRoutes(app: FastifyInstance, { model, runs, ...deps }: ServerDeps)
   })
 }
 
-/** `/live`: the process answers. `/health` and `/ready`: a prompt sent now would be computed. */
+/**
+ * `/live`: the process answers. `/health` and `/ready`: a prompt sent now would be computed; with `workers=N`, by no fewer
+ * workers and decode nodes together.
+ */
 function healthRoutes(app: FastifyInstance, { runs }: ServerDeps): void {
-  const ready = (_request: unknown, reply: FastifyReply) => {
-    const unready = runs.unready()
+  const ready = ({ query }: FastifyRequest, reply: FastifyReply) => {
+    const { workers } = parseWith(readyQuerySchema, query)
+    const unready = runs.unready() ?? tooFew(runs, workers)
     if (unready === undefined) return { status: 'ok' }
     sendError(reply, unready)
     return reply
@@ -68,4 +73,9 @@ function healthRoutes(app: FastifyInstance, { runs }: ServerDeps): void {
   app.get('/live', () => ({ status: 'ok' }))
   app.get('/health', ready)
   app.get('/ready', ready)
+}
+
+function tooFew(runs: Runs, least = 0): HeadraceError | undefined {
+  const ready = runs.cluster().workers.filter(({ state }) => state === 'ready').length
+  return ready >= least ? undefined : new HeadraceError('no_workers', `${ready} of ${least} workers are ready`)
 }

@@ -122,3 +122,5 @@ export const planQuerySchema = z.object({
   strategy: z.enum(STRATEGIES).optional(),
   workers: queryCount.pipe(workers).optional(),
 })
+
+export const readyQuerySchema = z.object({ workers: queryCount.optional() })

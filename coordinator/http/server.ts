@@ -1,12 +1,15 @@
-import { type FastifyInstance, fastify, type HTTPMethods } from 'fastify'
+import { type FastifyError, type FastifyInstance, type FastifyReply, fastify, type HTTPMethods } from 'fastify'
 import { asHeadraceError, ERRORS, HeadraceError } from '../../shared/errors.ts'
+import { guardRoutes, OPEN_ACCESS } from './access.ts'
 import { answerBrokenRequest } from './broken-request.ts'
 import { chatRoutes } from './chat.ts'
 import { completionRoutes } from './completions.ts'
+import { allowOrigins, refuseStrangePages } from './cors.ts'
 import type { ServerDeps } from './deps.ts'
 import { httpError, sendError } from './errors.ts'
 import { countRequests, zeroRequests } from './http-metrics.ts'
 import { infoRoutes } from './routes-info.ts'
+import { joinRoutes } from './routes-join.ts'
 import { modelShareRoutes } from './routes-model.ts'
 import { runRoutes } from './routes-runs.ts'
 import { tokenRoutes } from './routes-tokens.ts'
@@ -14,28 +17,23 @@ import { tokenRoutes } from './routes-tokens.ts'
 /** A prompt of a million tokens as JSON stays below. */
 const DEFAULT_BODY_LIMIT_BYTES = 32 << 20
 const MAX_CONNECTIONS = 1024
+const MAX_HEADER_BYTES = 16 * 1024
+const MAX_HEADERS = 100
 
 /** The OpenAI-compatible API. The caller listens and closes; what a request may cost is bounded here. */
 export function buildServer(deps: ServerDeps): FastifyInstance {
-  const app = fastify({
-    bodyLimit: deps.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES,
-    // Both are about receiving a request; an answer may take as long as its prefill.
-    requestTimeout: 30_000,
-    keepAliveTimeout: 10_000,
-    maxRequestsPerSocket: 10_000,
-    http: { headersTimeout: 10_000, connectionsCheckingInterval: 5_000 },
-    // Answers that are being streamed may end; connections that wait for another request are closed.
-    forceCloseConnections: 'idle',
-    return503OnClosing: false,
-    clientErrorHandler: answerBrokenRequest,
-    frameworkErrors: (error, _request, reply) => sendError(reply, error),
-  })
+  const app = instance(deps)
   app.server.maxConnections = MAX_CONNECTIONS
+  app.server.maxHeadersCount = MAX_HEADERS
   // A web page may send plain text to any address without asking; JSON it may not.
   app.removeContentTypeParser('text/plain')
 
   countRequests(app, deps)
   refuseWhileClosing(app)
+  allowOrigins(app, deps.cors ?? [])
+  const access = deps.access ?? OPEN_ACCESS
+  if (access.keys === undefined) refuseStrangePages(app, deps.cors ?? [])
+  guardRoutes(app, access, deps.clock)
   answerErrors(app, deps)
   const routes = nameMethods(app, () => {
     chatRoutes(app, deps)
@@ -44,9 +42,32 @@ export function buildServer(deps: ServerDeps): FastifyInstance {
     infoRoutes(app, deps)
     runRoutes(app, deps)
     modelShareRoutes(app, deps)
+    if (deps.authority !== undefined) joinRoutes(app, deps.authority)
   })
   zeroRequests(deps.metrics, routes)
   return app
+}
+
+function instance({ bodyLimitBytes, authority }: ServerDeps): FastifyInstance {
+  const options = {
+    bodyLimit: bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES,
+    // Both are about receiving a request; an answer may take as long as its prefill.
+    requestTimeout: 30_000,
+    keepAliveTimeout: 10_000,
+    maxRequestsPerSocket: 10_000,
+    // Answers that are being streamed may end; connections that wait for another request are closed.
+    forceCloseConnections: 'idle' as const,
+    return503OnClosing: false,
+    clientErrorHandler: answerBrokenRequest,
+    frameworkErrors: (error: FastifyError, _request: unknown, reply: FastifyReply) => sendError(reply, error),
+  }
+  const sockets = { headersTimeout: 10_000, connectionsCheckingInterval: 5_000, maxHeaderSize: MAX_HEADER_BYTES }
+  if (authority === undefined) return fastify({ ...options, http: sockets })
+  const https = { ...sockets, ...authority.membership.serverOptions }
+  const app = fastify({ ...options, https })
+  authority.membership.follow(app.server)
+  // Routes do not care what carries them; only the type of the socket's server differs.
+  return app as unknown as FastifyInstance
 }
 
 function refuseWhileClosing(app: FastifyInstance): void {

@@ -3,10 +3,13 @@ import type { ServerResponse } from 'node:http'
 import type { Clock } from '../../shared/clock.ts'
 import { abortError, HeadraceError } from '../../shared/errors.ts'
 
-/** Server-sent events: one `data:` line each, comments while silent, never more in memory than the socket's buffer. */
+/** Server-sent events: one `data:` line and a position each, comments while silent, never more in memory than the socket's buffer. */
 export interface SseStream {
-  /** Resolves when the client's socket has room again; rejects with the coded reason once the client is gone. */
-  send(data: string): Promise<void>
+  /**
+   * Resolves when the client's socket has room again; rejects with the coded reason once the client is gone.
+   * @param id what `Last-Event-ID` will say to go on behind this event
+   */
+  send(data: string, id?: string): Promise<void>
   end(): void
 }
 
@@ -19,7 +22,7 @@ const HEADERS = {
   'x-accel-buffering': 'no', // nginx would collect the events
 }
 
-/** Sends the headers at once. `gone` is the request's controller: the stream aborts it when the client stops reading. */
+/** Sends the headers at once, after those that are set already. `gone` is the request's controller: the stream aborts it when the client stops reading. */
 export function openSse(
   response: ServerResponse,
   { clock, pingSeconds, gone }: { clock: Clock; pingSeconds: number; gone: AbortController },
@@ -35,9 +38,10 @@ export function openSse(
     if (!ended.signal.aborted) gone.abort(thrown)
   })
   return {
-    async send(data) {
+    async send(data, id) {
       if (gone.signal.aborted) throw abortError(gone.signal)
-      if (!write(`data: ${data}\n\n`)) await drained()
+      const name = id === undefined ? '' : `id: ${id}\n`
+      if (!write(`${name}data: ${data}\n\n`)) await drained()
     },
     end() {
       ended.abort()

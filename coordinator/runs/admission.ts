@@ -1,7 +1,18 @@
 import type { Clock } from '../../shared/clock.ts'
 import { abortError, asHeadraceError } from '../../shared/errors.ts'
 import type { RunId } from '../../shared/ids.ts'
-import { emptyQueue, enqueue, next, prefilled, type QueueLimits, type QueueState, release, remove } from './queue.ts'
+import {
+  emptyQueue,
+  enqueue,
+  next,
+  prefilled,
+  type QueueLimits,
+  type QueueState,
+  type Room,
+  type RunNeed,
+  release,
+  remove,
+} from './queue.ts'
 
 /** A place in the cluster. */
 export interface Turn {
@@ -10,14 +21,25 @@ export interface Turn {
   done(): void
 }
 
+/** Memory that runs have to share. */
+export interface Memory {
+  /** Throws if a run could not have so much even if it were alone. */
+  check(kvBytes: number): void
+  readonly room: Room
+}
+
+const ENDLESS: Memory = { check: () => undefined, room: () => true }
+
 /** The queue (`queue.ts`, pure) with somebody waiting in it. */
 export class Admission {
   readonly #clock: Clock
+  readonly #memory: Memory
   readonly #waiting = new Map<RunId, () => void>()
   #queue: QueueState
 
-  constructor(clock: Clock, limits?: QueueLimits) {
+  constructor(clock: Clock, limits?: QueueLimits, memory = ENDLESS) {
     this.#clock = clock
+    this.#memory = memory
     this.#queue = emptyQueue(limits)
   }
 
@@ -30,16 +52,18 @@ export class Admission {
   }
 
   /**
-   * Waits for a place. Throws `queue_full` at once if there is no room to wait, or the signal's coded error.
-   * @param tokensPerSecond the prefill rate to estimate the wait by, 0 if unknown
+   * Waits for a place. Throws `queue_full` at once if there is no room to wait, what `Memory.check` throws, or the
+   * signal's coded error.
    */
-  async enter(run: RunId, tokens: number, tokensPerSecond: number, signal: AbortSignal): Promise<Turn> {
+  async enter(run: RunId, need: RunNeed, signal: AbortSignal): Promise<Turn> {
     if (signal.aborted) throw abortError(signal)
-    this.#queue = enqueue(this.#queue, { run, tokens, arrivedAt: this.#clock.now() }, tokensPerSecond)
+    this.#memory.check(need.kvBytes)
+    this.#queue = enqueue(this.#queue, { run, ...need, arrivedAt: this.#clock.now() })
     await new Promise<void>((resolve, reject) => {
       const leave = (): void => {
         if (!this.#waiting.delete(run)) return
-        this.#queue = remove(this.#queue, run)
+        // Those behind may have waited for this one alone.
+        this.#change(remove(this.#queue, run))
         reject(asHeadraceError(signal.reason, 'cancelled'))
       }
       signal.addEventListener('abort', leave, { once: true })
@@ -61,10 +85,11 @@ export class Admission {
   }
 
   #startNext(): void {
-    for (let start = next(this.#queue); start; start = next(this.#queue)) {
-      this.#queue = start.queue
-      const begin = this.#waiting.get(start.run.run)
-      this.#waiting.delete(start.run.run)
+    const start = () => next(this.#queue, this.#clock.now(), this.#memory.room)
+    for (let started = start(); started; started = start()) {
+      this.#queue = started.queue
+      const begin = this.#waiting.get(started.run.run)
+      this.#waiting.delete(started.run.run)
       begin?.()
     }
   }

@@ -1,7 +1,9 @@
 import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { Command, LayerRange, RunWorker } from '../../shared/protocol/control.ts'
+import { cacheOf } from '../../shared/protocol/tickets.ts'
+import { cachedTicket, decodeTickets, prefillTickets } from '../security/ticket-office.ts'
 import type { RunRequest } from './events.ts'
-import { prefixOf } from './parts.ts'
+import { type Part, prefixOf } from './parts.ts'
 import type { Workers } from './workers.ts'
 
 /** What each worker is told: everything it needs to know, so that none has to ask back. */
@@ -42,6 +44,12 @@ export function assignAll(of: Assigning, makers: readonly RunWorker[]): void {
     stopTokens: [...request.stopTokens],
     sampling: request.sampling,
     wantLogits: request.wantLogits ?? false,
+    tickets: decodeTickets(
+      id,
+      makers.map(({ worker }) => worker),
+      plan.decode,
+      (ask) => workers.ticket(ask),
+    ),
   }
   workers.send(plan.decode, decoding, bytesOf(tokens.subarray(plan.prefillTokens)))
   for (const rank of makers.keys()) {
@@ -56,7 +64,8 @@ export function assignAll(of: Assigning, makers: readonly RunWorker[]): void {
  */
 export function assignRepair(of: Assigning, part: string, by: RunWorker, layers: LayerRange): void {
   const { id, plan, workers } = of
-  workers.send(plan.decode, { kind: 'repair', run: id, part, by, layers })
+  const ticket = workers.ticket({ run: part, source: by.worker, target: plan.decode, purpose: 'handoff' })
+  workers.send(plan.decode, { kind: 'repair', run: id, part, by, layers, ticket })
   const spans = prefixOf(plan, by.spans)
   const cache = {
     ...by,
@@ -69,6 +78,17 @@ export function assignRepair(of: Assigning, part: string, by: RunWorker, layers:
   sendPrefill(of, { run: part, strategy, rank: makers.length - 1, workers: [...makers], layers })
 }
 
+/** New tickets for the decode node's cache: a worker may turn to it at any time. */
+export function refreshTickets({ id, plan, workers }: Assigning, parts: readonly Part[]): void {
+  const { decode } = plan
+  for (const { id: run, by, state } of parts) {
+    if (state !== 'computing') continue
+    const cache = run === id && plan.workers[0]?.worker !== decode ? run : cacheOf(run)
+    const ticket = cachedTicket({ run: cache, decode, target: by.worker }, (ask) => workers.ticket(ask))
+    workers.send(by.worker, { kind: 'tickets', run, tickets: [ticket] })
+  }
+}
+
 type Prefill = Extract<Command, { kind: 'prefill' }>
 
 function sendPrefill(
@@ -79,7 +99,8 @@ function sendPrefill(
   const { worker, spans } = own.workers[own.rank]!
   const { promptTokens: tokens } = request
   const common = { decode, decodeUrl: workers.urlOf(decode), blockTokens, promptTokens: tokens.length }
-  workers.send(worker, { kind: 'prefill', ...own, ...common }, bytesOf(tokensOf(tokens, spans)))
+  const tickets = prefillTickets({ ...own, decode }, (ask) => workers.ticket(ask))
+  workers.send(worker, { kind: 'prefill', ...own, ...common, tickets }, bytesOf(tokensOf(tokens, spans)))
 }
 
 function tokensOf(tokens: Int32Array, spans: readonly Span[]): Int32Array {

@@ -4,10 +4,11 @@ import { asRunId, asWorkerId, type WorkerId } from '../../shared/ids.ts'
 import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { LayerRange, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
 import { planRepair, type Repairer } from '../planning/repair.ts'
-import { type Assigning, assignAll, assignRepair, planWorkers } from './assign.ts'
+import { keepTickets } from '../security/ticket-office.ts'
+import { type Assigning, assignAll, assignRepair, planWorkers, refreshTickets } from './assign.ts'
 import type { Repair } from './events.ts'
 import { type News, NewsQueue, type WorkerNews } from './news.ts'
-import { checkedGap, type Gap, gapsOf, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
+import { checkedGap, type Gap, gapsOf, isLate, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
 import type { Watch } from './progress.ts'
 
 export interface AttemptOptions extends Assigning {
@@ -81,6 +82,7 @@ class Attempt {
   readonly #excluded = new Set<string>()
   readonly #refused = new Map<string, number>()
   readonly #unfollow: (() => void)[] = []
+  readonly #over = new AbortController()
   readonly #leave = new Map<Part, () => void>()
   #repairs = 0
   #decoded = false
@@ -91,7 +93,7 @@ class Attempt {
     this.#of = of
     this.news = new NewsQueue(of.clock, of.watch)
     this.#makers = planWorkers(of)
-    this.#parts = this.#makers.map((by) => partOf(of.id, by, { from: 0, to: of.layers }))
+    this.#parts = this.#makers.map((by) => partOf(of.id, by, { from: 0, to: of.layers }, of.clock.now()))
   }
 
   get done(): boolean {
@@ -103,6 +105,7 @@ class Attempt {
     this.#unfollow.push(workers.follow(asRunId(id), this.news))
     if (!workers.has(plan.decode)) throw this.#decodeLost(gone(plan.decode))
     assignAll(this.#of, this.#makers)
+    void keepTickets(() => refreshTickets(this.#of, this.#parts), this.#of.clock, this.#over.signal)
     for (const { worker } of this.#makers) if (!workers.has(worker)) this.#lose(worker, gone(worker))
   }
 
@@ -116,6 +119,7 @@ class Attempt {
 
   end({ code }: HeadraceError): void {
     const { id, plan, workers } = this.#of
+    this.#over.abort()
     for (const unfollow of this.#unfollow) unfollow()
     for (const { state, by, id: run } of this.#parts)
       if (state === 'computing') workers.send(by.worker, { kind: 'cancel', run, code })
@@ -157,7 +161,19 @@ class Attempt {
   #layerFinished(news: WorkerNews, { run, layer }: { run: string; layer: number }): WorkerNews {
     const part = this.#part(run, news.worker)!
     part.finishedLayers = Math.max(part.finishedLayers, layer + 1)
+    this.#hurry()
     return news
+  }
+
+  /** Who has slowed down, and holds up the others, is given up if another worker could do it sooner. */
+  #hurry(): void {
+    const { clock, secondsLeft, repairers, plan } = this.#of
+    const part = laggard(this.#parts)
+    if (part === undefined || !isLate(part, clock.now(), secondsLeft({ ...part, finishedLayers: 0 }))) return
+    const { worker } = part.by
+    const others = repairers(new Set([...this.#excluded, worker]))
+    if (others.every((other) => other.worker === plan.decode)) return
+    this.#losePart(part.id, worker, new HeadraceError('worker_failed', `${worker} is far behind the prediction`))
   }
 
   #finished(news: WorkerNews, run: string): WorkerNews {
@@ -267,7 +283,7 @@ class Attempt {
       const name = `${id}.${this.#parts.length}`
       const { prefixWire, handoffWire } = part.by
       const place = { worker, epoch: workers.epochOf(worker), url: workers.urlOf(worker) }
-      this.#assign(partOf(name, { ...place, spans: [...spans], prefixWire, handoffWire }, layers))
+      this.#assign(partOf(name, { ...place, spans: [...spans], prefixWire, handoffWire }, layers, this.#of.clock.now()))
     }
   }
 

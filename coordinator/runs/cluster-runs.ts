@@ -15,6 +15,7 @@ import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
 import { forecastAfter, NO_FORECAST } from './forecast.ts'
 import { measurementsOf } from './measurements.ts'
+import { decodeMemory, needOf } from './needs.ts'
 import type { Part } from './parts.ts'
 import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
@@ -50,7 +51,11 @@ export class ClusterRuns implements Runs {
 
   constructor(of: ClusterRunsOptions) {
     this.#of = of
-    this.#admission = new Admission(of.clock, of.limits)
+    this.#admission = new Admission(
+      of.clock,
+      of.limits,
+      decodeMemory(() => of.registry.state),
+    )
     this.#progress = new Progress(of.clock)
   }
 
@@ -78,11 +83,11 @@ export class ClusterRuns implements Runs {
   async *#run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
     const { registry, shape, clock, store } = this.#of
     const deps = {
-      admission: this.#admission,
+      admit: (id: RunId, of: RunRequest, left: AbortSignal) =>
+        this.#admission.enter(id, needOf(of, registry.state, shape, this.#forecast), left),
       progress: this.#progress,
       workers: registry,
       layers: shape.layers,
-      tokensPerSecond: () => this.#forecast.tokensPerSecond,
       planNow: (of: RunRequest, excluded: ReadonlySet<string>) => this.#planWithout(of, excluded),
       planAgain: (of: RunRequest, excluded: ReadonlySet<string>, until: AbortSignal) =>
         this.#planAgain(of, excluded, until),

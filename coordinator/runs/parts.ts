@@ -11,15 +11,18 @@ export interface Part {
   readonly id: string
   readonly by: RunWorker
   readonly layers: LayerRange
+  /** When it was assigned. */
+  readonly startedAt: number
   /** Layers that it has finished. */
   finishedLayers: number
   state: 'computing' | 'finished' | 'lost'
 }
 
-export const partOf = (id: string, by: RunWorker, layers: LayerRange): Part => ({
+export const partOf = (id: string, by: RunWorker, layers: LayerRange, startedAt: number): Part => ({
   id,
   by,
   layers,
+  startedAt,
   finishedLayers: 0,
   state: 'computing',
 })
@@ -37,6 +40,22 @@ export function laggard(parts: readonly Part[]): Part | undefined {
       (last, part) => (last === undefined || part.finishedLayers < last.finishedLayers ? part : last),
       undefined,
     )
+}
+
+/** Below this a part is not worth the second look. */
+const LEAST_LATE_SECONDS = 5
+/** Several runs, or the hour, may have a worker take this many times what was predicted. */
+const LATE = 6
+
+/**
+ * Whether a part that waits for nobody is so much slower than predicted that to compute all of it again elsewhere, at
+ * twice the predicted time, ends sooner than to wait for it. `predictedSeconds` is for the whole part.
+ */
+export function isLate({ startedAt, finishedLayers, layers }: Part, now: number, predictedSeconds: number): boolean {
+  const taken = now - startedAt
+  const pace = taken / (finishedLayers + 1)
+  const tooSlow = pace > (LATE * predictedSeconds) / layers.to
+  return taken > LEAST_LATE_SECONDS && tooSlow && (layers.to - finishedLayers) * pace > 2 * predictedSeconds
 }
 
 /** What is missing of a part, as a decode node tells it: of each block the first layer. */

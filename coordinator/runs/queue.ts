@@ -1,14 +1,15 @@
 /**
  * Who may start next. Short prompts go first, but waiting counts: the score of a waiting run is
  *
- *     tokens - ageTokensPerSecond x seconds waited
+ *     predicted seconds of prefill - ageing x seconds waited
  *
  * and the smallest starts, the earlier among equals. All scores fall at the same rate, so the order of two runs never
- * changes while they wait and needs no clock; and a prompt of T tokens can only be overtaken by those that arrive within
- * T / ageTokensPerSecond seconds after it, so nobody waits for ever.
+ * changes while they wait and needs no clock; and a prompt of T seconds can only be overtaken by those that arrive within
+ * T / ageing seconds after it, so nobody waits for ever.
  *
  * A run holds a prefill place until its KV cache is assembled, and a decode place from its start to its end, because its
- * KV blocks reach the decode node from the first layer on.
+ * KV blocks reach the decode node from the first layer on. Nobody overtakes a run that waits for memory when it is its
+ * turn: smaller ones would take what becomes free until the end of days.
  */
 import { HeadraceError } from '../../shared/errors.ts'
 import type { RunId } from '../../shared/ids.ts'
@@ -18,26 +19,37 @@ export interface QueueLimits {
   readonly maxWaiting: number
   /** Tokens that may wait in all. A prompt that would be alone in the queue is always let in. */
   readonly maxWaitingTokens: number
+  /** Who would wait longer by what is known now is refused. */
+  readonly maxWaitSeconds: number
   /** Runs whose prompt is being computed. A second one fills the bubbles of the first (`worker/compute/turns.ts`). */
   readonly maxPrefilling: number
   /** Runs that the decode nodes hold, prefilling ones included. */
   readonly maxDecoding: number
-  /** How many tokens a second of waiting makes up for. */
-  readonly ageTokensPerSecond: number
+  /** How many seconds of prefill a second of waiting makes up for. */
+  readonly ageing: number
 }
 
 export const DEFAULT_QUEUE_LIMITS: QueueLimits = {
   maxWaiting: 64,
   maxWaitingTokens: 2 ** 20,
+  maxWaitSeconds: 300,
   maxPrefilling: 2,
   maxDecoding: 4,
-  ageTokensPerSecond: 1000,
+  ageing: 0.2,
+}
+
+/** What a run takes of the cluster. */
+export interface RunNeed {
+  readonly tokens: number
+  /** Predicted, of prefill, with every worker for itself. */
+  readonly seconds: number
+  /** On its decode node, with the longest answer. */
+  readonly kvBytes: number
 }
 
 /** A run on its way to a place. `arrivedAt` is in monotonic seconds. */
-export interface QueuedRun {
+export interface QueuedRun extends RunNeed {
   readonly run: RunId
-  readonly tokens: number
   readonly arrivedAt: number
 }
 
@@ -45,8 +57,12 @@ export interface QueueState {
   readonly limits: QueueLimits
   /** In the order of arrival. */
   readonly waiting: readonly QueuedRun[]
-  readonly prefilling: readonly RunId[]
-  readonly decoding: readonly RunId[]
+  readonly prefilling: readonly QueuedRun[]
+  readonly decoding: readonly QueuedRun[]
+  /** When the last one started; nobody yet: never. */
+  readonly startedAt: number
+  /** Seconds from one start to the next of late, while somebody waited. 0: nobody has. */
+  readonly secondsApart: number
 }
 
 export const emptyQueue = (limits: QueueLimits = DEFAULT_QUEUE_LIMITS): QueueState => ({
@@ -54,58 +70,98 @@ export const emptyQueue = (limits: QueueLimits = DEFAULT_QUEUE_LIMITS): QueueSta
   waiting: [],
   prefilling: [],
   decoding: [],
+  startedAt: Number.NEGATIVE_INFINITY,
+  secondsApart: 0,
 })
 
-/**
- * Lets a run wait, or throws `queue_full` with `retryAfterSeconds`: the time that the waiting tokens take at
- * `tokensPerSecond`, the prefill rate measured of late (0 while nothing has been measured).
- */
-export function enqueue(queue: QueueState, run: QueuedRun, tokensPerSecond: number): QueueState {
-  const { maxWaiting, maxWaitingTokens } = queue.limits
+/** Whether there is memory for a run beside those that have started. */
+export type Room = (run: QueuedRun, started: readonly QueuedRun[]) => boolean
+
+/** Lets a run wait, or throws `queue_full` with `retryAfterSeconds`: when to ask again, by what is known now. */
+export function enqueue(queue: QueueState, run: QueuedRun): QueueState {
+  const { maxWaiting, maxWaitingTokens, maxWaitSeconds } = queue.limits
   const waiting = queue.waiting.length
   const waitingTokens = queue.waiting.reduce((sum, { tokens }) => sum + tokens, 0)
   const tooMany = waiting >= maxWaiting
   const tooLong = waiting > 0 && waitingTokens + run.tokens > maxWaitingTokens
-  if (tooMany || tooLong)
+  if (tooMany || tooLong) {
+    // When half of them have started: soon enough for one who asks alone, late enough for hundreds.
+    const retry = retryAfterSeconds(waitSeconds(queue) / 2)
     throw new HeadraceError('queue_full', `${waiting} prompts of ${waitingTokens} tokens in all wait already`, {
-      details: { waiting, waitingTokens, retryAfterSeconds: retryAfterSeconds(waitingTokens, tokensPerSecond) },
+      details: { waiting, waitingTokens, retryAfterSeconds: retry },
+    })
+  }
+  const wait = waitSeconds(queue, run)
+  if (wait > maxWaitSeconds)
+    throw new HeadraceError('queue_full', `it would take ${Math.round(wait)} s until this prompt's turn`, {
+      details: { waiting, waitingTokens, retryAfterSeconds: retryAfterSeconds(wait - maxWaitSeconds) },
     })
   return { ...queue, waiting: [...queue.waiting, run] }
 }
 
-/** The run that starts now, and the queue without it; nothing while all places are taken or nobody waits. */
-export function next(queue: QueueState): { readonly queue: QueueState; readonly run: QueuedRun } | undefined {
-  const { limits, waiting, prefilling, decoding } = queue
-  const free = prefilling.length < limits.maxPrefilling && prefilling.length + decoding.length < limits.maxDecoding
-  if (!free || waiting.length === 0) return undefined
-  const score = ({ tokens, arrivedAt }: QueuedRun) => tokens + limits.ageTokensPerSecond * arrivedAt
-  const run = waiting.reduce((best, other) => (score(other) < score(best) ? other : best))
-  return { run, queue: { ...remove(queue, run.run), prefilling: [...prefilling, run.run] } }
+/**
+ * How long a run that arrives now would wait; without one, until all have started that wait now. The larger of what the
+ * work of those ahead is predicted to take and what as many starts have taken of late: long answers hold places, too.
+ */
+export function waitSeconds(queue: QueueState, run?: QueuedRun): number {
+  const { waiting, prefilling, limits, secondsApart } = queue
+  if (waiting.length === 0 && hasPlace(queue)) return 0
+  const ahead = run === undefined ? waiting : waiting.filter((other) => score(other, limits) <= score(run, limits))
+  const work = [...prefilling, ...ahead].reduce((sum, { seconds }) => sum + seconds, 0)
+  return Math.max(work, (ahead.length + 1) * secondsApart)
+}
+
+/** The run that starts now, and the queue without it; nothing while places or memory are taken or nobody waits. */
+export function next(
+  queue: QueueState,
+  now: number,
+  room: Room = () => true,
+): { readonly queue: QueueState; readonly run: QueuedRun } | undefined {
+  const { limits, waiting, prefilling, decoding, startedAt } = queue
+  if (!hasPlace(queue) || waiting.length === 0) return undefined
+  const run = waiting.reduce((best, other) => (score(other, limits) < score(best, limits) ? other : best))
+  const started = [...prefilling, ...decoding]
+  // When nothing runs, nothing will become free: whoever plans it finds out what is wrong.
+  if (started.length > 0 && !room(run, started)) return undefined
+  const waited = run.arrivedAt <= startedAt
+  const secondsApart = waited ? smoothed(queue.secondsApart, now - startedAt) : queue.secondsApart
+  const left = remove(queue, run.run)
+  return { run, queue: { ...left, prefilling: [...prefilling, run], startedAt: now, secondsApart } }
 }
 
 /** The run's KV cache is assembled: its prefill place is free, its decode place is not. */
 export function prefilled(queue: QueueState, run: RunId): QueueState {
-  if (!queue.prefilling.includes(run)) return queue
-  return { ...queue, prefilling: queue.prefilling.filter((id) => id !== run), decoding: [...queue.decoding, run] }
+  const found = queue.prefilling.find((other) => other.run === run)
+  if (found === undefined) return queue
+  return { ...queue, prefilling: without(queue.prefilling, run), decoding: [...queue.decoding, found] }
 }
 
 /** The run is over, however it ended. */
 export const release = (queue: QueueState, run: RunId): QueueState => ({
   ...queue,
-  prefilling: queue.prefilling.filter((id) => id !== run),
-  decoding: queue.decoding.filter((id) => id !== run),
+  prefilling: without(queue.prefilling, run),
+  decoding: without(queue.decoding, run),
 })
 
 /** The client left before the run started. */
 export const remove = (queue: QueueState, run: RunId): QueueState => ({
   ...queue,
-  waiting: queue.waiting.filter((other) => other.run !== run),
+  waiting: without(queue.waiting, run),
 })
 
+const without = (runs: readonly QueuedRun[], run: RunId) => runs.filter((other) => other.run !== run)
+
+const score = ({ seconds, arrivedAt }: QueuedRun, { ageing }: QueueLimits): number => seconds + ageing * arrivedAt
+
+const hasPlace = ({ limits, prefilling, decoding }: QueueState): boolean =>
+  prefilling.length < limits.maxPrefilling && prefilling.length + decoding.length < limits.maxDecoding
+
+/** The weight of a new gap between starts. */
+const GAIN = 0.2
+
+const smoothed = (old: number, found: number): number => (old === 0 ? found : old + GAIN * (found - old))
+
 /** What a client can be told: a whole number of seconds, neither at once nor next day. */
-function retryAfterSeconds(tokens: number, tokensPerSecond: number): number {
-  const seconds = tokensPerSecond > 0 ? Math.ceil(tokens / tokensPerSecond) : 1
-  return Math.min(Math.max(seconds, 1), MAX_RETRY_SECONDS)
-}
+const retryAfterSeconds = (seconds: number): number => Math.min(Math.max(Math.ceil(seconds), 1), MAX_RETRY_SECONDS)
 
 const MAX_RETRY_SECONDS = 600

@@ -6,7 +6,7 @@ import type { Repairer } from '../planning/repair.ts'
 import type { ClockOffset } from '../trace/alignment.ts'
 import { bottleneckOf } from '../trace/bottleneck.ts'
 import { RunTracer, spansOf } from '../trace/run-trace.ts'
-import type { Admission } from './admission.ts'
+import type { Turn } from './admission.ts'
 import { AttemptFailed, attemptRun } from './attempt.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
 import { Following } from './following.ts'
@@ -15,12 +15,11 @@ import type { Progress } from './progress.ts'
 import type { Workers } from './workers.ts'
 
 export interface RunDeps {
-  readonly admission: Admission
+  /** Waits for the run's turn. */
+  readonly admit: (run: RunId, request: RunRequest, signal: AbortSignal) => Promise<Turn>
   readonly progress: Progress
   readonly workers: Workers
   readonly layers: number
-  /** Prefill rate of late, to estimate a full queue's wait by. */
-  readonly tokensPerSecond: () => number
   /** Facts of this moment to a plan (`coordinator/planning`), if possible without those that are `excluded`. */
   readonly planNow: (request: RunRequest, excluded: ReadonlySet<string>) => Plan
   /** The same once the cluster can compute the prompt again, or the coded error if it cannot soon. */
@@ -59,7 +58,7 @@ export async function* runRequest(
   const failed = new Set<string>()
 
   // 3. Admit: wait for a turn, short prompts first.
-  const turn = await deps.admission.enter(run, request.promptTokens.length, deps.tokensPerSecond(), signal)
+  const turn = await deps.admit(run, request, signal)
   const queueSeconds = clock.now() - arrived
   try {
     // 4. Plan, from the facts of this moment.

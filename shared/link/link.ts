@@ -1,4 +1,6 @@
 import type { HeadraceError } from '../errors.ts'
+import type { Certified } from '../security/identity.ts'
+import type { Expected } from '../security/membership.ts'
 import type { Patience } from './link-watchdog.ts'
 
 /**
@@ -14,6 +16,8 @@ import type { Patience } from './link-watchdog.ts'
 export interface Link {
   /** The peer, for logs: an address or a name. */
   readonly peer: string
+  /** Who is at the other end, proven by a certificate; absent on links without TLS. */
+  readonly identity?: Certified
   /** Aborted, with the coded reason, once the link is closed from either side. */
   readonly closed: AbortSignal
   send(frame: Uint8Array): Promise<void>
@@ -33,7 +37,8 @@ export interface LinkLimits {
 
 /** Opens links: the agent and the peers dial through this, so that tests and simulations bring their own network. */
 export interface Dialer {
-  dial(url: string, limits: LinkLimits, signal: AbortSignal): Promise<Link>
+  /** `expected`: who must answer, where links have TLS. Default: the coordinator. */
+  dial(url: string, limits: LinkLimits, signal: AbortSignal, expected?: Expected): Promise<Link>
 }
 
 /** Control links carry small messages and token ids: 4 MiB holds the ids of a prompt of a million tokens. */

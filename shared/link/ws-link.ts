@@ -1,7 +1,11 @@
-import type { ClientRequestArgs } from 'node:http'
+import type { ClientRequestArgs, IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
 import { WebSocket } from 'ws'
 import { abortError, ERRORS, HeadraceError, isErrorCode } from '../errors.ts'
+import type { Certified } from '../security/identity.ts'
+import type { Expected, Membership } from '../security/membership.ts'
+import { refusalOf } from '../security/refusal.ts'
 import { DirectSocket } from './direct-socket.ts'
 import { FrameQueue } from './frame-queue.ts'
 import { type Allocate, FrameReader } from './frame-reader.ts'
@@ -33,6 +37,7 @@ const MOST_PINGS = 64
 
 export class WsLink implements Link {
   readonly peer: string
+  readonly identity?: Certified
   readonly #socket: WebSocket
   readonly #maxFrameBytes: number
   readonly #received: FrameQueue
@@ -41,8 +46,9 @@ export class WsLink implements Link {
   #pings = 0
 
   /** `socket` is open and has delivered nothing yet. `ws` itself has set TCP_NODELAY. */
-  constructor(socket: WebSocket, peer: string, limits: LinkLimits, direct?: Direct) {
+  constructor(socket: WebSocket, peer: string, limits: LinkLimits, { direct, identity }: Origin = {}) {
     this.peer = peer
+    if (identity !== undefined) this.identity = identity
     this.#socket = socket
     this.#maxFrameBytes = limits.maxFrameBytes
     this.#received = new FrameQueue(limits.maxQueuedFrames, socket)
@@ -137,44 +143,66 @@ export class WsLink implements Link {
   }
 }
 
+interface Origin {
+  readonly direct?: Direct | undefined
+  readonly identity?: Certified | undefined
+}
+
 /** How a dialler receives what is for the link without the detour through `ws`. */
 interface Direct {
   readonly socket: DirectSocket
   readonly allocate: Allocate
 }
 
-/** The memory of the frames that its links receive comes from `allocate`. */
-export const wsDialerWith = (allocate: Allocate): Dialer => ({
-  dial: (url, limits, signal) => dial(url, limits, signal, allocate),
+/** The memory of the frames that its links receive comes from `allocate`. With `secure`, links have TLS and no other. */
+export const wsDialerWith = (allocate: Allocate, secure?: Membership): Dialer => ({
+  dial: (url, limits, signal, expected = 'coordinator') => dial({ url, limits, expected, allocate, secure }, signal),
 })
 
 export const wsDialer = wsDialerWith((length) => new Uint8Array(length))
 
-async function dial(url: string, limits: LinkLimits, signal: AbortSignal, allocate: Allocate): Promise<Link> {
+interface Dialled {
+  readonly url: string
+  readonly limits: LinkLimits
+  readonly expected: Expected
+  readonly allocate: Allocate
+  readonly secure: Membership | undefined
+}
+
+async function dial(of: Dialled, signal: AbortSignal): Promise<Link> {
+  const { url, limits, allocate, secure } = of
   if (signal.aborted) throw abortError(signal)
+  if (url.startsWith('wss:') !== (secure !== undefined))
+    throw new HeadraceError(
+      'certificate_refused',
+      `${url} ${secure ? 'has no TLS' : 'has TLS, but this end no identity'}`,
+    )
   const deadline = AbortSignal.timeout(HANDSHAKE_MS)
   // What comes over TLS is not what a WebSocket server has sent.
-  const direct = url.startsWith('ws:') ? { socket: new DirectSocket(), allocate } : undefined
+  const direct = secure === undefined ? { socket: new DirectSocket(), allocate } : undefined
   try {
-    const socket = openSocket(url, limits, direct)
     const patience = { ...(limits.patience ?? PATIENCE), firstFrameSeconds: Number.POSITIVE_INFINITY }
     const linkOf = (open: WebSocket, wire: Socket): Link => {
-      const link = new WsLink(open, url, limits, direct)
+      const identity = secure?.peerOf(wire as TLSSocket)
+      const link = new WsLink(open, url, limits, { direct, identity })
       link.watch(wire, patience)
+      if (identity !== undefined) secure?.guardDialled(link, identity)
       return link
     }
-    return await opened(socket, linkOf, [signal, deadline])
+    return await opened(openSocket(of, direct), url, linkOf, [signal, deadline])
   } catch (thrown) {
     if (signal.aborted) throw abortError(signal)
+    if (thrown instanceof HeadraceError) throw thrown
     const why = deadline.aborted ? `no answer within ${HANDSHAKE_MS / 1000} s` : String(thrown)
-    throw new HeadraceError('dial_failed', `cannot reach ${url}: ${why}`, { cause: thrown })
+    throw refusalOf(thrown, url) ?? new HeadraceError('dial_failed', `cannot reach ${url}: ${why}`, { cause: thrown })
   }
 }
 
-function openSocket(url: string, limits: LinkLimits, direct: Direct | undefined): WebSocket {
+function openSocket({ url, limits, expected, secure }: Dialled, direct: Direct | undefined): WebSocket {
   return new WebSocket(url, {
     ...socketOptions(limits),
     handshakeTimeout: HANDSHAKE_MS,
+    ...secure?.clientOptions(expected),
     ...(direct && { createConnection: (at: ClientRequestArgs) => direct.socket.connect(at.host!, Number(at.port)) }),
     generateMask: () => {
       // Leaves the mask all zero. Masking is there against old proxies that mistake frames for HTTP requests, none of
@@ -186,6 +214,7 @@ function openSocket(url: string, limits: LinkLimits, direct: Direct | undefined)
 /** The link is made in the very turn in which the socket opens, because frames may follow in the next. */
 function opened(
   socket: WebSocket,
+  url: string,
   linkOf: (socket: WebSocket, wire: Socket) => Link,
   signals: readonly AbortSignal[],
 ): Promise<Link> {
@@ -195,9 +224,14 @@ function opened(
       for (const signal of signals) signal.removeEventListener('abort', onAbort)
     }
     for (const signal of signals) signal.addEventListener('abort', onAbort)
-    socket.on('error', (error) => {
+    const fail = (error: unknown): void => {
       release()
       reject(error)
+    }
+    socket.on('error', fail)
+    socket.on('unexpected-response', (_request, response) => {
+      fail(errorOfAnswer(response, url))
+      socket.terminate()
     })
     let wire: Socket | undefined
     socket.once('upgrade', (response) => {
@@ -205,9 +239,24 @@ function opened(
     })
     socket.on('open', () => {
       release()
-      resolve(linkOf(socket, wire!))
+      try {
+        resolve(linkOf(socket, wire!))
+      } catch (thrown) {
+        reject(thrown)
+        socket.terminate()
+      }
     })
   })
+}
+
+/** A listener that refuses says why in a header, by code. */
+export const REFUSAL_HEADER = 'headrace-refusal'
+
+function errorOfAnswer({ statusCode, headers }: IncomingMessage, url: string): HeadraceError {
+  const code = headers[REFUSAL_HEADER]
+  if (typeof code === 'string' && isErrorCode(code))
+    return new HeadraceError(code, `${url} refused: ${ERRORS[code].help}`)
+  return new HeadraceError('dial_failed', `cannot reach ${url}: unexpected server response: ${statusCode}`)
 }
 
 /** RFC 6455: 1000 is a good end, 1009 a message too big, 1002 to 1008 a breach of the protocol, 4000 to 4999 are ours. */

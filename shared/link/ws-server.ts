@@ -1,12 +1,16 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
+import { createServer as createTlsServer, type Server as TlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import type { TLSSocket } from 'node:tls'
 import { WebSocketServer } from 'ws'
-import { HeadraceError } from '../errors.ts'
+import { asHeadraceError, ERRORS, type ErrorCode, HeadraceError } from '../errors.ts'
+import type { Certified } from '../security/identity.ts'
+import type { Membership } from '../security/membership.ts'
 import { gateKey, HandshakeGate } from './handshake-gate.ts'
 import type { Link, LinkLimits } from './link.ts'
 import { PATIENCE } from './link-watchdog.ts'
-import { socketOptions, WsLink } from './ws-link.ts'
+import { REFUSAL_HEADER, socketOptions, WsLink } from './ws-link.ts'
 
 /** The listening side of links: on a server of its own, or on one that somebody else runs. */
 
@@ -21,6 +25,8 @@ export interface LinkOptions {
   readonly limits: LinkLimits
   /** Links at the same time; the next one is refused with 503. */
   readonly maxLinks?: number
+  /** The server has TLS: links are for workers of the cluster alone. */
+  readonly secure?: Membership | undefined
   readonly onLink: (link: Link) => void
 }
 
@@ -52,7 +58,7 @@ export interface LinkServer {
 }
 
 /** Takes over the upgrades of `server`. Returns what ends that: it closes the links and refuses new ones. */
-export function attachLinks(server: Server, options: LinkOptions): () => void {
+export function attachLinks(server: Server | TlsServer, options: LinkOptions): () => void {
   const upgrades = new WebSocketServer({ noServer: true, clientTracking: false, ...socketOptions(options.limits) })
   const links = new Set<Link>()
   const gate = new HandshakeGate()
@@ -63,14 +69,17 @@ export function attachLinks(server: Server, options: LinkOptions): () => void {
     socket.on('error', () => socket.destroy())
     if (pathOf(request) !== options.path) return refuse(socket, 404)
     if (stopped || links.size >= (options.maxLinks ?? MAX_LINKS)) return refuse(socket, 503)
+    const identity = admit(options, socket)
+    if (identity instanceof HeadraceError) return refuse(socket, ERRORS[identity.code].status, identity.code)
     const settle = knock(gate, request.socket, socket)
     if (settle === undefined) return
     upgrades.handleUpgrade(request, socket, head, (webSocket) => {
-      const link = new WsLink(webSocket, peerOf(request), options.limits)
+      const link = new WsLink(webSocket, peerOf(request), options.limits, { identity })
       link.watch(request.socket, options.limits.patience ?? PATIENCE)
       links.add(link)
       webSocket.once('message', settle)
       webSocket.once('close', () => links.delete(link))
+      if (identity !== undefined) options.secure?.guard(link, identity)
       options.onLink(link)
     })
   })
@@ -98,28 +107,30 @@ function knock(gate: HandshakeGate, { remoteAddress = '' }: Socket, socket: Dupl
   return settle
 }
 
+/** Who is behind the socket, where links have TLS; or why nobody may be. */
+function admit({ secure }: LinkOptions, socket: Duplex): Certified | HeadraceError | undefined {
+  if (secure === undefined) return undefined
+  try {
+    const peer = secure.peerOf(socket as TLSSocket)
+    if (peer.role !== 'coordinator') return peer
+    return new HeadraceError('certificate_refused', 'links are for workers')
+  } catch (thrown) {
+    return asHeadraceError(thrown)
+  }
+}
+
 export async function listenLinks(options: ListenOptions): Promise<LinkServer> {
-  const { host, headerSeconds = 10 } = options
-  const headerMs = Math.ceil(headerSeconds * 1000)
-  const server = createServer(
-    {
-      maxHeaderSize: MAX_HEADER_BYTES,
-      headersTimeout: headerMs,
-      requestTimeout: 3 * headerMs,
-      connectionsCheckingInterval: Math.ceil(headerMs / 2),
-      keepAliveTimeout: 10_000,
-    },
-    (request, response) => {
-      if (options.serve?.(pathOf(request), request, response)) return
-      void answer(options.routes ?? {}, request, response)
-    },
-  )
+  const { host, secure } = options
+  const server = serverFor(options, (request, response) => {
+    if (options.serve?.(pathOf(request), request, response)) return
+    void answer(options.routes ?? {}, request, response)
+  })
   server.maxConnections = (options.maxLinks ?? MAX_LINKS) + SPARE_CONNECTIONS
   const detach = attachLinks(server, options)
   const port = await listening(server, host, options.port)
   return {
     port,
-    url: `ws://${host.includes(':') ? `[${host}]` : host}:${port}${options.path}`,
+    url: `${secure ? 'wss' : 'ws'}://${host.includes(':') ? `[${host}]` : host}:${port}${options.path}`,
     close: () =>
       new Promise<void>((resolve) => {
         server.close(() => resolve())
@@ -129,7 +140,25 @@ export async function listenLinks(options: ListenOptions): Promise<LinkServer> {
   }
 }
 
-function listening(server: Server, host: string, port: number): Promise<number> {
+function serverFor(
+  { secure, headerSeconds = 10 }: ListenOptions,
+  onRequest: (request: IncomingMessage, response: ServerResponse) => void,
+): Server | TlsServer {
+  const headerMs = Math.ceil(headerSeconds * 1000)
+  const limits = {
+    maxHeaderSize: MAX_HEADER_BYTES,
+    headersTimeout: headerMs,
+    requestTimeout: 3 * headerMs,
+    connectionsCheckingInterval: Math.ceil(headerMs / 2),
+    keepAliveTimeout: 10_000,
+  }
+  if (secure === undefined) return createServer(limits, onRequest)
+  const server = createTlsServer({ ...limits, ...secure.serverOptions }, onRequest)
+  secure.follow(server)
+  return server
+}
+
+function listening(server: Server | TlsServer, host: string, port: number): Promise<number> {
   return new Promise((resolve, reject) => {
     // Later errors are of single connections that could not be accepted; they find the promise settled.
     server.on('error', (cause) =>
@@ -167,10 +196,10 @@ function failure(status: number): Answer {
 }
 
 /** A refused upgrade still gets an answer in HTTP; then the socket is done with. */
-function refuse(socket: Duplex, status: number): void {
-  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`, () =>
-    socket.destroy(),
-  )
+function refuse(socket: Duplex, status: number, code?: ErrorCode): void {
+  const why = code === undefined ? '' : `${REFUSAL_HEADER}: ${code}\r\n`
+  const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${why}Connection: close\r\nContent-Length: 0\r\n\r\n`
+  socket.end(head, () => socket.destroy())
 }
 
 function pathOf(request: IncomingMessage): string {

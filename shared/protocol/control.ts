@@ -1,8 +1,10 @@
 import { z } from 'zod'
 import { STRATEGIES, WIRES } from '../plan.ts'
 import { PRECISIONS } from '../precision.ts'
+import { denyListSchema } from '../security/deny-list.ts'
 import { flatSpans } from './flat-spans.ts'
 import { finishReason, sampling, tokenLogprob, workerReport } from './run-types.ts'
+import { heldTicketsSchema, ticketRuleSchema, ticketSchema } from './tickets.ts'
 
 /** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
 
@@ -29,7 +31,7 @@ const costSchema = z.strictObject({
 })
 export type Cost = Readonly<z.infer<typeof costSchema>>
 
-const roleSchema = z.enum(['prefill', 'decode'])
+export const roleSchema = z.enum(['prefill', 'decode'])
 export type Role = z.infer<typeof roleSchema>
 
 /**
@@ -69,6 +71,7 @@ const prefill = z.strictObject({
   blockTokens: z.number().int().min(1),
   promptTokens: z.number().int().min(1),
   layers,
+  tickets: heldTicketsSchema,
 })
 export type PrefillAssignment = Readonly<z.infer<typeof prefill>>
 
@@ -89,13 +92,21 @@ const decode = z.strictObject({
   stopTokens: z.array(count).max(64),
   sampling,
   wantLogits: z.boolean(),
+  tickets: heldTicketsSchema,
 })
 export type DecodeAssignment = Readonly<z.infer<typeof decode>>
 
 /**
  * To the decode node: what `of` does not finish of the run's KV is made by `by`, who serves it as the run `part`.
  */
-const repair = z.strictObject({ kind: z.literal('repair'), run: name, part: name, by: runWorker, layers })
+const repair = z.strictObject({
+  kind: z.literal('repair'),
+  run: name,
+  part: name,
+  by: runWorker,
+  layers,
+  ticket: ticketSchema,
+})
 export type Repair = Readonly<z.infer<typeof repair>>
 
 /**
@@ -107,7 +118,11 @@ export type Survey = Readonly<z.infer<typeof survey>>
 /** To a prefill worker: another one of the run is gone. */
 const lost = z.strictObject({ kind: z.literal('lost'), run: name, worker: name })
 
-const joined = z.strictObject({ kind: z.literal('joined'), worker: name, epoch: count })
+const joined = z.strictObject({ kind: z.literal('joined'), worker: name, epoch: count, tickets: ticketRuleSchema })
+/** In the place of those that came with the run's assignment, which end. */
+const tickets = z.strictObject({ kind: z.literal('tickets'), run: name, tickets: heldTicketsSchema })
+/** Whom no worker may talk to any more. Takes the place of the earlier list. */
+const denied = z.strictObject({ kind: z.literal('denied'), list: denyListSchema })
 const refused = z.strictObject({ kind: z.literal('refused'), code: text, message: z.string().max(2048) })
 const ping = z.strictObject({ kind: z.literal('ping'), seq: count })
 /** The answer to `leaving`: no more runs will come, so the worker goes when those it has are over. */
@@ -147,6 +162,8 @@ export const commandSchema = z.discriminatedUnion('kind', [
   dismissed,
   measureLinks,
   sources,
+  tickets,
+  denied,
 ])
 /** Coordinator to worker. */
 export type Command = Readonly<z.infer<typeof commandSchema>>

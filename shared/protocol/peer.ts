@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { MAX_BLOCK_BYTES } from '../link/link.ts'
 import { WIRES } from '../plan.ts'
+import { ticketSchema } from './tickets.ts'
 
 /**
  * Messages between workers. The receiver of KV dials the sender, because frames from a WebSocket server are not masked:
@@ -26,6 +27,7 @@ const subscribe = z.strictObject({
   purpose: z.enum(['prefix', 'handoff', 'cached']),
   window: count,
   wire: z.enum(WIRES).optional(),
+  ticket: ticketSchema,
 })
 const credit = z.strictObject({ kind: z.literal('credit'), run: name, window: count })
 const unsubscribe = z.strictObject({ kind: z.literal('unsubscribe'), run: name })

@@ -14,6 +14,7 @@ import { fuzzSuite } from './suites/fuzz.ts'
 import { gpuSuite } from './suites/gpu.ts'
 import { handoffSuite } from './suites/handoff.ts'
 import { linksSuite } from './suites/links.ts'
+import { loadSuite } from './suites/load.ts'
 import { memorySuite } from './suites/memory.ts'
 import { plannerSuite } from './suites/planner.ts'
 import { pullSuite } from './suites/pull.ts'
@@ -38,6 +39,7 @@ const SUITES: readonly Suite[] = [
   plannerSuite,
   pullSuite,
   fuzzSuite,
+  loadSuite,
 ]
 
 const { stdout, stderr } = process

@@ -43,7 +43,14 @@ describe('a prompt split over workers', () => {
   }
 
   it('answers several prompts at the same time as if each were alone', async () => {
-    const limits = { maxWaiting: 8, maxWaitingTokens: 1e6, maxPrefilling: 3, maxDecoding: 3, ageTokensPerSecond: 1000 }
+    const limits = {
+      maxWaiting: 8,
+      maxWaitingTokens: 1e6,
+      maxPrefilling: 3,
+      maxDecoding: 3,
+      maxWaitSeconds: 1e9,
+      ageing: 1000,
+    }
     const cluster = await MemoryCluster.start(model.folder, { workers: equalWorkers(3), limits })
     try {
       const lengths = [150, 37, 301, 5, 64]

@@ -168,6 +168,7 @@ function crossing(to: Workers, worker: string, runs: number): { workers: Workers
   const order: string[] = []
   const workers: Workers = {
     urlOf: (id) => to.urlOf(id),
+    ticket: (of) => to.ticket(of),
     epochOf: (id) => to.epochOf(id),
     has: (id) => to.has(id),
     follow: (run, follower) => to.follow(run, follower),

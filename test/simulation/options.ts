@@ -16,7 +16,8 @@ export interface Options {
     readonly maxWaitingTokens: number
     readonly maxPrefilling: number
     readonly maxDecoding: number
-    readonly ageTokensPerSecond: number
+    readonly ageing: number
+    readonly maxWaitSeconds: number
   }
   readonly network: { delay: number; bytesPerSecond: number; unlike: number; sendBuffer: number; jitter: number }
   /** Workers may measure their links. Costly, so in few simulations. */
@@ -75,7 +76,8 @@ export function drawOptions(seed: number): Options {
       maxWaitingTokens: shape.pick([100, 1e6]),
       maxPrefilling: shape.whole(1, 3),
       maxDecoding: shape.whole(1, 4),
-      ageTokensPerSecond: 100,
+      ageing: 0.2,
+      maxWaitSeconds: 300,
     },
     network: {
       delay: shape.spread(1e-4, 0.03),

@@ -15,6 +15,7 @@ import { WorkerMetrics } from '../../worker/metrics.ts'
 import { PeerDialling } from '../../worker/peers/dialling.ts'
 import { PeerListening } from '../../worker/peers/listening.ts'
 import type { DeliveredBlock } from '../../worker/prefill/exchange.ts'
+import { TicketBook } from '../../worker/security/ticket-book.ts'
 import { Chance } from './chance.ts'
 import { History } from './history.ts'
 import { SimNetwork } from './network.ts'
@@ -173,7 +174,8 @@ export class World {
       violated: (what) => this.violated(`${name}: ${what}`),
       meddle: this.#planted.meddle,
     })
-    const listening = new PeerListening({ fingerprint: FINGERPRINT, clock, log })
+    const tickets = new TicketBook(name, clock)
+    const listening = new PeerListening({ fingerprint: FINGERPRINT, tickets, clock, log })
     this.network.listen(url, process, DATA_LIMITS, (link) => void listening.serve(link))
     const buffers = new PoisonedPool()
     const plain = this.network.dialer(process, (length) => new Uint8Array(length))
@@ -199,6 +201,7 @@ export class World {
       random: new Chance(this.options.seed + this.#lives, name).next,
       clock,
       log,
+      tickets,
       session: {
         worker: name,
         fingerprint: FINGERPRINT,

@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net'
 import OpenAI from 'openai'
 import { pino } from 'pino'
 import type { ServerDeps } from '../../coordinator/http/deps.ts'
+import { KeptAnswers } from '../../coordinator/http/kept-answers.ts'
 import { buildServer } from '../../coordinator/http/server.ts'
 import { createCoordinatorMetrics } from '../../coordinator/metrics.ts'
 import { measuredRuns } from '../../coordinator/run-metrics.ts'
@@ -41,6 +42,7 @@ export async function startApi(script: Script = writes([]), changes: Partial<Ser
     metrics,
     log: pino({ level: 'trace' }, { write: (line) => logged.push(line) }),
     clock,
+    kept: new KeptAnswers(clock),
     ...changes,
   })
   await app.listen({ port: 0, host: '127.0.0.1' })
@@ -56,10 +58,10 @@ export async function startApi(script: Script = writes([]), changes: Partial<Ser
     url,
     logged,
     openai: new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none', maxRetries: 0 }),
-    post: (path: string, body: unknown, signal?: AbortSignal) =>
+    post: (path: string, body: unknown, signal?: AbortSignal, headers: Readonly<Record<string, string>> = {}) =>
       fetch(url + path, {
         method: 'POST',
-        headers: { 'content-type': 'application/json' },
+        headers: { 'content-type': 'application/json', ...headers },
         body: typeof body === 'string' ? body : JSON.stringify(body),
         ...(signal === undefined ? {} : { signal }),
       }),
@@ -80,8 +82,10 @@ export async function* serverSentEvents(response: Response): AsyncGenerator<unkn
       const event = text.slice(0, end)
       text = text.slice(end + 2)
       if (event.startsWith(': ')) yield { comment: event.slice(2) }
-      else if (event === 'data: [DONE]') yield '[DONE]'
-      else yield JSON.parse(event.slice('data: '.length))
+      else {
+        const data = event.slice(event.indexOf('data: ') + 'data: '.length)
+        yield data === '[DONE]' ? data : JSON.parse(data)
+      }
     }
   }
 }

@@ -13,6 +13,7 @@ export function inlineCompute(
   engine: Engine,
   cost: Cost,
   meddle: (event: ComputeEvent) => ComputeEvent = (e) => e,
+  kvBudgetBytes = 2 ** 30,
 ): Compute {
   const runs = new Map<string, RunningRun>()
   const host = new ComputeHost({
@@ -20,7 +21,7 @@ export function inlineCompute(
     clock: realClock,
     readCpu: () => undefined,
     movingCost: async () => 0,
-    kvBudgetBytes: 2 ** 30,
+    kvBudgetBytes,
     post: (reply: ComputeReply, transfer: ArrayBuffer[] = []) => {
       if (reply.kind !== 'run') return
       const event = meddle(structuredClone(reply.event, { transfer }))

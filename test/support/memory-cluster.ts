@@ -19,6 +19,7 @@ import { createEngine } from '../../worker/engine/create-engine.ts'
 import { WorkerMetrics } from '../../worker/metrics.ts'
 import { PeerDialling } from '../../worker/peers/dialling.ts'
 import { PeerListening } from '../../worker/peers/listening.ts'
+import { TicketBook } from '../../worker/security/ticket-book.ts'
 import { inlineCompute } from './inline-compute.ts'
 import { MemoryNetwork } from './memory-link.ts'
 import { seededRandom } from './random.ts'
@@ -42,6 +43,9 @@ export interface MemoryWorkerOptions {
   readonly url?: string
   readonly host?: string
   readonly meddle?: (event: ComputeEvent) => ComputeEvent
+  /** What it says it has for runs, and what its decode node then really gives. Default: more than any test takes. */
+  readonly budgetBytes?: number
+  readonly kvBudgetBytes?: number
 }
 
 export interface MemoryWorker {
@@ -106,7 +110,8 @@ export class MemoryCluster {
     const cost = of.cost ?? { o: 1e-4, a: 1e-5, b: 1e-8 }
     const fingerprint = of.fingerprint ?? FINGERPRINT
     const metrics = new WorkerMetrics({ version: 'test', role: of.role, engine: 'reference' })
-    const listening = new PeerListening({ fingerprint, clock: realClock, log })
+    const tickets = new TicketBook(of.name, realClock)
+    const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log })
     const url = of.url ?? `memory://${of.name}`
     const links = new Set<Link>()
     const kept = (link: Link): Link => {
@@ -114,7 +119,9 @@ export class MemoryCluster {
       return link
     }
     this.network.register(url, DATA_LIMITS, (link) => void listening.serve(kept(link)))
-    const dialer: Dialer = { dial: async (...to) => kept(await this.network.dial(...to)) }
+    const dialer: Dialer = {
+      dial: async (to, limits, signal) => kept(await this.network.dial(to, limits, signal)),
+    }
     const agent = new Agent({
       coordinatorUrl: COORDINATOR,
       join: {
@@ -130,16 +137,17 @@ export class MemoryCluster {
         cores: 1,
         threads: 1,
         memoryBytes: 0,
-        budgetBytes: 2 ** 40,
+        budgetBytes: of.budgetBytes ?? 2 ** 40,
       },
       dialer,
       random: seededRandom(1),
       clock: realClock,
       log,
+      tickets,
       session: {
         worker: of.name,
         fingerprint,
-        compute: inlineCompute(engine, cost, of.meddle),
+        compute: inlineCompute(engine, cost, of.meddle, of.kvBudgetBytes),
         dialling: new PeerDialling({ dialer, worker: of.name, fingerprint, log }),
         listening,
         metrics,

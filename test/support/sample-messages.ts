@@ -17,6 +17,7 @@ import {
 
 const run = 'run-7'
 const fingerprint = '0123456789abcdef'.repeat(4)
+const ticket = `1234.500.${'A'.repeat(86)}`
 const workers: PrefillAssignment['workers'] = [
   {
     worker: 'worker-1',
@@ -40,7 +41,9 @@ const workers: PrefillAssignment['workers'] = [
 ]
 
 export const commands: readonly Command[] = [
-  { kind: 'joined', worker: 'worker-1', epoch: 3 },
+  { kind: 'joined', worker: 'worker-1', epoch: 3, tickets: { cluster: 'home', key: 'B'.repeat(43), at: 1.5 } },
+  { kind: 'denied', list: [{ name: 'worker-3', key: fingerprint, at: 1_790_000_000, until: 1_790_086_400 }] },
+  { kind: 'tickets', run, tickets: [{ source: 'decode-1', ticket }] },
   { kind: 'refused', code: 'name_taken', message: 'worker-1 is connected' },
   { kind: 'ping', seq: 300 },
   {
@@ -54,6 +57,7 @@ export const commands: readonly Command[] = [
     blockTokens: 512,
     promptTokens: 70_001,
     layers: { from: 0, to: 36 },
+    tickets: [{ source: 'worker-1', ticket }],
   },
   {
     kind: 'decode',
@@ -67,8 +71,12 @@ export const commands: readonly Command[] = [
     stopTokens: [2, 151_645],
     sampling: { temperature: 0.5, topP: 1, topK: 40, seed: 0xffffffff, logprobs: 2 },
     wantLogits: true,
+    tickets: [
+      { source: 'worker-1', ticket },
+      { source: 'worker-2', ticket },
+    ],
   },
-  { kind: 'repair', run, part: 'run-7.2', by: workers[0]!, layers: { from: 3, to: 36 } },
+  { kind: 'repair', run, part: 'run-7.2', by: workers[0]!, layers: { from: 3, to: 36 }, ticket },
   { kind: 'survey', run, part: run, worker: 'worker-1' },
   { kind: 'lost', run, worker: 'worker-1' },
   { kind: 'stop', run },
@@ -160,7 +168,7 @@ export const events: readonly WorkerEvent[] = [
 
 export const peerRequests: readonly PeerRequest[] = [
   { kind: 'hello', protocol: 2, worker: 'worker-2', fingerprint },
-  { kind: 'subscribe', run, purpose: 'cached', window: 2, wire: 'f16' },
+  { kind: 'subscribe', run, purpose: 'cached', window: 2, wire: 'f16', ticket },
   { kind: 'credit', run, window: 3 },
   { kind: 'unsubscribe', run },
   { kind: 'probe', seq: 9, bytes: 2 ** 18 },

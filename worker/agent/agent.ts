@@ -5,8 +5,10 @@ import type { Log } from '../../shared/log.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { type Command, commandSchema, eventSchema, type Join, type WorkerEvent } from '../../shared/protocol/control.ts'
 import { decodeMessage, encodeMessage } from '../../shared/protocol/messages.ts'
+import type { Membership } from '../../shared/security/membership.ts'
 import { Idle } from '../idle.ts'
 import { LinkMeasuring, type PeerAddress } from '../peers/measuring.ts'
+import type { TicketBook } from '../security/ticket-book.ts'
 import { DecodeSession } from './decode-session.ts'
 import { PrefillSession } from './prefill-session.ts'
 import type { Session, SessionDeps } from './session.ts'
@@ -16,7 +18,12 @@ const RETRY_FIRST_SECONDS = 0.2
 const RETRY_MOST_SECONDS = 2
 const SILENCE_LIMIT_SECONDS = 15
 /** What dialling again does not cure. */
-const FINAL: ReadonlySet<string> = new Set(['fingerprint_mismatch', 'precision_mismatch', 'protocol_mismatch'])
+const FINAL: ReadonlySet<string> = new Set([
+  'fingerprint_mismatch',
+  'precision_mismatch',
+  'protocol_mismatch',
+  'identity_revoked',
+])
 /** Longer than the coordinator takes to notice that a link is dead. */
 const NAME_GRACE_SECONDS = 20
 
@@ -29,6 +36,10 @@ export interface AgentOptions {
   readonly log: Log
   /** Everything a session needs but the way to report, which is this agent's link. */
   readonly session: Omit<SessionDeps, 'report'>
+  /** Learns here how tickets are checked. */
+  readonly tickets: TicketBook
+  /** Absent: a cluster without certificates. */
+  readonly membership?: Membership | undefined
   readonly residentBytes: () => number
   readonly collectGarbage: () => void
 }
@@ -172,7 +183,14 @@ export class Agent {
   #obey(command: Command, payload: Uint8Array): void {
     switch (command.kind) {
       case 'joined':
+        this.#of.tickets.learn(command.tickets, command.epoch)
         this.#joined()
+        return
+      case 'tickets':
+        this.#sessions.get(command.run)?.hold(command.tickets)
+        return
+      case 'denied':
+        this.#of.membership?.deny(command.list)
         return
       case 'refused':
         throw new HeadraceError(isErrorCode(command.code) ? command.code : 'internal', command.message)

@@ -2,13 +2,13 @@ import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import type { DecodeAssignment, LayerRange, Repair, RunWorker, Survey } from '../../shared/protocol/control.ts'
 import { encodeMessage } from '../../shared/protocol/messages.ts'
 import { type KvHeader, peerDeliverySchema } from '../../shared/protocol/peer.ts'
+import { cacheOf } from '../../shared/protocol/tickets.ts'
 import type { ComputeRun } from '../compute/compute.ts'
 import { errorFromPlain } from '../compute/host.ts'
 import type { ComputeEvent } from '../compute/messages.ts'
 import { KvServing } from '../decode/kv-serving.ts'
 import { ExpectedBlocks } from '../kv/expected-blocks.ts'
 import type { Subscription } from '../peers/dialling.ts'
-import { cacheOf } from '../prefill/run-exchange.ts'
 import { Session, type SessionDeps } from './session.ts'
 
 /** What a worker makes for the run's cache, and under which name it serves it. */
@@ -38,7 +38,7 @@ export class DecodeSession extends Session {
   #tokens = 0
 
   constructor(assignment: DecodeAssignment, tokens: Int32Array<ArrayBuffer>, deps: SessionDeps) {
-    super(assignment.run, deps)
+    super(assignment, deps)
     const { shape } = deps.compute
     this.#expected = new ExpectedBlocks({
       makers: assignment.workers,
@@ -64,16 +64,18 @@ export class DecodeSession extends Session {
       log: deps.log,
     })
     this.#serve(this.run, (worker) => assignment.workers.some((other) => other.worker === worker))
-    for (const by of assignment.workers) this.#feed(this.run, by, { from: 0, to: shape.layers })
+    for (const by of assignment.workers) {
+      this.#feed(this.run, by, { from: 0, to: shape.layers }, this.ticketFor(by.worker))
+    }
   }
 
   override stop(): void {
     this.#compute.stop()
   }
 
-  override repair({ part, by, layers }: Repair): void {
+  override repair({ part, by, layers, ticket }: Repair): void {
     this.#serve(cacheOf(part), (worker) => worker === by.worker)
-    this.#feed(part, by, layers)
+    this.#feed(part, by, layers, ticket)
   }
 
   override survey({ part, worker }: Survey): void {
@@ -91,11 +93,11 @@ export class DecodeSession extends Session {
   }
 
   /** The cache has room for everything, so the window is open from the start. */
-  #feed(part: string, by: RunWorker, layers: LayerRange): void {
+  #feed(part: string, by: RunWorker, layers: LayerRange, ticket: string): void {
     const feed: Feed = { part, by, layers, over: false }
     this.#feeds.set(feedKey(part, by.worker), feed)
     const subscribed = this.deps.dialling.subscribe(
-      { run: part, url: by.url, purpose: 'handoff', window: this.deps.compute.shape.layers },
+      { run: part, source: by.worker, url: by.url, ticket, purpose: 'handoff', window: this.deps.compute.shape.layers },
       {
         block: (header, payload, frame) => this.#receive(feed, header, payload, frame),
         lost: (error) => this.#lost(feed, error),

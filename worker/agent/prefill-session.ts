@@ -31,7 +31,7 @@ export class PrefillSession extends Session {
   #done: Extract<ComputeEvent, { kind: 'finished' }> | undefined
 
   constructor(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, deps: SessionDeps) {
-    super(assignment.run, deps)
+    super(assignment, deps)
     this.#assignment = assignment
     this.#exchange = new RunExchange({
       assignment,
@@ -69,7 +69,7 @@ export class PrefillSession extends Session {
       if (current()) this.attempt(() => this.#sourceLost(asHeadraceError(error)))
     }
     const subscribed = this.deps.dialling.subscribe(
-      source,
+      { ...source, source: worker, ticket: this.ticketFor(worker) },
       {
         block: (header, payload, frame) => {
           if (!current()) return

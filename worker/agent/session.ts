@@ -3,6 +3,7 @@ import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import type { BufferPool } from '../../shared/link/buffer-pool.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Repair, Survey, WorkerEvent } from '../../shared/protocol/control.ts'
+import type { HeldTicket } from '../../shared/protocol/tickets.ts'
 import type { Compute } from '../compute/compute.ts'
 import type { WorkerMetrics } from '../metrics.ts'
 import type { PeerDialling } from '../peers/dialling.ts'
@@ -33,10 +34,12 @@ export abstract class Session {
   protected readonly trace: TraceRecorder
   readonly #controller = new AbortController()
   readonly #ended: Promise<void>
+  #tickets: readonly HeldTicket[]
   #settle: () => void = () => undefined
 
-  constructor(run: string, deps: SessionDeps) {
+  constructor({ run, tickets }: { run: string; tickets: readonly HeldTicket[] }, deps: SessionDeps) {
     this.run = run
+    this.#tickets = tickets
     this.deps = deps
     this.trace = new TraceRecorder(deps.clock)
     this.#ended = new Promise((resolve) => {
@@ -47,6 +50,18 @@ export abstract class Session {
   /** Resolves when the session holds nothing any more. Never rejects. */
   get ended(): Promise<void> {
     return this.#ended
+  }
+
+  /** Fresh tickets in the place of those that end. */
+  hold(tickets: readonly HeldTicket[]): void {
+    this.#tickets = tickets
+  }
+
+  /** @throws `ticket_refused` if the coordinator gave none: then the run has no business at that worker */
+  protected ticketFor(source: string): string {
+    const found = this.#tickets.find((held) => held.source === source)
+    if (found === undefined) throw new HeadraceError('ticket_refused', `run ${this.run} has no ticket for ${source}`)
+    return found.ticket
   }
 
   protected get signal(): AbortSignal {

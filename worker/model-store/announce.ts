@@ -38,7 +38,7 @@ export async function announce(of: AnnounceDeps, signal: AbortSignal): Promise<v
     } catch (thrown) {
       const error = asHeadraceError(thrown)
       if (signal.aborted) return
-      if (error.code === 'protocol_mismatch') throw error
+      if (error.code === 'protocol_mismatch' || error.code === 'identity_revoked') throw error
       of.log.debug({ code: error.code }, `not announced: ${error.message}`)
       await of.clock.sleep(RETRY_SECONDS, signal).catch(() => undefined) // the loop's condition ends it
     }

@@ -2,6 +2,7 @@ import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { BufferPool } from '../../shared/link/buffer-pool.ts'
 import type { Log } from '../../shared/log.ts'
+import type { Exchange } from '../../shared/security/exchange.ts'
 import type { WorkerMetrics } from '../metrics.ts'
 import { fetchPiece, PieceRefusal } from './fetch-piece.ts'
 import type { PartialModel } from './partial-model.ts'
@@ -12,6 +13,7 @@ export interface DownloadDeps {
   readonly swarm: Swarm
   /** Given what to call when the swarm has new sources. */
   readonly onNews: (wake: () => void) => void
+  readonly exchange: Exchange
   readonly clock: Clock
   readonly metrics: WorkerMetrics
   readonly log: Log
@@ -78,7 +80,7 @@ async function fetchOne(job: Job, of: DownloadDeps, buffers: BufferPool, signal:
   const piece = model.pieces[job.piece]!
   const bytes = buffers.take(piece.length)
   try {
-    await fetchPiece(job.source.url, piece, bytes, signal)
+    await fetchPiece(of.exchange, job.source.url, piece, bytes, signal)
     await model.write(job.piece, bytes)
     swarm.done(job)
     metrics.weightsBytes.inc({ source: job.source.coordinator ? 'coordinator' : 'worker' }, piece.length)

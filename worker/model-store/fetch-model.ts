@@ -15,6 +15,7 @@ import {
 import type { ModelCache } from '../../shared/model-store/model-cache.ts'
 import { Patience } from '../../shared/model-store/patience.ts'
 import type { Shelf } from '../../shared/model-store/shelf.ts'
+import { bodyOf, type Exchange, toldError } from '../../shared/security/exchange.ts'
 import type { WorkerMetrics } from '../metrics.ts'
 import { type AnnounceDeps, announce, httpBase } from './announce.ts'
 import { download } from './download.ts'
@@ -25,6 +26,7 @@ const RETRY_FIRST_SECONDS = 0.2
 const RETRY_MOST_SECONDS = 5
 const SILENCE_SECONDS = 30
 const REPORT_SECONDS = 2
+const MOST_ERROR_BYTES = 65_536
 
 export interface FetchModelDeps {
   readonly coordinatorUrl: string
@@ -33,6 +35,7 @@ export interface FetchModelDeps {
   readonly hashes: FileHashes
   readonly shelf: Shelf
   readonly dialer: Dialer
+  readonly exchange: Exchange
   readonly metrics: WorkerMetrics
   readonly clock: Clock
   readonly random: Random
@@ -130,10 +133,11 @@ async function makeRoom({ cache }: FetchModelDeps, manifest: Manifest): Promise<
 const baseOf = (coordinatorUrl: string): string => httpBase(coordinatorUrl) ?? coordinatorUrl
 
 /** Asks until the coordinator answers: it may be started after its workers. */
-async function askManifest({ coordinatorUrl, clock, random, log }: FetchModelDeps, signal: AbortSignal) {
+async function askManifest(of: FetchModelDeps, signal: AbortSignal) {
+  const { coordinatorUrl, clock, random, log, exchange } = of
   for (let seconds = RETRY_FIRST_SECONDS; ; seconds = Math.min(seconds * 2, RETRY_MOST_SECONDS))
     try {
-      return await manifestAt(baseOf(coordinatorUrl), signal)
+      return await manifestAt(baseOf(coordinatorUrl), exchange, signal)
     } catch (thrown) {
       if (signal.aborted) throw abortError(signal)
       const error = asHeadraceError(thrown, 'dial_failed')
@@ -143,31 +147,24 @@ async function askManifest({ coordinatorUrl, clock, random, log }: FetchModelDep
     }
 }
 
-async function manifestAt(base: string, signal: AbortSignal): Promise<Manifest> {
+async function manifestAt(base: string, exchange: Exchange, signal: AbortSignal): Promise<Manifest> {
   const patience = new Patience(SILENCE_SECONDS, base, signal)
   try {
-    const answer = await fetch(`${base}/v1/model/manifest`, { redirect: 'error', signal: patience.signal })
-    if (!answer.ok) {
-      await answer.body?.cancel()
-      throw new HeadraceError('dial_failed', `${base} answered ${answer.status}; it may be an older coordinator`)
+    const answer = await exchange.ask(`${base}/v1/model/manifest`, 'coordinator', { signal: patience.signal })
+    if (answer.statusCode !== 200) {
+      const told = toldError(await bodyOf(answer, MOST_ERROR_BYTES))
+      if (told?.code === 'identity_revoked' || told?.code === 'certificate_refused') throw told
+      throw new HeadraceError('dial_failed', `${base} answered ${answer.statusCode}; it may be an older coordinator`)
     }
-    const parts: Uint8Array[] = []
-    let bytes = 0
-    for await (const part of answer.body ?? []) {
-      patience.progress()
-      bytes += part.length
-      if (bytes > MOST_MANIFEST_BYTES) throw new HeadraceError('model_bad_manifest', 'the model’s manifest is too long')
-      parts.push(part)
-    }
-    return parseManifest(jsonOf(Buffer.concat(parts)))
+    return parseManifest(jsonOf(await bodyOf(answer, MOST_MANIFEST_BYTES, () => patience.progress())))
   } finally {
     patience.end()
   }
 }
 
-function jsonOf(bytes: Buffer): unknown {
+function jsonOf(text: string): unknown {
   try {
-    return JSON.parse(bytes.toString())
+    return JSON.parse(text)
   } catch (cause) {
     throw new HeadraceError('model_bad_manifest', 'the model’s manifest is not JSON', { cause })
   }

@@ -3,6 +3,7 @@ import { HeadraceError } from '../../shared/errors.ts'
 import type { Piece } from '../../shared/model-store/manifest.ts'
 import { Patience } from '../../shared/model-store/patience.ts'
 import { BLOB_PATH } from '../../shared/model-store/serve-blob.ts'
+import type { Exchange } from '../../shared/security/exchange.ts'
 
 /** A source that sends nothing for so long is given up; for a wireless network, a piece may take longer in all. */
 const SILENCE_SECONDS = 20
@@ -19,21 +20,28 @@ export class PieceRefusal extends HeadraceError {
 }
 
 /** The bytes of a piece `into` a buffer of its length, hashed as they come. @throws PieceRefusal, or the signal's error */
-export async function fetchPiece(base: string, piece: Piece, into: Uint8Array, signal: AbortSignal): Promise<void> {
+export async function fetchPiece(
+  exchange: Exchange,
+  base: string,
+  piece: Piece,
+  into: Uint8Array,
+  signal: AbortSignal,
+): Promise<void> {
   const { file, offset, length } = piece
   const patience = new Patience(SILENCE_SECONDS, base, signal)
   try {
-    const answer = await fetch(`${base}${BLOB_PATH}${file.sha256}`, {
+    // Any member will do: the bytes are known by their hash.
+    const answer = await exchange.ask(`${base}${BLOB_PATH}${file.sha256}`, 'member', {
       headers: { range: `bytes=${offset}-${offset + length - 1}` },
-      redirect: 'error',
       signal: patience.signal,
     })
-    if (answer.status !== 206 || answer.body === null) {
-      await answer.body?.cancel()
-      const how = answer.status === 404 || answer.status === 416 ? 'missing' : 'failed'
-      throw new PieceRefusal(how, `${base} answered ${answer.status} for ${file.name}`)
+    const { statusCode: status } = answer
+    if (status !== 206) {
+      answer.destroy()
+      const how = status === 404 || status === 416 ? 'missing' : 'failed'
+      throw new PieceRefusal(how, `${base} answered ${status} for ${file.name}`)
     }
-    await receive(answer.body, piece, into, base, patience)
+    await receive(answer, piece, into, base, patience)
   } catch (thrown) {
     signal.throwIfAborted()
     if (thrown instanceof PieceRefusal) throw thrown

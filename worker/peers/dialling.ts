@@ -23,7 +23,7 @@ export class PeerDialling {
 
   /** Asks the worker at `url` for its blocks of a run; they come to `receiver` until `end` is called. */
   async subscribe(of: SubscribeOptions, receiver: BlockReceiver, signal: AbortSignal): Promise<Subscription> {
-    const peer = await this.#peer(of.url)
+    const peer = await this.#peer(of)
     if (signal.aborted) throw abortError(signal)
     return peer.subscribe(of, receiver)
   }
@@ -34,21 +34,27 @@ export class PeerDialling {
     this.#peers.clear()
   }
 
-  #peer(url: string): Promise<Peer> {
-    const known = this.#peers.get(url)
+  /** From now on links are dialled anew, with the worker's new certificate; runs keep those they have. */
+  renewed(): void {
+    this.#peers.clear()
+  }
+
+  #peer({ url, source }: Pick<SubscribeOptions, 'url' | 'source'>): Promise<Peer> {
+    const key = JSON.stringify([url, source])
+    const known = this.#peers.get(key)
     if (known) return known
-    const dialled = this.#dial(url)
-    this.#peers.set(url, dialled)
+    const dialled = this.#dial(url, source)
+    this.#peers.set(key, dialled)
     const forget = (): void => {
-      if (this.#peers.get(url) === dialled) this.#peers.delete(url)
+      if (this.#peers.get(key) === dialled) this.#peers.delete(key)
     }
     dialled.then((peer) => peer.link.closed.addEventListener('abort', forget), forget)
     return dialled
   }
 
-  async #dial(url: string): Promise<Peer> {
+  async #dial(url: string, source: string): Promise<Peer> {
     const { dialer, worker, fingerprint, log } = this.#of
-    const link = await dialer.dial(url, DATA_LIMITS, this.#closing.signal)
+    const link = await dialer.dial(url, DATA_LIMITS, this.#closing.signal, { worker: source })
     const peer = new Peer(link, log)
     await peer.request({ kind: 'hello', protocol: PROTOCOL_VERSION, worker, fingerprint })
     peer.listen()
@@ -58,7 +64,11 @@ export class PeerDialling {
 
 export interface SubscribeOptions {
   readonly run: string
+  /** The worker that must answer at `url`. */
+  readonly source: string
   readonly url: string
+  /** The coordinator's, for this run at `source`. */
+  readonly ticket: string
   readonly purpose: 'prefix' | 'handoff' | 'cached'
   /** Blocks of layers below this may be sent. */
   readonly window: number
@@ -90,9 +100,12 @@ class Peer {
   }
 
   async subscribe(of: SubscribeOptions, receiver: BlockReceiver): Promise<Subscription> {
-    const { run, purpose, window, wanted, wire } = of
+    const { run, purpose, window, wanted, wire, ticket } = of
     this.#receivers.set(run, receiver)
-    await this.request({ kind: 'subscribe', run, purpose, window, ...(wire && { wire }) }, wanted && packWanted(wanted))
+    await this.request(
+      { kind: 'subscribe', run, purpose, window, ticket, ...(wire && { wire }) },
+      wanted && packWanted(wanted),
+    )
     return {
       credit: (raised) => this.#post({ kind: 'credit', run, window: raised }),
       end: () => {

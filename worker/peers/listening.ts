@@ -10,6 +10,7 @@ import {
   peerDeliverySchema,
   peerRequestSchema,
 } from '../../shared/protocol/peer.ts'
+import type { TicketBook } from '../security/ticket-book.ts'
 import { PeerBounds } from './peer-bounds.ts'
 
 export type RunRequest = Exclude<PeerRequest, { kind: 'hello' | 'probe' }>
@@ -17,6 +18,13 @@ export type RunRequest = Exclude<PeerRequest, { kind: 'hello' | 'probe' }>
 /** The part of a run that serves KV. Throws a coded error to a peer that has no business there. */
 export interface RunServer {
   handle(request: RunRequest, from: string, link: Link, payload: Uint8Array): void
+}
+
+export interface PeerListeningOptions {
+  readonly fingerprint: string
+  readonly tickets: Pick<TicketBook, 'check'>
+  readonly clock: Clock
+  readonly log: Log
 }
 
 /** A request as it came over a link. */
@@ -41,14 +49,14 @@ const MAX_ENDED = 256
  * The sending end of KV: takes the links that other workers dial and hands their requests to the run they are about.
  */
 export class PeerListening {
-  readonly #of: { fingerprint: string; clock: Clock; log: Log }
+  readonly #of: PeerListeningOptions
   readonly #runs = new Map<string, RunServer>()
   /** Oldest first. */
   #parked: readonly Parked[] = []
   readonly #ended = new Set<string>()
   #noise = new Uint8Array(0)
 
-  constructor(of: { fingerprint: string; clock: Clock; log: Log }) {
+  constructor(of: PeerListeningOptions) {
     this.#of = of
   }
 
@@ -75,18 +83,19 @@ export class PeerListening {
   /** Serves one link until it closes. Never rejects. */
   async serve(link: Link): Promise<void> {
     let from: string | undefined
+    const subscribed = new Set<string>()
     const bounds = new PeerBounds()
     try {
       for (let frame = await link.receive(); frame; frame = await link.receive()) {
         const { message, payload } = decodeMessage(peerRequestSchema, frame, DATA_LIMITS.maxFrameBytes)
         if (message.kind === 'hello') {
           bounds.hello()
-          from = this.#admit(message)
+          from = this.#admit(message, link)
         } else if (from === undefined) throw new HeadraceError('unexpected_message', `${message.kind} before hello`)
         else if (message.kind === 'probe') {
           bounds.probe(message.bytes)
           await this.#answerProbe(link, message)
-        } else this.#route({ request: message, from, link, payload })
+        } else this.#take({ request: message, from, link, payload }, subscribed)
       }
       link.close()
     } catch (thrown) {
@@ -109,12 +118,33 @@ export class PeerListening {
     return this.#noise.subarray(0, bytes)
   }
 
-  #admit(hello: { protocol: number; worker: string; fingerprint: string }): string {
+  #admit(hello: { protocol: number; worker: string; fingerprint: string }, { identity }: Link): string {
     if (hello.protocol !== PROTOCOL_VERSION)
       throw new HeadraceError('protocol_mismatch', `${hello.worker} speaks version ${hello.protocol}`)
     if (hello.fingerprint !== this.#of.fingerprint)
       throw new HeadraceError('fingerprint_mismatch', `${hello.worker} has another model`)
+    if (identity !== undefined && identity.name !== hello.worker)
+      throw new HeadraceError('certificate_refused', `${identity.name} calls itself ${hello.worker}`)
     return hello.worker
+  }
+
+  /** A subscription needs a ticket; what is said of one later counts only on the link that has made it. */
+  #take(asked: Asked, subscribed: Set<string>): void {
+    const { request, from, link } = asked
+    const { run } = request
+    try {
+      if (request.kind === 'subscribe') {
+        this.#of.tickets.check(request.ticket, { run, purpose: request.purpose, target: from })
+        subscribed.add(run)
+      } else if (!subscribed.has(run)) return
+      if (request.kind === 'unsubscribe') subscribed.delete(run)
+    } catch (thrown) {
+      const error = asHeadraceError(thrown)
+      this.#of.log.warn({ peer: from, run, code: error.code }, error.message)
+      this.#answerEnded(link, request.run, error)
+      return
+    }
+    this.#route(asked)
   }
 
   #route(asked: Asked): void {

@@ -44,7 +44,7 @@ export class LinkMeasuring {
     for (const peer of peers) {
       if (current.signal.aborted) break
       try {
-        links.push({ from: peer.worker, ...(await this.#probe(peer.url, current.signal)) })
+        links.push({ from: peer.worker, ...(await this.#probe(peer, current.signal)) })
       } catch (thrown) {
         const { code, message } = asHeadraceError(thrown)
         this.#of.log.info({ peer: peer.worker, code }, `link not measured: ${message}`)
@@ -59,7 +59,7 @@ export class LinkMeasuring {
     this.#current?.abort(reason)
   }
 
-  async #probe(url: string, stopped: AbortSignal): Promise<LinkEstimate> {
+  async #probe({ url, worker: source }: PeerAddress, stopped: AbortSignal): Promise<LinkEstimate> {
     const { dialer, worker, fingerprint, clock } = this.#of
     const given = new AbortController()
     const giveUp = (): void => given.abort(abortError(stopped))
@@ -69,7 +69,7 @@ export class LinkMeasuring {
       .then(() => given.abort(new HeadraceError('dial_failed', `not measured within ${MOST_SECONDS} s`)))
       .catch(() => undefined) // over in time
     try {
-      const link = await dialer.dial(url, DATA_LIMITS, given.signal)
+      const link = await dialer.dial(url, DATA_LIMITS, given.signal, { worker: source })
       given.signal.addEventListener('abort', () => link.close(), { once: true })
       try {
         if (given.signal.aborted) throw abortError(given.signal)

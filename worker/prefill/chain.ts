@@ -1,3 +1,4 @@
+import { sourceRank } from '../../shared/plan.ts'
 import type { Routes } from './exchange.ts'
 
 /**
@@ -7,7 +8,7 @@ import type { Routes } from './exchange.ts'
  * comes, instead of waiting for the whole prefix.
  */
 export const chainRoutes: Routes = {
-  source: (a) => (a.rank > 0 ? a.rank - 1 : undefined),
+  source: (a) => sourceRank('chain', a.rank, a.workers.length),
   target: (a) => (a.rank + 1 < a.workers.length ? a.rank + 1 : undefined),
   relays: (a) => a.rank + 1 < a.workers.length,
   origins: (a) => [...Array(a.rank).keys()],

@@ -1,3 +1,4 @@
+import { sourceRank } from '../../shared/plan.ts'
 import type { Routes } from './exchange.ts'
 
 /**
@@ -6,7 +7,7 @@ import type { Routes } from './exchange.ts'
  * made it. Every worker needs every other's blocks: its back piece sees them.
  */
 export const ringRoutes: Routes = {
-  source: (a) => (a.workers.length > 1 ? (a.rank + a.workers.length - 1) % a.workers.length : undefined),
+  source: (a) => sourceRank('ring', a.rank, a.workers.length),
   target: (a) => (a.workers.length > 1 ? next(a) : undefined),
   relays: (a, origin) => origin !== next(a),
   origins: (a) => a.workers.map((_, rank) => rank).filter((rank) => rank !== a.rank),

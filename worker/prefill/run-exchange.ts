@@ -6,6 +6,7 @@ import type { ModelShape } from '../../shared/model-shape.ts'
 import { blocksOf, WIRES, type Wire } from '../../shared/plan.ts'
 import type { PrefillAssignment, RunWorker } from '../../shared/protocol/control.ts'
 import type { KvHeader, PeerRequest } from '../../shared/protocol/peer.ts'
+import { cacheOf } from '../../shared/protocol/tickets.ts'
 import { ExpectedBlocks, type Wanted } from '../kv/expected-blocks.ts'
 import type { TraceRecorder } from '../trace/recorder.ts'
 import type { KvBlock, ReceivedBlock, Use } from './exchange.ts'
@@ -264,9 +265,6 @@ export interface Source {
 }
 
 const placeKey = (layer: number, start: number): string => `${layer} ${start}`
-
-/** What a decode node calls its cache where it serves those who make up for others as `part`. */
-export const cacheOf = (part: string): string => `${part}+`
 
 export interface RunExchangeOptions {
   readonly assignment: PrefillAssignment

@@ -5,13 +5,20 @@ import { HeadraceError } from '../../../shared/errors.ts'
 import { asRunId } from '../../../shared/ids.ts'
 
 const clock = { now: () => 0, sleep: () => Promise.resolve() }
-const limits = { maxWaiting: 2, maxWaitingTokens: 1000, maxPrefilling: 1, maxDecoding: 2, ageTokensPerSecond: 1 }
+const limits = {
+  maxWaiting: 2,
+  maxWaitingTokens: 1000,
+  maxPrefilling: 1,
+  maxDecoding: 2,
+  maxWaitSeconds: 1e9,
+  ageing: 1,
+}
 const live = (): AbortSignal => new AbortController().signal
 const coded = (code: string) => (error: unknown) => error instanceof HeadraceError && error.code === code
 
 describe('admission', () => {
   const enter = (admission: Admission, name: string, tokens: number, signal = live()) =>
-    admission.enter(asRunId(name), tokens, 0, signal)
+    admission.enter(asRunId(name), { tokens, seconds: tokens, kvBytes: tokens }, signal)
 
   it('lets one prompt be prefilled at a time, and the next one when its cache is assembled', async () => {
     const admission = new Admission(clock, limits)
@@ -53,6 +60,31 @@ describe('admission', () => {
     first.done()
     ;(await third).done()
     assert.deepEqual([admission.running, admission.waiting], [0, 0])
+  })
+
+  it('starts the one behind when the one that waits for memory leaves', async () => {
+    const small = { check: () => undefined, room: ({ kvBytes }: { kvBytes: number }) => kvBytes < 100 }
+    const admission = new Admission(clock, { ...limits, maxPrefilling: 2 }, small)
+    await enter(admission, 'a', 10)
+    const leaving = new AbortController()
+    const big = enter(admission, 'big', 500, leaving.signal)
+    // With the same score as the big one, and later.
+    const behind = admission.enter(asRunId('c'), { tokens: 10, seconds: 500, kvBytes: 10 }, live())
+    assert.deepEqual([admission.running, admission.waiting], [1, 2])
+    leaving.abort()
+    await assert.rejects(big, coded('cancelled'))
+    await behind
+    assert.deepEqual([admission.running, admission.waiting], [2, 0])
+  })
+
+  it('refuses at once what no node can ever hold', async () => {
+    const check = () => {
+      throw new HeadraceError('plan_impossible', 'too large')
+    }
+    await assert.rejects(
+      enter(new Admission(clock, limits, { check, room: () => true }), 'a', 1),
+      coded('plan_impossible'),
+    )
   })
 
   it('does not admit who has left already', async () => {

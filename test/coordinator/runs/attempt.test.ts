@@ -26,6 +26,7 @@ function silentWorkers() {
   const workers: Workers = {
     urlOf: (worker) => `ws://${worker}`,
     epochOf: () => 1,
+    ticket: ({ run, source, target, purpose }) => `${run} ${source} ${target} ${purpose}`,
     has: () => true,
     send: (worker, command, payload) => {
       const bytes = payload?.slice() ?? new Uint8Array()
@@ -53,7 +54,7 @@ const failedAt = (worker: string, code: string) => (error: unknown) =>
 /** A block a token: w1 has [0, 2), w2 [2, 4), the decode node the last one. */
 const plan = { ...chainPlan(5), blockTokens: 1 }
 
-function start(of: { stallSeconds?: number; repairers?: readonly string[] } = {}) {
+function start(of: { stallSeconds?: number; repairers?: readonly string[]; secondsLeft?: number } = {}) {
   const clock = new ManualClock()
   const silent = silentWorkers()
   const controller = new AbortController()
@@ -72,6 +73,7 @@ function start(of: { stallSeconds?: number; repairers?: readonly string[] } = {}
         (of.repairers ?? ['w1', 'w2', 'w3'])
           .filter((worker) => !excluded.has(worker))
           .map((worker) => ({ worker: asWorkerId(worker), cost: { o: 0, a: 1, b: 0 } })),
+      secondsLeft: () => of.secondsLeft ?? 0,
       onRepair: (repair) => repairs.push(repair),
     },
     controller.signal,
@@ -89,6 +91,55 @@ const finished = (run: string, worker: string) => {
 const settle = () => new Promise((resolve) => setImmediate(resolve))
 
 describe('an attempt', () => {
+  it('gives each worker tickets for those it fetches from, and new ones while it lasts', async () => {
+    const { news, sent, took, clock, controller } = start()
+    const first = news.next()
+    const tickets = () =>
+      sent.map(({ worker, command }) => [worker, 'tickets' in command ? command.tickets : undefined])
+    const held = (run: string, source: string, target: string, purpose: string) => ({
+      source,
+      ticket: `${run} ${source} ${target} ${purpose}`,
+    })
+    const cached = held('a', 'd1', 'w2', 'cached')
+    assert.deepEqual(tickets(), [
+      ['d1', [held('a', 'w1', 'd1', 'handoff'), held('a', 'w2', 'd1', 'handoff')]],
+      ['w1', []],
+      ['w2', [held('a', 'w1', 'w2', 'prefix'), cached]],
+    ])
+    clock.advance(30)
+    await clock.sleeping(30)
+    assert.deepEqual(
+      took('tickets').map(({ worker, command }) => [worker, command]),
+      ['w1', 'w2'].map((worker) => [
+        worker,
+        { kind: 'tickets', run: 'a', tickets: [held('a', 'd1', worker, 'cached')] },
+      ]),
+    )
+    controller.abort()
+    await assert.rejects(first, coded('cancelled'))
+    sent.length = 0
+    clock.advance(30)
+    await settle()
+    assert.deepEqual(sent, [])
+  })
+
+  it('gives who makes up for another tickets for what it fetches, and the decode node one for what it makes', async () => {
+    const { news, say, took, controller } = start({ repairers: ['w3'] })
+    const first = news.next()
+    say('w2', { kind: 'failed', run: 'a', code: 'engine_failed', message: 'x' })
+    await settle()
+    say('d1', { kind: 'surveyed', run: 'a', part: 'a', worker: 'w2' }, 2, 3, 0, 3, 4, 0)
+    await settle()
+    const [repair] = took('repair').map(({ command }) => command)
+    const prefill = took('prefill').at(-1)
+    assert.ok(repair?.kind === 'repair' && prefill?.command.kind === 'prefill')
+    assert.equal(prefill.worker, 'w3')
+    assert.equal(repair.ticket, `${repair.part} w3 d1 handoff`)
+    assert.deepEqual(prefill.command.tickets, [{ source: 'd1', ticket: `${repair.part}+ d1 w3 cached` }])
+    controller.abort()
+    await assert.rejects(first, coded('cancelled'))
+  })
+
   it('gives each worker its own tokens, and the decode node the last one, first', async () => {
     const { news, sent, controller } = start()
     const first = news.next()
@@ -254,6 +305,32 @@ describe('an attempt', () => {
     await settle()
     clock.advance(60)
     await assert.rejects(last, failedAt('d1', 'worker_failed'))
+  })
+
+  it('gives up on a worker that is far slower than predicted and holds up the others', async () => {
+    const { news, say, clock, took } = start({ secondsLeft: 4 })
+    const first = news.next()
+    clock.advance(5)
+    say('w2', { kind: 'layer_finished', run: 'a', layer: 0 })
+    await first
+    assert.equal(took('survey').length, 0, 'a layer in five seconds instead of one may be load')
+    const second = news.next()
+    clock.advance(2)
+    say('w2', { kind: 'layer_finished', run: 'a', layer: 1 })
+    await second
+    assert.deepEqual(
+      took('survey').map(({ command }) => command.kind === 'survey' && command.worker),
+      ['w1'],
+    )
+  })
+
+  it('does not give up on the only worker there is for being slow', async () => {
+    const { news, say, clock, took } = start({ secondsLeft: 4, repairers: ['w1', 'd1'] })
+    const first = news.next()
+    clock.advance(50)
+    say('w2', { kind: 'layer_finished', run: 'a', layer: 0 })
+    await first
+    assert.equal(took('survey').length, 0)
   })
 
   it('takes nothing from a worker about a part that is not its own', async () => {

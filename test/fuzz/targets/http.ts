@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { pino } from 'pino'
 import type { z } from 'zod'
 import { parseWith } from '../../../coordinator/http/errors.ts'
+import { KeptAnswers } from '../../../coordinator/http/kept-answers.ts'
 import {
   chatSchema,
   completionSchema,
@@ -145,6 +146,7 @@ async function openApi() {
     model: { ...facts, fingerprint: 'ab'.repeat(32) },
     store: new RunStore(),
     metrics,
+    kept: new KeptAnswers(clock),
     log: pino({ level: 'silent' }),
     clock,
   })

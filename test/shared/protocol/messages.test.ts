@@ -152,6 +152,7 @@ describe('a message is refused', () => {
       () =>
         encodeMessage(commandSchema, {
           ...wrong,
+          tickets: [],
           workers: [{ worker: 'w', epoch: 1, url: 'u', spans: [span], prefixWire: 'f32', handoffWire: 'f32' }],
         }),
       { code: 'frame_bad_schema' },

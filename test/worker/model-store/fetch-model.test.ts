@@ -14,6 +14,7 @@ import type { PieceSet } from '../../../shared/model-store/piece-set.ts'
 import { Shelf } from '../../../shared/model-store/shelf.ts'
 import { commandSchema, eventSchema, PROTOCOL_VERSION } from '../../../shared/protocol/control.ts'
 import { decodeMessage, encodeMessage } from '../../../shared/protocol/messages.ts'
+import { Exchange } from '../../../shared/security/exchange.ts'
 import { WorkerMetrics } from '../../../worker/metrics.ts'
 import { fetchModel } from '../../../worker/model-store/fetch-model.ts'
 import { coded } from '../../support/coded.ts'
@@ -51,6 +52,7 @@ function fetcher(url: string, root: string, network = new MemoryNetwork(), budge
     hashes: new FileHashes(root),
     shelf,
     dialer: network,
+    exchange: new Exchange(),
     metrics,
     clock: realClock,
     random: seededRandom(3),

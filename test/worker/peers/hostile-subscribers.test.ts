@@ -14,10 +14,21 @@ import { memoryLinkPair } from '../../support/memory-link.ts'
 
 const fingerprint = 'f'.repeat(64)
 const HELLO: PeerRequest = { kind: 'hello', protocol: PROTOCOL_VERSION, worker: 'w2', fingerprint }
-const subscription = (run: string): PeerRequest => ({ kind: 'subscribe', run, purpose: 'prefix', window: 1 })
+const subscription = (run: string): PeerRequest => ({
+  kind: 'subscribe',
+  run,
+  purpose: 'prefix',
+  window: 1,
+  ticket: 't',
+})
 
 function listens() {
-  const listening = new PeerListening({ fingerprint, clock: new ManualClock(), log: createLog('test', 'silent') })
+  const listening = new PeerListening({
+    fingerprint,
+    tickets: { check: () => undefined },
+    clock: new ManualClock(),
+    log: createLog('test', 'silent'),
+  })
   const dial = async () => {
     const [near, far] = memoryLinkPair(DATA_LIMITS)
     const served = listening.serve(far)

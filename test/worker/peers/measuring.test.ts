@@ -11,6 +11,7 @@ import { decodeMessage, encodeMessage } from '../../../shared/protocol/messages.
 import { type PeerRequest, peerDeliverySchema, peerRequestSchema } from '../../../shared/protocol/peer.ts'
 import { PeerListening } from '../../../worker/peers/listening.ts'
 import { LinkMeasuring } from '../../../worker/peers/measuring.ts'
+import { TicketBook } from '../../../worker/security/ticket-book.ts'
 import { ManualClock } from '../../support/manual-clock.ts'
 import { MemoryNetwork } from '../../support/memory-link.ts'
 
@@ -19,7 +20,8 @@ const log = createLog('test', 'silent')
 const stopped = new HeadraceError('cancelled', 'enough')
 const never = new AbortController().signal
 
-const listens = () => new PeerListening({ fingerprint: FINGERPRINT, clock: realClock, log })
+const listens = (fingerprint = FINGERPRINT) =>
+  new PeerListening({ fingerprint, tickets: new TicketBook('w1', realClock), clock: realClock, log })
 const measures = (dialer: Dialer, of: { fingerprint?: string; clock?: ManualClock } = {}) =>
   new LinkMeasuring({ dialer, worker: 'd1', fingerprint: FINGERPRINT, clock: realClock, log, ...of })
 const turn = () => new Promise((resolve) => setImmediate(resolve))
@@ -60,7 +62,7 @@ describe('measuring a link', () => {
   it('leaves out whom it cannot reach, and who will not answer, and measures the others', async () => {
     const { net } = network()
     net.register('memory://other-model', DATA_LIMITS, (link) => {
-      void new PeerListening({ fingerprint: 'e'.repeat(64), clock: realClock, log }).serve(link)
+      void listens('e'.repeat(64)).serve(link)
     })
     net.register('memory://liar', DATA_LIMITS, (link) => void answersWith(link, new Uint8Array(3)))
     const found = await measures(net).measure([peer('nobody'), peer('other-model'), peer('liar'), peer('w1')])

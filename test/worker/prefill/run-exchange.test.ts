@@ -34,6 +34,7 @@ const assignment: PrefillAssignment = {
   layers: { from: 0, to: 3 },
   blockTokens: 8,
   promptTokens: 9,
+  tickets: [],
 }
 
 function exchange() {
@@ -57,7 +58,7 @@ function exchange() {
   })
   const subscriber = (name: string) => {
     const [near, far] = memoryLinkPair()
-    running.handle({ kind: 'subscribe', run: 'r', purpose: 'prefix', window: 3 }, name, near)
+    running.handle({ kind: 'subscribe', run: 'r', purpose: 'prefix', window: 3, ticket: 't' }, name, near)
     return async () => {
       const frame = (await far.receive())!
       return { frame, ...decodeMessage(peerDeliverySchema, frame, 2 ** 20) }
@@ -119,9 +120,12 @@ describe('the exchange of a run', () => {
     const { running } = exchange()
     const [near] = memoryLinkPair()
     for (const kind of ['subscribe', 'credit'] as const)
-      assert.throws(() => running.handle({ kind, run: 'r', purpose: 'prefix', window: 0x7fffffff }, 'w3', near), {
-        code: 'unexpected_message',
-      })
+      assert.throws(
+        () => running.handle({ kind, run: 'r', purpose: 'prefix', window: 0x7fffffff, ticket: 't' }, 'w3', near),
+        {
+          code: 'unexpected_message',
+        },
+      )
   })
 
   it('refuses a block whose size is not that of its precision', () => {

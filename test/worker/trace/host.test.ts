@@ -31,6 +31,7 @@ const assignment: PrefillAssignment = {
   layers: { from: 0, to: LAYERS },
   blockTokens: 4,
   promptTokens: 9,
+  tickets: [],
 }
 
 function timedEngine(clock: ManualClock): Engine {
