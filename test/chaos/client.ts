@@ -7,6 +7,7 @@ import { Deadline } from './deadline.ts'
 
 /** The part of an answer's `prefill` object that says who took part. */
 export interface Account {
+  readonly run: string
   readonly workers: readonly { id: string; tokens: number; compute_seconds?: number }[]
   readonly decode: string
   readonly attempts?: number

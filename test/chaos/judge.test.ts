@@ -20,7 +20,7 @@ it('names what is wrong with an answer', () => {
   assert.equal(mistakeOf(RIGHT, ['a', 'b', 'b', 'c']), 'wrong')
 })
 
-const account = { workers: [{ id: 'worker-1', tokens: 100 }], decode: 'decode-1' }
+const account = { run: 'r', workers: [{ id: 'worker-1', tokens: 100 }], decode: 'decode-1' }
 const answered = (tokens: readonly string[], of: object = {}): Outcome => ({
   kind: 'answered',
   tokens,

