@@ -8,6 +8,7 @@ export function observeCluster(metrics: CoordinatorMetrics, runs: Runs, layers: 
   metrics.ready.set(runs.unready() === undefined ? 1 : 0)
   metrics.running.set(load.running)
   metrics.waiting.set(load.waiting)
+  metrics.quarantined.set(workers.filter(({ state }) => state === 'quarantined').length)
 
   const { workerSpeed, workerMemory, workerLastSeen, linkRtt, linkRate } = metrics
   for (const gauge of [workerSpeed, workerMemory, workerLastSeen, linkRtt, linkRate]) gauge.reset()
@@ -40,4 +41,4 @@ function zeroWorkers({ workers }: CoordinatorMetrics): void {
 }
 
 const ROLES: readonly WorkerView['role'][] = ['prefill', 'decode']
-const STATES: readonly WorkerView['state'][] = ['downloading', 'joining', 'ready', 'leaving', 'lost']
+const STATES: readonly WorkerView['state'][] = ['downloading', 'joining', 'ready', 'leaving', 'quarantined', 'lost']

@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { HeadraceError } from '../shared/errors.ts'
@@ -23,6 +24,7 @@ import { measuredRuns } from './run-metrics.ts'
 import { ClusterRuns } from './runs/cluster-runs.ts'
 import type { Runs } from './runs/events.ts'
 import { DEFAULT_QUEUE_LIMITS, type QueueLimits } from './runs/queue.ts'
+import { heedChecks } from './runs/self-check.ts'
 import { type Authority, type OpenAuthority, openAuthority } from './security/authority.ts'
 import { loadChatTemplate } from './tokenizer/chat-template.ts'
 import { loadTokenizer } from './tokenizer/tokenizer.ts'
@@ -47,6 +49,8 @@ export interface CoordinatorConfig {
   readonly strategy: Strategy | undefined
   /** The narrowest precision that KV may have between machines. */
   readonly narrowestWire: Wire
+  /** Probability with which each KV block is computed again. */
+  readonly selfCheckRate: number
   /** Absent: neither the API nor the links have TLS. */
   readonly cluster: OpenAuthority | undefined
   readonly bodyLimitBytes: number
@@ -132,6 +136,9 @@ export async function startHeadless(
   }
 }
 
+/** Nobody may foresee what is checked. */
+const random = (): number => randomInt(2 ** 32) / 2 ** 32
+
 interface Core {
   readonly runs: Runs
   readonly store: RunStore
@@ -148,7 +155,8 @@ interface Core {
 async function startCore(
   modelFolder: string,
   modelName: string,
-  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision' | 'limits'>,
+  config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision' | 'limits'> &
+    Partial<Pick<CoordinatorConfig, 'selfCheckRate'>>,
   log: Log,
   authority?: Authority,
 ): Promise<Core> {
@@ -161,7 +169,10 @@ async function startCore(
   const registry = new Registry({ ...admitted, membership: authority?.membership, clock: realClock, metrics, log })
   const stopping = new AbortController()
   const store = new RunStore()
-  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, limits, clock: realClock, store })
+  const apply = registry.apply.bind(registry)
+  const onChecked = heedChecks({ layers: shape.layers, apply, metrics, log })
+  const selfCheck = { rate: config.selfCheckRate ?? 0, random, onChecked }
+  const runs = new ClusterRuns({ registry, shape, strategy, narrowestWire, limits, selfCheck, clock: realClock, store })
   let watch = Promise.resolve()
   return {
     runs: measuredRuns(runs, metrics, realClock),

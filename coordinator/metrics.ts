@@ -69,16 +69,19 @@ function clusterSeries({ counter, gauge }: Makers) {
   const series = {
     ready: gauge('cluster_ready', 'Whether a prompt sent now would be computed (0 or 1)'),
     workers: gauge('workers', 'Workers by role and state', ['role', 'state']),
+    quarantined: gauge('quarantined_workers', 'Connected workers that a self-check has found to lie or miscompute'),
     workerSpeed: gauge('worker_speed_tokens_per_second', 'Fitted speed for a prompt of 512 tokens', ['worker']),
     workerMemory: gauge('worker_memory_bytes', 'Memory of the worker', ['worker', 'kind']),
     workerLastSeen: gauge('worker_last_seen_timestamp_seconds', 'When the worker was last heard of', ['worker']),
     linkRtt: gauge('link_rtt_seconds', 'Round trip to the coordinator, and between workers', ['worker', 'peer']),
     linkRate: gauge('link_bytes_per_second', 'Measured rate of KV from a worker to a peer', ['worker', 'peer']),
     disconnects: counter('worker_disconnects_total', 'Links to workers that ended', ['reason']),
+    selfChecks: counter('self_checks_total', 'KV blocks that were computed again', ['result']),
     weightsSentBytes: counter('weights_sent_bytes_total', 'Bytes of the model given to workers'),
     joinsRefused: counter('joins_refused_total', 'Workers that were not let in', ['code']),
   }
   for (const reason of DISCONNECT_REASONS) series.disconnects.inc({ reason }, 0)
+  for (const result of ['passed', 'failed']) series.selfChecks.inc({ result }, 0)
   for (const code of JOIN_REFUSALS) series.joinsRefused.inc({ code }, 0)
   return series
 }

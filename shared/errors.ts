@@ -135,6 +135,7 @@ export const ERRORS = {
   },
   // links and frames
   frame_truncated: { status: 400, type: 'protocol_error', help: 'A frame is shorter than its lengths say.' },
+  frame_damaged: { status: 400, type: 'protocol_error', help: 'A frame was damaged on its way.' },
   frame_oversized: { status: 413, type: 'protocol_error', help: 'A frame or header is longer than the limit.' },
   frame_bad_magic: { status: 400, type: 'protocol_error', help: 'The bytes are not a Headrace frame.' },
   frame_bad_version: { status: 400, type: 'protocol_error', help: 'The frame is of another protocol version.' },
@@ -170,6 +171,11 @@ export const ERRORS = {
     help: 'A KV block of a worker that was given up since: it was frozen, and comes back late.',
   },
   kv_checksum: { status: 502, type: 'kv_error', help: 'A KV block was damaged on its way.' },
+  kv_wrong: {
+    status: 502,
+    type: 'kv_error',
+    help: 'A self-check found that a worker lies or computes wrongly; it gets no more runs.',
+  },
   // model files
   model_incomplete: { status: 500, type: 'model_error', help: 'The model folder lacks a file that is needed.' },
   model_bad_config: { status: 500, type: 'model_error', help: '`config.json` cannot be read or contradicts itself.' },

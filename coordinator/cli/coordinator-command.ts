@@ -1,6 +1,13 @@
 import { isIP } from 'node:net'
 import { resolve } from 'node:path'
-import { checkHost, modelOptions, PLAINTEXT_OPTIONS, type Program, wholeNumber } from '../../shared/cli/options.ts'
+import {
+  checkHost,
+  modelOptions,
+  PLAINTEXT_OPTIONS,
+  type Program,
+  shareOf,
+  wholeNumber,
+} from '../../shared/cli/options.ts'
 import { aborted, reportFatal, stopSignal } from '../../shared/cli/process.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { createLog } from '../../shared/log.ts'
@@ -69,6 +76,12 @@ export const coordinatorCommand = (program: Program): Program =>
           default: false,
           describe: 'Admit workers of another precision; answers then say who computed in what',
         })
+        .option('self-check', {
+          type: 'number',
+          default: 0,
+          describe:
+            'Share of KV blocks (0 to 1) that decode nodes compute again, to find workers that lie or miscompute',
+        })
         .option('body-limit-mib', { type: 'number', default: 32, describe: 'Largest request body' })
         .option('ping-seconds', {
           type: 'number',
@@ -90,6 +103,7 @@ interface CoordinatorArgs extends EdgeArgs, AccessArgs {
   cache?: string | undefined
   insecurePlaintext: boolean
   acceptPlaintext: boolean
+  selfCheck: number
   cluster?: string | undefined
   certificateHours: number
   tlsName: string[]
@@ -114,6 +128,7 @@ async function run(args: CoordinatorArgs): Promise<void> {
       port: wholeNumber('port', args.port, 0, 65535),
       strategy: strategyOf(args.strategy),
       narrowestWire: args.wire,
+      selfCheckRate: shareOf('self-check', args.selfCheck),
       cluster: clusterOf(args),
       bodyLimitBytes: wholeNumber('body-limit-mib', args.bodyLimitMib, 1, 1024) * 2 ** 20,
       pingSeconds: wholeNumber('ping-seconds', args.pingSeconds, 1, 3600),

@@ -29,7 +29,7 @@ export class LinkWatch {
     this.#log = log
   }
 
-  /** Called once a second: old links are measured again at this pace, so that refreshing them takes little of an idle net. */
+  /** Called with every ping: old links are measured again at this pace, so that refreshing them takes little of an idle net. */
   tick(): void {
     if (this.#current !== undefined && this.#clock.now() - this.#current.since > ANSWER_SECONDS) {
       this.#log.warn({ from: this.#current.from, worker: this.#current.to }, 'no word of a link to be measured')

@@ -54,9 +54,6 @@ const SILENCE_LIMIT_SECONDS = 2.5
 /** Of a worker whose model is on its way: it speaks when it has more. */
 const FETCH_SILENCE_SECONDS = 10
 
-/** Old links are measured again once a second. */
-const LINK_ROUNDS = 2
-
 /** What a link to a worker is doing here. */
 interface Connection {
   readonly link: Link
@@ -121,7 +118,6 @@ export class Registry implements Workers {
   async keepWatch(signal: AbortSignal): Promise<void> {
     const { clock } = this.#of
     let looked = clock.now()
-    let round = 0
     while (!signal.aborted) {
       // After a stall of this process the workers' answers wait unread: look again when they have been.
       const stalled = clock.now() - looked > 3 * PING_SECONDS
@@ -138,7 +134,7 @@ export class Registry implements Workers {
       for (const { url, lastSeen } of this.#state.fetching)
         if (looked - lastSeen > FETCH_SILENCE_SECONDS) this.apply({ kind: 'fetch_ended', url })
       this.#letCalibrate()
-      if (round++ % LINK_ROUNDS === 0) this.#links.tick()
+      this.#links.tick()
       await clock.sleep(PING_SECONDS, signal).catch(() => undefined) // the loop's condition ends it
     }
   }

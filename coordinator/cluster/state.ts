@@ -41,7 +41,8 @@ export interface FetchingWorker extends WorkerPlace {
 
 /** A worker that is connected. */
 export interface Worker extends WorkerIdentity {
-  readonly state: 'joining' | 'ready' | 'leaving'
+  /** `quarantined`: its KV was not what it should be, so it gets no runs. */
+  readonly state: 'joining' | 'ready' | 'leaving' | 'quarantined'
   /** Alone on its host: calibrated, then corrected by runs. */
   readonly cost?: Cost
   /** While other workers of its host take part in the run; absent until such a run was measured. */
@@ -75,6 +76,8 @@ export interface ClusterState extends Links {
   readonly lost: readonly LostWorker[]
   /** One at each address. */
   readonly fetching: readonly FetchingWorker[]
+  /** Names that take no part, also when they join again, until the coordinator is started anew. */
+  readonly quarantined: readonly WorkerId[]
 }
 
 /** Facts. One about a worker that is not (or no longer) connected changes nothing: it was on its way when the worker went. */
@@ -99,6 +102,8 @@ export type ClusterEvent =
       readonly shared: boolean
       readonly measured: Measured
     }
+  /** A self-check has found that it lies or computes wrongly. */
+  | { readonly kind: 'worker_quarantined'; readonly worker: WorkerId }
   | { readonly kind: 'worker_leaving'; readonly at: number; readonly worker: WorkerId }
   | { readonly kind: 'worker_lost'; readonly worker: WorkerId; readonly reason: string }
   | { readonly kind: 'run_assigned'; readonly worker: WorkerId; readonly run: RunId; readonly kvBytes?: number }
@@ -118,10 +123,13 @@ export type ClusterEvent =
   /** Left in good order, or no longer of interest: gone from the view too. */
   | { readonly kind: 'forgotten'; readonly worker: WorkerId }
 
-export const EMPTY_CLUSTER: ClusterState = { workers: [], lost: [], fetching: [], ...NO_LINKS }
+export const EMPTY_CLUSTER: ClusterState = { workers: [], lost: [], fetching: [], quarantined: [], ...NO_LINKS }
 
 /** Lost workers in the view; the one that vanished first is forgotten first. */
 const MAX_LOST = 64
+
+/** Names in quarantine; the one that came first is let go first. */
+const MAX_QUARANTINED = 1024
 
 /** The weight of a new round trip in the smoothed one, as in TCP (RFC 6298, section 2). */
 const RTT_GAIN = 1 / 8
@@ -136,7 +144,7 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
       return updated(state, event.worker, (worker) => ({
         ...worker,
         ...measured,
-        state: worker.state === 'leaving' ? 'leaving' : 'ready',
+        state: worker.state === 'joining' ? calibratedState(state, worker.id) : worker.state,
         lastSeen: event.at,
       }))
     }
@@ -152,6 +160,8 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
       }))
     case 'worker_measured':
       return updated(state, event.worker, (worker) => corrected(worker, event.shared, event.measured))
+    case 'worker_quarantined':
+      return quarantined(state, event.worker)
     case 'worker_leaving':
       return updated(state, event.worker, (worker) => ({ ...worker, state: 'leaving', lastSeen: event.at }))
     case 'worker_lost':
@@ -191,6 +201,16 @@ function lost(state: ClusterState, id: WorkerId, reason: string): ClusterState {
   const gone: LostWorker = { ...worker, state: 'lost', runs: [], reserved: new Map(), reason }
   const workers = without(state.workers, id)
   return { ...state, workers, lost: [...state.lost, gone].slice(-MAX_LOST), ...dropLinks(state, id) }
+}
+
+const calibratedState = ({ quarantined }: ClusterState, id: WorkerId): Worker['state'] =>
+  quarantined.includes(id) ? 'quarantined' : 'ready'
+
+/** Also of a worker that has gone meanwhile: it must not come back as if nothing had been. */
+function quarantined(state: ClusterState, id: WorkerId): ClusterState {
+  const names = [...state.quarantined.filter((other) => other !== id), id].slice(-MAX_QUARANTINED)
+  const held = (worker: Worker): Worker => (worker.state === 'ready' ? { ...worker, state: 'quarantined' } : worker)
+  return { ...updated(state, id, held), quarantined: names }
 }
 
 const otherFetching = ({ fetching }: ClusterState, url: string): readonly FetchingWorker[] =>

@@ -1,5 +1,6 @@
+import { checkedBlocks } from '../../shared/checked-blocks.ts'
 import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
-import type { Command, LayerRange, RunWorker } from '../../shared/protocol/control.ts'
+import type { BlockCheck, Command, LayerRange, RunWorker } from '../../shared/protocol/control.ts'
 import { cacheOf } from '../../shared/protocol/tickets.ts'
 import { cachedTicket, decodeTickets, prefillTickets } from '../security/ticket-office.ts'
 import type { RunRequest } from './events.ts'
@@ -15,6 +16,8 @@ export interface Assigning {
   readonly request: RunRequest
   readonly layers: number
   readonly workers: Workers
+  /** Blocks that the decode node is to compute again. */
+  readonly checks: readonly BlockCheck[]
 }
 
 /** The workers of the plan as they are now. */
@@ -30,7 +33,7 @@ export const planWorkers = ({ plan, workers }: Assigning): RunWorker[] =>
 
 /** The decode node first: it waits the longest. */
 export function assignAll(of: Assigning, makers: readonly RunWorker[]): void {
-  const { id, plan, request, layers, workers } = of
+  const { id, plan, request, layers, workers, checks } = of
   const { promptTokens: tokens } = request
   const decoding: Command = {
     kind: 'decode',
@@ -44,6 +47,7 @@ export function assignAll(of: Assigning, makers: readonly RunWorker[]): void {
     stopTokens: [...request.stopTokens],
     sampling: request.sampling,
     wantLogits: request.wantLogits ?? false,
+    checks: [...checks],
     tickets: decodeTickets(
       id,
       makers.map(({ worker }) => worker),
@@ -51,7 +55,9 @@ export function assignAll(of: Assigning, makers: readonly RunWorker[]): void {
       (ask) => workers.ticket(ask),
     ),
   }
-  workers.send(plan.decode, decoding, bytesOf(tokens.subarray(plan.prefillTokens)))
+  const own = { start: plan.prefillTokens, end: tokens.length }
+  const needed = tokensOf(tokens, [own, ...checkedBlocks(makers, plan.blockTokens, checks)])
+  workers.send(plan.decode, decoding, bytesOf(needed))
   for (const rank of makers.keys()) {
     const { strategy } = plan
     sendPrefill(of, { run: id, strategy, rank, workers: [...makers], layers: { from: 0, to: layers } })

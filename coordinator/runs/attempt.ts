@@ -2,7 +2,7 @@ import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, type ErrorCode, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type WorkerId } from '../../shared/ids.ts'
 import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
-import type { LayerRange, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
+import type { Checked, LayerRange, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
 import { planRepair, type Repairer } from '../planning/repair.ts'
 import { keepTickets } from '../security/ticket-office.ts'
 import { type Assigning, assignAll, assignRepair, planWorkers, refreshTickets } from './assign.ts'
@@ -21,6 +21,8 @@ export interface AttemptOptions extends Assigning {
   /** Seconds of arithmetic that a part still takes. */
   readonly secondsLeft: (part: Part) => number
   readonly onRepair: (repair: Repair) => void
+  /** The decode node has computed a block of a worker again. */
+  readonly onChecked: (checked: Checked) => void
 }
 
 /** The attempt cannot be saved, but the run can: on other workers. */
@@ -154,6 +156,9 @@ class Attempt {
     } else if (event.kind === 'surveyed') {
       this.#surveyed(event, payload)
       return undefined
+    } else if (event.kind === 'checked') {
+      this.#checked(event)
+      return undefined
     }
     return news
   }
@@ -270,6 +275,16 @@ class Attempt {
     }
     this.#of.onRepair({ worker, code: error.code, tokens: count, at: this.#of.clock.now() })
     this.#repair(part, [{ start, end: start + count }], { from: layer, to: layer + 1 })
+  }
+
+  /** What others made on top of wrong KV is as wrong: nothing of the attempt can be kept. */
+  #checked(checked: Checked): void {
+    const { worker, layer, start, wrong } = checked
+    if (!this.#parts.some(({ by }) => by.worker === worker)) return
+    this.#of.onChecked(checked)
+    if (wrong === undefined) return
+    const what = `${worker} computed layer ${layer} at position ${start} wrongly`
+    throw new AttemptFailed(worker, new HeadraceError('kv_wrong', what))
   }
 
   /** Whoever is left computes what is missing, at the worst the decode node itself. */

@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto'
-import type { Clock } from '../../shared/clock.ts'
+import type { Clock, Random } from '../../shared/clock.ts'
 import { abortError, asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
 import type { Plan, Strategy, Wire } from '../../shared/plan.ts'
+import type { Precision } from '../../shared/precision.ts'
+import type { BlockCheck, Checked } from '../../shared/protocol/control.ts'
 import { planFacts, repairersIn, secondsLeftOf } from '../cluster/facts.ts'
 import type { Registry } from '../cluster/registry.ts'
 import { findWorker, readyDecode, readyPrefill } from '../cluster/state.ts'
@@ -20,6 +22,7 @@ import type { Part } from './parts.ts'
 import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
 import { runRequest } from './run.ts'
+import { drawChecks } from './self-check.ts'
 
 export interface ClusterRunsOptions {
   readonly registry: Registry
@@ -32,6 +35,12 @@ export interface ClusterRunsOptions {
   readonly clock: Clock
   /** Where runs go when they have finished. */
   readonly store: RunStore
+  /** How many of the KV blocks are computed again; absent: none. */
+  readonly selfCheck?: {
+    readonly rate: number
+    readonly random: Random
+    readonly onChecked: (checked: Checked) => void
+  }
   /** Names a run as no other is named. Default: at random. */
   readonly newRunId?: () => string
 }
@@ -96,7 +105,11 @@ export class ClusterRuns implements Runs {
       occupyPart: (part: string, worker: WorkerId) => this.#occupyPart(asRunId(part), worker),
       secondsLeft: (part: Part) => secondsLeftOf(registry.state, part),
       offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
-      precisionOf: (worker: string) => findWorker(registry.state, asWorkerId(worker))?.precision ?? 'f32',
+      precisionOf: (worker: string) => this.#precisionOf(worker),
+      selfCheck: (plan: Plan) => ({
+        checks: this.#drawChecks(plan),
+        onChecked: (checked: Checked) => this.#of.selfCheck?.onChecked(checked),
+      }),
       clock,
     }
     const run = asRunId((this.#of.newRunId ?? randomUUID)())
@@ -108,6 +121,16 @@ export class ClusterRuns implements Runs {
       }
       yield event
     }
+  }
+
+  #drawChecks(plan: Plan): BlockCheck[] {
+    const { selfCheck } = this.#of
+    if (selfCheck === undefined) return []
+    return drawChecks(plan, selfCheck.rate, (worker) => this.#precisionOf(worker), selfCheck.random)
+  }
+
+  #precisionOf(worker: string): Precision {
+    return findWorker(this.#of.registry.state, asWorkerId(worker))?.precision ?? 'f32'
   }
 
   plan(promptTokens: number, ask: PlanAsk & { maxTokens?: number; excluded?: ReadonlySet<string> } = {}): Planned {
@@ -149,6 +172,8 @@ export class ClusterRuns implements Runs {
   /** Workers come back, or others come: a run that was half computed is worth a wait. */
   async #planAgain(of: RunRequest, excluded: ReadonlySet<string>, signal: AbortSignal): Promise<Plan> {
     const { registry, clock } = this.#of
+    // With so many the client began, but who failed is missing now.
+    const { workers: _number, shares: _shares, ...any } = of
     const ended = new AbortController()
     const late = new AbortController()
     const patience = AbortSignal.any([signal, late.signal])
@@ -160,7 +185,7 @@ export class ClusterRuns implements Runs {
     try {
       for (;;) {
         try {
-          return this.#planWithout(of, excluded)
+          return this.#planWithout(any, excluded)
         } catch (thrown) {
           why = asHeadraceError(thrown)
           if (!WORTH_A_WAIT.has(why.code)) throw why

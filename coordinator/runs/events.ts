@@ -96,7 +96,7 @@ export interface ClusterView {
 export interface WorkerView {
   readonly id: string
   readonly role: 'prefill' | 'decode'
-  readonly state: 'downloading' | 'joining' | 'ready' | 'leaving' | 'lost'
+  readonly state: 'downloading' | 'joining' | 'ready' | 'leaving' | 'quarantined' | 'lost'
   /** How much of the model has come, 0 to 1: of those that are downloading. */
   readonly modelShare?: number
   /** Known from joining on. */

@@ -7,9 +7,10 @@ import type { ClockOffset } from '../trace/alignment.ts'
 import { bottleneckOf } from '../trace/bottleneck.ts'
 import { RunTracer, spansOf } from '../trace/run-trace.ts'
 import type { Turn } from './admission.ts'
-import { AttemptFailed, attemptRun } from './attempt.ts'
+import { AttemptFailed, type AttemptOptions, attemptRun } from './attempt.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
 import { Following } from './following.ts'
+import type { WorkerNews } from './news.ts'
 import type { Part } from './parts.ts'
 import type { Progress } from './progress.ts'
 import type { Workers } from './workers.ts'
@@ -29,6 +30,8 @@ export interface RunDeps {
   readonly repairers: (excluded: ReadonlySet<string>, decode: WorkerId) => readonly Omit<Repairer, 'busySeconds'>[]
   readonly occupyPart: (part: string, worker: WorkerId) => () => void
   readonly secondsLeft: (part: Part) => number
+  /** What the decode node of a plan is to compute again, drawn in secret, and who hears what came of it. */
+  readonly selfCheck: (plan: Plan) => Pick<AttemptOptions, 'checks' | 'onChecked'>
   /** How a worker's clock stands to `clock`, once a ping has told. */
   readonly offsetOf: (worker: string) => ClockOffset | undefined
   /** What a worker's numbers are true to. */
@@ -60,9 +63,11 @@ export async function* runRequest(
   // 3. Admit: wait for a turn, short prompts first.
   const turn = await deps.admit(run, request, signal)
   const queueSeconds = clock.now() - arrived
+  let leave = (_worker?: string): void => undefined
   try {
     // 4. Plan, from the facts of this moment.
     let plan = deps.planNow(request, failed)
+    leave = deps.occupy(run, plan)
     // Now: by the end of the run one of them may be gone.
     let precisions = precisionsOf(plan, deps.precisionOf)
     tracer.reached('planned')
@@ -71,9 +76,12 @@ export async function* runRequest(
     for (; ; attempt++) {
       try {
         // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
-        for await (const news of assigned(`${run}.${attempt}`, { run, plan, request: follow.remaining() })) {
+        tracer.reached('assigned')
+        const id = `${run}.${attempt}`
+        for await (const news of sendOut({ run, id, plan, request: follow.remaining(), follow }, deps, signal)) {
           // 8. The decode node has every block: the next prompt may start its prefill.
           if (news.event.kind === 'kv_assembled') turn.prefilled()
+          if (news.event.kind === 'finished' && news.event.run === id) leave(news.worker)
           tracer.note(news)
           // 9. Progress and tokens go back to the client.
           const event = follow.event(news, deps.layers)
@@ -88,7 +96,9 @@ export async function* runRequest(
         follow.repaired({ worker, code: cause.code, tokens: plan.promptTokens, at: clock.now() })
         if (follow.complete) break
         yield { kind: 'failed_over', from: worker, code: cause.code, attempt: attempt + 1 }
+        leave()
         plan = await deps.planAgain(follow.remaining(), failed, signal)
+        leave = deps.occupy(run, plan)
         precisions = { ...precisions, ...precisionsOf(plan, deps.precisionOf) }
       }
     }
@@ -96,39 +106,47 @@ export async function* runRequest(
     const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
     yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
+    leave()
     turn.done()
   }
+}
 
-  async function* assigned(id: string, of: { run: RunId; plan: Plan; request: RunRequest }) {
-    const leave = deps.occupy(of.run, of.plan)
-    const watch = deps.progress.watch(of.run, stallSeconds(of.plan, deps.layers))
-    follow.begin(of.plan)
-    tracer.reached('assigned')
-    try {
-      const attempt = attemptRun(
-        {
-          ...of,
-          id,
-          layers: deps.layers,
-          workers: deps.workers,
-          clock,
-          watch,
-          repairers: (excluded) => deps.repairers(excluded, of.plan.decode),
-          occupy: deps.occupyPart,
-          secondsLeft: deps.secondsLeft,
-          onRepair: (repair) => follow.repaired(repair),
-        },
-        signal,
-      )
-      for await (const news of attempt) {
-        if (news.event.kind === 'token_sampled') watch.answers()
-        if (news.event.kind === 'finished' && news.event.run === id) leave(news.worker)
-        yield news
-      }
-    } finally {
-      watch.done()
-      leave()
+interface Sending {
+  readonly run: RunId
+  /** Its name on the wire. */
+  readonly id: string
+  readonly plan: Plan
+  readonly request: RunRequest
+  readonly follow: Following
+}
+
+/** One attempt of a run, watched for as long as it lasts. */
+async function* sendOut(of: Sending, deps: RunDeps, signal: AbortSignal): AsyncGenerator<WorkerNews, void> {
+  const { run, id, plan, request, follow } = of
+  const { layers, workers, clock, secondsLeft } = deps
+  const watch = deps.progress.watch(run, stallSeconds(plan, layers))
+  follow.begin(plan)
+  try {
+    const attempt: AttemptOptions = {
+      id,
+      plan,
+      request,
+      layers,
+      workers,
+      clock,
+      watch,
+      repairers: (excluded) => deps.repairers(excluded, plan.decode),
+      occupy: deps.occupyPart,
+      secondsLeft,
+      onRepair: (repair) => follow.repaired(repair),
+      ...deps.selfCheck(plan),
     }
+    for await (const news of attemptRun(attempt, signal)) {
+      if (news.event.kind === 'token_sampled') watch.answers()
+      yield news
+    }
+  } finally {
+    watch.done()
   }
 }
 

@@ -56,6 +56,12 @@ export function wholeNumber(flag: string, value: number, least: number, most: nu
   throw new HeadraceError('bad_config', `--${flag} must be a whole number from ${least} to ${most}, not ${value}`)
 }
 
+/** A part of a whole. */
+export function shareOf(flag: string, value: number): number {
+  if (value >= 0 && value <= 1) return value
+  throw new HeadraceError('bad_config', `--${flag} must be from 0 to 1, not ${value}`)
+}
+
 /** A duration as people write it: `90s`, `15m`, `2h`, `1d`. */
 export function seconds(flag: string, text: string, most: number): number {
   const found = /^(\d{1,6})([smhd])$/.exec(text)

@@ -76,8 +76,20 @@ const prefill = z.strictObject({
 export type PrefillAssignment = Readonly<z.infer<typeof prefill>>
 
 /**
+ * Blocks of `worker` that are computed again before the first token, by where they start. How far K and V of a head may
+ * be from what they should be, in relation to their norm: in the first layer, and in any other.
+ */
+const blockCheck = z.strictObject({
+  worker: name,
+  starts: z.array(count).min(1).max(4096),
+  first: z.number().gt(0),
+  deeper: z.number().gt(0),
+})
+export type BlockCheck = Readonly<z.infer<typeof blockCheck>>
+
+/**
  * The decode node fetches every block, computes positions `[prefillTokens, promptTokens)` itself, samples. Payload: the
- * ids of these tokens, int32 little-endian.
+ * ids of these tokens, int32 little-endian, then those of the blocks that are to be checked, in ascending position.
  */
 const decode = z.strictObject({
   kind: z.literal('decode'),
@@ -92,6 +104,7 @@ const decode = z.strictObject({
   stopTokens: z.array(count).max(64),
   sampling,
   wantLogits: z.boolean(),
+  checks: z.array(blockCheck).max(64),
   tickets: heldTicketsSchema,
 })
 export type DecodeAssignment = Readonly<z.infer<typeof decode>>
@@ -250,6 +263,20 @@ const blockRefused = z.strictObject({
   count: z.number().int().min(1),
   code: text,
 })
+/**
+ * From the decode node: a block computed again agrees up to this layer; or, if `wrong` says how far it is off, does not in
+ * this one, which `worker` has made.
+ */
+const checked = z.strictObject({
+  kind: z.literal('checked'),
+  run: name,
+  worker: name,
+  layer: count,
+  start: count,
+  count: z.number().int().min(1),
+  wrong: z.strictObject({ relative: z.number().min(0), outlier: z.number().min(0) }).optional(),
+})
+export type Checked = Readonly<z.infer<typeof checked>>
 const failed = z.strictObject({ kind: z.literal('failed'), run: name, code: text, message: z.string().max(2048) })
 const leaving = z.strictObject({ kind: z.literal('leaving') })
 /**
@@ -273,6 +300,7 @@ export const eventSchema = z.discriminatedUnion('kind', [
   surveyed,
   feedLost,
   blockRefused,
+  checked,
   failed,
   leaving,
   linksMeasured,

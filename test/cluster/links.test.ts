@@ -6,7 +6,7 @@ import { ManualClock } from '../support/manual-clock.ts'
 import { MemoryCluster } from '../support/memory-cluster.ts'
 import { createTinyModel, type TinyModel } from '../support/tiny-model.ts'
 
-const TICK_SECONDS = 1
+const TICK_SECONDS = 0.5
 const WORKERS = [
   { name: 'w1', role: 'prefill', host: 'h1' },
   { name: 'w2', role: 'prefill', host: 'h2' },

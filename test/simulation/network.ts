@@ -335,7 +335,7 @@ class SimLink implements Link {
     }
     if (path.headerFlips > 0) {
       path.headerFlips--
-      const at = chance.whole(16, 16 + new DataView(frame.buffer, frame.byteOffset).getUint32(8, true) - 1)
+      const at = chance.whole(20, 20 + new DataView(frame.buffer, frame.byteOffset).getUint32(8, true) - 1)
       frame[at]! ^= 1 << chance.whole(0, 7)
       history.note('flipped', from, to, 'header', at)
       history.saw('a bit of a header was flipped')

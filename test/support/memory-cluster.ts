@@ -4,6 +4,7 @@ import { type CoordinatorMetrics, createCoordinatorMetrics } from '../../coordin
 import type { Planned } from '../../coordinator/planning/plan-prefill.ts'
 import { ClusterRuns, type ClusterRunsOptions } from '../../coordinator/runs/cluster-runs.ts'
 import type { QueueLimits } from '../../coordinator/runs/queue.ts'
+import { heedChecks } from '../../coordinator/runs/self-check.ts'
 import { RunStore } from '../../coordinator/trace/store.ts'
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
@@ -16,6 +17,7 @@ import { type Cost, PROTOCOL_VERSION, type Role } from '../../shared/protocol/co
 import { Agent } from '../../worker/agent/agent.ts'
 import type { ComputeEvent } from '../../worker/compute/messages.ts'
 import { createEngine } from '../../worker/engine/create-engine.ts'
+import type { Engine } from '../../worker/engine/engine.ts'
 import { WorkerMetrics } from '../../worker/metrics.ts'
 import { PeerDialling } from '../../worker/peers/dialling.ts'
 import { PeerListening } from '../../worker/peers/listening.ts'
@@ -43,6 +45,8 @@ export interface MemoryWorkerOptions {
   readonly url?: string
   readonly host?: string
   readonly meddle?: (event: ComputeEvent) => ComputeEvent
+  /** What it computes with instead. */
+  readonly instead?: (engine: Engine) => Engine
   /** What it says it has for runs, and what its decode node then really gives. Default: more than any test takes. */
   readonly budgetBytes?: number
   readonly kvBudgetBytes?: number
@@ -79,6 +83,8 @@ export class MemoryCluster {
       workers: readonly MemoryWorkerOptions[]
       limits?: QueueLimits
       clock?: Clock
+      /** Share of KV blocks that are computed again. */
+      selfCheck?: number
       replan?: (plan: Plan) => Plan
     },
   ): Promise<MemoryCluster> {
@@ -94,6 +100,11 @@ export class MemoryCluster {
         clock: realClock,
         store: new RunStore(),
         ...(of.limits && { limits: of.limits }),
+        selfCheck: {
+          rate: of.selfCheck ?? 0,
+          random: seededRandom(5),
+          onChecked: heedChecks({ layers: engine.shape.layers, apply: (event) => registry.apply(event), metrics, log }),
+        },
       },
       of.replan ?? ((plan) => plan),
     )
@@ -106,7 +117,8 @@ export class MemoryCluster {
   }
 
   async add(of: MemoryWorkerOptions): Promise<MemoryWorker> {
-    const engine = await createEngine('reference', this.#folder, { threads: 1 })
+    const honest = await createEngine('reference', this.#folder, { threads: 1 })
+    const engine = of.instead?.(honest) ?? honest
     const cost = of.cost ?? { o: 1e-4, a: 1e-5, b: 1e-8 }
     const fingerprint = of.fingerprint ?? FINGERPRINT
     const metrics = new WorkerMetrics({ version: 'test', role: of.role, engine: 'reference' })
@@ -175,6 +187,15 @@ export class MemoryCluster {
       if (values.some(({ labels, value }) => labels.code === code && value > 0)) return
       await new Promise((resolve) => setImmediate(resolve))
     }
+  }
+
+  /** What a counter of the coordinator says, by its name without the prefix. */
+  async counted(name: string, labels: Readonly<Record<string, string>>): Promise<number> {
+    const { values } = (await this.#metrics.registry.getSingleMetric(`headrace_${name}`)?.get()) ?? { values: [] }
+    const wanted = Object.entries(labels)
+    return values
+      .filter((value) => wanted.every(([label, is]) => value.labels[label] === is))
+      .reduce((sum, { value }) => sum + value, 0)
   }
 
   /** Turns the event loop until `condition` holds. The runner's own time limit ends a test in which it never does. */

@@ -71,6 +71,7 @@ export const commands: readonly Command[] = [
     stopTokens: [2, 151_645],
     sampling: { temperature: 0.5, topP: 1, topK: 40, seed: 0xffffffff, logprobs: 2 },
     wantLogits: true,
+    checks: [{ worker: 'worker-1', starts: [0, 512], first: 0.5, deeper: 0.75 }],
     tickets: [
       { source: 'worker-1', ticket },
       { source: 'worker-2', ticket },
@@ -160,6 +161,15 @@ export const events: readonly WorkerEvent[] = [
     start: 512,
     count: 512,
     code: 'kv_checksum',
+  },
+  {
+    kind: 'checked',
+    run,
+    worker: 'worker-1',
+    layer: 3,
+    start: 512,
+    count: 512,
+    wrong: { relative: 0.25, outlier: 1.5 },
   },
   { kind: 'failed', run, code: 'engine_failed', message: 'out of registers' },
   { kind: 'leaving' },

@@ -24,6 +24,8 @@ export const sentOut = (of: SentOut, signal: AbortSignal = new AbortController()
       occupy: () => () => undefined,
       secondsLeft: () => 0,
       onRepair: () => undefined,
+      onChecked: () => undefined,
+      checks: [],
       ...of,
     },
     signal,

@@ -176,6 +176,13 @@ export class DecodeSession extends Session {
     report({ kind: 'block_refused', run, part, worker, layer, start, count, code: 'kv_checksum' })
   }
 
+  /** It is whoever sent this layer of the block that is right or wrong, even if another one was to. */
+  #checked(event: Extract<ComputeEvent, { kind: 'checked' }>): void {
+    const worker = this.#cameFrom.get(placeKey(event.layer, event.start))?.by.worker
+    if (worker === undefined) throw new HeadraceError('internal', 'a block was checked that never came')
+    this.deps.report({ ...event, run: this.run, worker })
+  }
+
   #onCompute(event: ComputeEvent): void {
     if (this.over) return
     const { run } = this
@@ -186,6 +193,8 @@ export class DecodeSession extends Session {
       report({ kind: 'layer_finished', run, layer: event.layer })
     } else if (event.kind === 'damaged') {
       this.#damaged(event)
+    } else if (event.kind === 'checked') {
+      this.#checked(event)
     } else if (event.kind === 'logits') {
       const { buffer, byteOffset, byteLength } = event.logits
       report({ kind: 'logits_computed', run }, new Uint8Array(buffer, byteOffset, byteLength))

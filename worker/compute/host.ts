@@ -1,3 +1,4 @@
+import { checkedBlocks } from '../../shared/checked-blocks.ts'
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
@@ -5,6 +6,7 @@ import { blocksOf, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import { Assembly } from '../decode/assembly.ts'
 import { decode } from '../decode/decode-loop.ts'
+import { type BlockToCheck, checkBlocks } from '../decode/self-check.ts'
 import { computeTail } from '../decode/tail.ts'
 import type { Engine } from '../engine/engine.ts'
 import { Idle } from '../idle.ts'
@@ -175,8 +177,8 @@ export class ComputeHost {
     this.#settle(assignment.run, turn, this.#prefillAndDecode(assignment, tokens, controller, turn))
   }
 
-  async #prefillAndDecode(assignment: DecodeAssignment, tokens: Int32Array, controller: AbortController, turn: Turn) {
-    checkOwnTokens(assignment, tokens)
+  async #prefillAndDecode(assignment: DecodeAssignment, given: Int32Array, controller: AbortController, turn: Turn) {
+    const { tokens, checks } = sortTokens(assignment, given)
     const { engine, clock, kvBudgetBytes } = this.#of
     const { run, workers, blockTokens, promptTokens, prefillTokens } = assignment
     const trace = new TraceRecorder(clock)
@@ -223,6 +225,9 @@ export class ComputeHost {
       const computeSeconds = turn.seconds
       const moving = moved({ computeSeconds, waitSeconds })
       const prompt = { computeSeconds, attendSeconds: trace.seconds('attend'), ...moving }
+      const { kv_layers } = assembly
+      for await (const found of checkBlocks({ engine, kv_layers, promptTokens, turn }, checks))
+        this.#post(run, { kind: 'checked', ...found })
       turn.decode()
       const reason = await decode({
         engine: seen,
@@ -299,13 +304,24 @@ export interface ComputeHostOptions {
 
 /** What a recorder adds to the end of a run. */
 const traced = (trace: TraceRecorder) => ({ attendSeconds: trace.seconds('attend'), trace: trace.encode() })
-/** The workers' part of the prompt and the decode node's own are the whole of it. */
-function checkOwnTokens({ promptTokens, prefillTokens, workers }: DecodeAssignment, tokens: Int32Array): void {
+
+/** The decode node's own tokens, which with the workers' part are the whole prompt, and those of the blocks to check. */
+function sortTokens(assignment: DecodeAssignment, given: Int32Array): { tokens: Int32Array; checks: BlockToCheck[] } {
+  const { promptTokens, prefillTokens, workers, blockTokens } = assignment
   const others = workers.reduce((sum, { spans }) => sum + spanTokens(spans), 0)
-  if (tokens.length > 0 && others === prefillTokens && prefillTokens + tokens.length === promptTokens) return
-  throw new HeadraceError('frame_bad_schema', 'the parts of a prompt are not the prompt', {
-    details: { promptTokens, prefillTokens, others, own: tokens.length },
+  const blocks = checkedBlocks(workers, blockTokens, assignment.checks)
+  const own = promptTokens - prefillTokens
+  if (own < 1 || others !== prefillTokens || given.length !== own + spanTokens(blocks))
+    throw new HeadraceError('frame_bad_schema', 'the parts of a prompt are not the prompt', {
+      details: { promptTokens, prefillTokens, others, given: given.length },
+    })
+  let from = own
+  const checks = blocks.map((block) => {
+    const tokens = given.subarray(from, from + block.end - block.start)
+    from += tokens.length
+    return { ...block, tokens }
   })
+  return { tokens: given.subarray(0, own), checks }
 }
 
 /** An error in a form that threads can pass on. */

@@ -50,6 +50,14 @@ export type ComputeEvent =
   | { readonly kind: 'used'; readonly ids: readonly number[] }
   /** A delivered block whose bytes are not those its maker summed: it was dropped. */
   | { readonly kind: 'damaged'; readonly layer: number; readonly start: number; readonly count: number }
+  /** A layer of a block, computed again. */
+  | {
+      readonly kind: 'checked'
+      readonly layer: number
+      readonly start: number
+      readonly count: number
+      readonly wrong?: { readonly relative: number; readonly outlier: number }
+    }
   | { readonly kind: 'fetched'; readonly id: number; readonly block: KvBlock }
   | { readonly kind: 'assembled' }
   | { readonly kind: 'logits'; readonly logits: Float32Array<ArrayBuffer> }

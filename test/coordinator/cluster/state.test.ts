@@ -103,6 +103,27 @@ test('a second worker of the same name is refused while the first is connected',
   assert.deepEqual(states(after(joined('a'), lost('a'), joined('a'))), ['a joining'])
 })
 
+test('a quarantined worker stays connected, keeps its runs, and gets no new ones, whatever it does', () => {
+  const quarantined: ClusterEvent = { kind: 'worker_quarantined', worker: asWorkerId('a') }
+  const state = after(joined('a'), calibrated('a'), assigned('a', 'r1'), quarantined)
+  assert.deepEqual(states(state), ['a quarantined'])
+  assert.deepEqual(readyPrefill(state), [])
+  assert.deepEqual(findWorker(state, asWorkerId('a'))?.runs, ['r1'])
+  const again = [calibrated('a'), lost('a'), joined('a')].reduce(applyEvent, state)
+  assert.deepEqual(states(again), ['a joining'])
+  assert.deepEqual(states(applyEvent(again, calibrated('a'))), ['a quarantined'])
+  assert.deepEqual(states(after(joined('b'), calibrated('b'), quarantined)), ['b ready'])
+  const gone = after(joined('a'), calibrated('a'), lost('a'), quarantined, joined('a'), calibrated('a'))
+  assert.deepEqual(states(gone), ['a quarantined'], 'it left before it was found out')
+})
+
+test('a quarantined worker can leave in good order', () => {
+  const quarantined: ClusterEvent = { kind: 'worker_quarantined', worker: asWorkerId('a') }
+  const state = after(joined('a'), calibrated('a'), quarantined, leaving('a'))
+  assert.deepEqual(states(state), ['a leaving'])
+  assert.deepEqual(readyPrefill(state), [])
+})
+
 test('a leaving worker keeps its runs and gets no new ones, even if its calibration ends late', () => {
   const state = after(joined('a'), assigned('a', 'r1'), leaving('a'), calibrated('a'))
   assert.deepEqual(states(state), ['a leaving'])

@@ -3,7 +3,7 @@ import type { z } from 'zod'
 import type { ErrorCode } from '../../../shared/errors.ts'
 import { decodeFrame, encodeFrame, MAX_HEADER_BYTES } from '../../../shared/protocol/frame.ts'
 import { decodeMessage, encodeMessage } from '../../../shared/protocol/messages.ts'
-import { rawFrame } from '../../support/raw-frame.ts'
+import { rawFrame, sumOf } from '../../support/raw-frame.ts'
 import { FAMILIES, SAMPLES } from '../../support/sample-messages.ts'
 import { valuesOf } from '../../support/schema-arbitrary.ts'
 import { broken, damaged, STRANGERS } from '../damage.ts'
@@ -14,6 +14,7 @@ import { outcome, type Target } from '../target.ts'
 /** What the wire carries: frames as bytes, and the messages of all four families in them. */
 
 export const FRAME_CODES: ReadonlySet<ErrorCode> = new Set([
+  'frame_damaged',
   'frame_truncated',
   'frame_oversized',
   'frame_bad_magic',
@@ -87,10 +88,19 @@ function damagedFrame(dice: Dice, frame: Uint8Array): Uint8Array {
   const kind = dice.below(20)
   if (kind === 0) return dice.bytes(dice.few(300))
   if (kind === 1) return rawFrame({ header: dice.bytes(dice.few(200)), payload: dice.bytes(dice.few(40)) })
-  if (kind < 8) return damaged(dice, frame, WORDS)
+  if (kind < 3) return damaged(dice, frame, WORDS)
+  if (kind < 8) return summed(damaged(dice, frame, WORDS))
   // Damage to the frame itself hides the rest, so most damage is in a header of a frame that is else right.
-  const header = frame.subarray(16, 16 + new DataView(frame.buffer, frame.byteOffset).getUint32(8, true))
+  const header = frame.subarray(20, 20 + new DataView(frame.buffer, frame.byteOffset).getUint32(8, true))
   return rawFrame({ header: damaged(dice, header, WORDS), payload: dice.bytes(dice.few(40)) })
+}
+
+/** With the sum of what it is now: what hides behind a wrong one is never looked at. */
+function summed(frame: Uint8Array): Uint8Array {
+  if (frame.length < 20) return frame
+  const copy = frame.slice()
+  new DataView(copy.buffer).setUint32(16, sumOf(copy), true)
+  return copy
 }
 
 /** Also used by the targets that send sequences of them. */
@@ -108,7 +118,7 @@ function takeFrame(input: Uint8Array): string {
   return outcome(FRAME_CODES, () => {
     const { header, payload } = decoded(() => decodeFrame(input, MAX_FRAME_BYTES))
     const headerBytes = new DataView(input.buffer, input.byteOffset).getUint32(8, true)
-    same(header, unpacked(input.subarray(16, 16 + headerBytes)))
+    same(header, unpacked(input.subarray(20, 20 + headerBytes)))
     if (typeof header !== 'object' || header === null) return
     const again = encodeFrame(header, payload)
     same(decodeFrame(again, MAX_FRAME_BYTES + MAX_HEADER_BYTES).header, header)

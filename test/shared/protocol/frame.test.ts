@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { crc32 } from 'node:zlib'
+import { HeadraceError } from '../../../shared/errors.ts'
 import { decodeFrame, encodeFrame, MAX_HEADER_BYTES } from '../../../shared/protocol/frame.ts'
-import { hex, rawFrame, toHex } from '../../support/raw-frame.ts'
+import { hex, rawFrame, sumOf, toHex } from '../../support/raw-frame.ts'
 
 const LIMIT = 2 ** 20
 const HEADER = hex('81 a161 01')
@@ -13,10 +15,12 @@ const refuses = (bytes: Uint8Array, code: string, limit = LIMIT) =>
 describe('a frame', () => {
   it('is prelude, header, zeros and payload', () => {
     const frame = encodeFrame({ a: 1 }, Uint8Array.of(0xaa, 0xbb))
-    assert.equal(
-      toHex(frame),
-      `48445243 0100 0000 04000000 02000000 81a16101 ${'00'.repeat(44)} aabb`.replaceAll(' ', ''),
-    )
+    const sum = crc32(Buffer.concat([frame.subarray(0, 16), frame.subarray(20)]))
+    const prelude = '48445243 0200 0100 04000000 02000000'
+    const summed = Buffer.alloc(4)
+    summed.writeUInt32LE(sum)
+    const rest = `81a16101 ${'00'.repeat(40)} aabb`
+    assert.equal(toHex(frame), `${prelude} ${toHex(summed)} ${rest}`.replaceAll(' ', ''))
     assert.deepEqual(frame, rawFrame({ header: HEADER, payload: Uint8Array.of(0xaa, 0xbb) }))
   })
 
@@ -49,6 +53,14 @@ describe('a frame', () => {
       assert.deepEqual(header, { a: 1, big: 2 ** 40, half: 0.5 })
       assert.deepEqual(payload, PAYLOAD)
     }
+  })
+
+  it('leaves a payload to whoever uses it if its header has a checksum of that', () => {
+    const frame = encodeFrame({ crc32: 7 }, PAYLOAD)
+    frame[frame.length - 1]! ^= 1
+    assert.equal(decodeFrame(frame, LIMIT).payload.at(-1), PAYLOAD.at(-1)! ^ 1)
+    frame[21]! ^= 1
+    refuses(frame, 'frame_damaged')
   })
 
   it('takes a payload that is a view', () => {
@@ -100,15 +112,30 @@ describe('a frame is refused', () => {
   it('for another magic', () => refuses(rawFrame({ header: HEADER, magic: 'HDRD' }), 'frame_bad_magic'))
 
   it('for another version', () => {
-    for (const version of [0, 2, 256, 0xffff]) refuses(rawFrame({ header: HEADER, version }), 'frame_bad_version')
+    for (const version of [0, 1, 3, 256, 0xffff]) refuses(rawFrame({ header: HEADER, version }), 'frame_bad_version')
   })
 
-  it('for reserved bits', () => refuses(rawFrame({ header: HEADER, reserved: 256 }), 'frame_bad_header'))
+  it('for a checksum of who knows what', () => {
+    for (const covers of [2, 256, 0xffff]) refuses(rawFrame({ header: HEADER, covers }), 'frame_bad_header')
+  })
+
+  it('for any bit that is another', () => {
+    const frame = encodeFrame({ a: 1 }, PAYLOAD)
+    for (let bit = 0; bit < frame.length * 8; bit++) {
+      const damaged = frame.slice()
+      damaged[bit >> 3]! ^= 1 << (bit & 7)
+      assert.throws(() => decodeFrame(damaged, LIMIT), HeadraceError, `bit ${bit}`)
+    }
+  })
+
+  it('for a payload that nobody sums', () =>
+    refuses(rawFrame({ header: HEADER, payload: PAYLOAD, covers: 0 }), 'frame_bad_header'))
 
   it('for padding that is not zero', () => {
     refuses(rawFrame({ header: HEADER, padding: 1 }), 'frame_bad_header')
     const last = rawFrame({ header: HEADER, payload: PAYLOAD })
     last[63] = 1
+    new DataView(last.buffer).setUint32(16, sumOf(last), true)
     refuses(last, 'frame_bad_header')
   })
 

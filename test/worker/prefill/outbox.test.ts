@@ -36,6 +36,23 @@ function gatedLink() {
 }
 
 describe('an outbox', () => {
+  it('sends the rest on the link of a subscriber that asks again, when the frame on its way is over', async () => {
+    const { box, sent, errors } = outbox(3)
+    const [first, second] = [gatedLink(), gatedLink()]
+    for (const start of [1, 2, 3]) box.push(frame(0, start))
+    box.attach(first.link, 1)
+    box.attach(second.link, 1)
+    await first.sent()
+    await second.sent()
+    await second.sent()
+    assert.deepEqual(
+      sent.map(({ start }) => start),
+      [1, 2, 3],
+    )
+    assert.ok(box.drained)
+    assert.deepEqual(errors, [])
+  })
+
   it('keeps frames until its subscriber comes, then sends the lowest layer and position first', async () => {
     const { box, sent } = outbox(4)
     for (const [layer, start] of [
