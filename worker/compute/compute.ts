@@ -6,8 +6,8 @@ import type { Wire } from '../../shared/plan.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import type { Wanted } from '../kv/expected-blocks.ts'
 import type { DeliveredBlock, KvBlock, ReceivedBlock } from '../prefill/exchange.ts'
-import { errorFromPlain } from './host.ts'
 import type { ComputeCommand, ComputeConfig, ComputeEvent, ComputeReply } from './messages.ts'
+import { errorFromPlain } from './plain-error.ts'
 
 /** The arithmetic of a worker as its main thread sees it. A simulation brings its own. */
 export interface Compute {

@@ -1,6 +1,6 @@
 import { checkedBlocks } from '../../shared/checked-blocks.ts'
 import type { Clock } from '../../shared/clock.ts'
-import { asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
+import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
 import { blocksOf, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
@@ -9,6 +9,7 @@ import { decode } from '../decode/decode-loop.ts'
 import { type BlockToCheck, checkBlocks } from '../decode/self-check.ts'
 import { computeTail } from '../decode/tail.ts'
 import type { Engine } from '../engine/engine.ts'
+import { engineScope } from '../engine/engine-scope.ts'
 import { Idle } from '../idle.ts'
 import { isIntact } from '../kv/block.ts'
 import type { Wanted } from '../kv/expected-blocks.ts'
@@ -23,6 +24,7 @@ import { TraceRecorder } from '../trace/recorder.ts'
 import { tracedEngine } from '../trace/traced-engine.ts'
 import type { ComputeEvent, ComputeReply, RunCommand } from './messages.ts'
 import { type CpuTimes, movingSeconds, type ReadCpu, spentBetween } from './moving.ts'
+import { plainError } from './plain-error.ts'
 import { type Turn, Turns } from './turns.ts'
 
 type RunTimes = Parameters<typeof movingSeconds>[1]
@@ -124,7 +126,8 @@ export class ComputeHost {
     const { run, blockTokens, promptTokens, rank } = assignment
     const { clock } = this.#of
     const trace = new TraceRecorder(clock)
-    const engine = tracedEngine(this.#of.engine, trace)
+    const scope = engineScope(this.#of.engine)
+    const engine = tracedEngine(scope.engine, trace)
     const controller = new AbortController()
     const others = routesOf(assignment)
       .origins(assignment)
@@ -166,7 +169,9 @@ export class ComputeHost {
     this.#settle(
       run,
       turn,
-      runLayers(task).then((times) => ({ ...times, ...traced(trace), ...moved(times) })),
+      runLayers(task)
+        .then((times) => ({ ...times, ...traced(trace), ...moved(times) }))
+        .finally(scope.releaseRest),
     )
   }
 
@@ -174,12 +179,18 @@ export class ComputeHost {
     this.#opened++
     const controller = new AbortController()
     const turn = this.#turns.open(controller.signal)
-    this.#settle(assignment.run, turn, this.#prefillAndDecode(assignment, tokens, controller, turn))
+    const scope = engineScope(this.#of.engine)
+    const answered = this.#prefillAndDecode(assignment, tokens, { controller, turn, engine: scope.engine })
+    this.#settle(assignment.run, turn, answered.finally(scope.releaseRest))
   }
 
-  async #prefillAndDecode(assignment: DecodeAssignment, given: Int32Array, controller: AbortController, turn: Turn) {
+  async #prefillAndDecode(
+    assignment: DecodeAssignment,
+    given: Int32Array,
+    { controller, turn, engine }: { controller: AbortController; turn: Turn; engine: Engine },
+  ) {
     const { tokens, checks } = sortTokens(assignment, given)
-    const { engine, clock, kvBudgetBytes } = this.#of
+    const { clock, kvBudgetBytes } = this.#of
     const { run, workers, blockTokens, promptTokens, prefillTokens } = assignment
     const trace = new TraceRecorder(clock)
     const capacity = promptTokens + assignment.maxTokens - 1
@@ -322,17 +333,4 @@ function sortTokens(assignment: DecodeAssignment, given: Int32Array): { tokens: 
     return { ...block, tokens }
   })
   return { tokens: given.subarray(0, own), checks }
-}
-
-/** An error in a form that threads can pass on. */
-export function plainError(thrown: unknown) {
-  const { code, message, details } = asHeadraceError(thrown, 'engine_failed')
-  return { code, message, details }
-}
-
-export function errorFromPlain(
-  plain: ReturnType<typeof plainError> | { code: string; message: string },
-): HeadraceError {
-  const details = 'details' in plain ? plain.details : {}
-  return new HeadraceError(isErrorCode(plain.code) ? plain.code : 'internal', plain.message, { details })
 }

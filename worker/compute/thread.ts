@@ -3,9 +3,10 @@ import { realClock } from '../../shared/link/real-clock.ts'
 import { createEngine } from '../engine/create-engine.ts'
 import { collectGarbage } from '../idle.ts'
 import { movingCost } from '../peers/moving-cost.ts'
-import { ComputeHost, plainError } from './host.ts'
+import { ComputeHost } from './host.ts'
 import type { ComputeCommand, ComputeConfig, ComputeReply } from './messages.ts'
 import { readCpu } from './moving.ts'
+import { plainError } from './plain-error.ts'
 
 /** The compute thread of a worker process: loads the model, then serves commands until the process ends. */
 const port = parentPort
