@@ -21,7 +21,7 @@ interface CheckTask extends ChunkTask {
 }
 
 /** How far K and V are from what was computed again: the worst of all heads, K and V apart. */
-export interface Distance {
+interface Distance {
   readonly layer: number
   /** Norm of the difference by the norm of what is right. */
   readonly relative: number
