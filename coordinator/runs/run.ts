@@ -10,6 +10,7 @@ import type { Turn } from './admission.ts'
 import { AttemptFailed, type AttemptOptions, attemptRun } from './attempt.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
 import { Following } from './following.ts'
+import type { WorkerNews } from './news.ts'
 import type { Part } from './parts.ts'
 import type { Progress } from './progress.ts'
 import type { Workers } from './workers.ts'
@@ -75,9 +76,12 @@ export async function* runRequest(
     for (; ; attempt++) {
       try {
         // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
-        for await (const news of assigned(`${run}.${attempt}`, { run, plan, request: follow.remaining() })) {
+        tracer.reached('assigned')
+        const id = `${run}.${attempt}`
+        for await (const news of sendOut({ run, id, plan, request: follow.remaining(), follow }, deps, signal)) {
           // 8. The decode node has every block: the next prompt may start its prefill.
           if (news.event.kind === 'kv_assembled') turn.prefilled()
+          if (news.event.kind === 'finished' && news.event.run === id) leave(news.worker)
           tracer.note(news)
           // 9. Progress and tokens go back to the client.
           const event = follow.event(news, deps.layers)
@@ -105,36 +109,44 @@ export async function* runRequest(
     leave()
     turn.done()
   }
+}
 
-  async function* assigned(id: string, of: { run: RunId; plan: Plan; request: RunRequest }) {
-    const watch = deps.progress.watch(of.run, stallSeconds(of.plan, deps.layers))
-    follow.begin(of.plan)
-    tracer.reached('assigned')
-    try {
-      const attempt = attemptRun(
-        {
-          ...of,
-          id,
-          layers: deps.layers,
-          workers: deps.workers,
-          clock,
-          watch,
-          repairers: (excluded) => deps.repairers(excluded, of.plan.decode),
-          occupy: deps.occupyPart,
-          secondsLeft: deps.secondsLeft,
-          onRepair: (repair) => follow.repaired(repair),
-          ...deps.selfCheck(of.plan),
-        },
-        signal,
-      )
-      for await (const news of attempt) {
-        if (news.event.kind === 'token_sampled') watch.answers()
-        if (news.event.kind === 'finished' && news.event.run === id) leave(news.worker)
-        yield news
-      }
-    } finally {
-      watch.done()
+interface Sending {
+  readonly run: RunId
+  /** Its name on the wire. */
+  readonly id: string
+  readonly plan: Plan
+  readonly request: RunRequest
+  readonly follow: Following
+}
+
+/** One attempt of a run, watched for as long as it lasts. */
+async function* sendOut(of: Sending, deps: RunDeps, signal: AbortSignal): AsyncGenerator<WorkerNews, void> {
+  const { run, id, plan, request, follow } = of
+  const { layers, workers, clock, secondsLeft } = deps
+  const watch = deps.progress.watch(run, stallSeconds(plan, layers))
+  follow.begin(plan)
+  try {
+    const attempt: AttemptOptions = {
+      id,
+      plan,
+      request,
+      layers,
+      workers,
+      clock,
+      watch,
+      repairers: (excluded) => deps.repairers(excluded, plan.decode),
+      occupy: deps.occupyPart,
+      secondsLeft,
+      onRepair: (repair) => follow.repaired(repair),
+      ...deps.selfCheck(plan),
     }
+    for await (const news of attemptRun(attempt, signal)) {
+      if (news.event.kind === 'token_sampled') watch.answers()
+      yield news
+    }
+  } finally {
+    watch.done()
   }
 }
 

@@ -81,10 +81,9 @@ export class Client {
   }
 
   #ended(how: Ending): void {
-    const { history, timeline, options } = this.#world
+    const { history, timeline, healed } = this.#world
     history.note('ended', this.name, how)
     this.endings.push(how)
-    const healed = timeline.now > options.healAt
     if (how === 'done') {
       this.end = 'answered'
       if (this.endings.length > 1) history.saw('a request was answered after it had failed')

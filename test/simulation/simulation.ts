@@ -49,7 +49,10 @@ class Simulation {
     const world = this.#world
     const { timeline, options } = world
     world.startCoordinator()
-    for (const worker of options.workers) timeline.after(worker.startAt, () => world.startWorker(worker))
+    for (const worker of options.workers)
+      timeline.after(worker.startAt, () => {
+        if (!world.workers.has(worker.name)) world.startWorker(worker)
+      })
     for (const fault of options.faults)
       if (fault.aim === undefined) timeline.after(fault.at, () => this.#inject(fault))
       else this.#aim(fault, fault.aim)
@@ -108,7 +111,7 @@ class Simulation {
   }
 
   #aim(fault: Fault, { event, count, late, worker, other }: Aim): void {
-    const { timeline, options } = this.#world
+    const { timeline } = this.#world
     let left = count
     this.#aimed.push((happened, { workers, decode }) => {
       if (happened !== event || --left !== 0) return
@@ -117,13 +120,14 @@ class Simulation {
       const second = (first + 1 + Math.floor(other * (names.length - 1))) % names.length
       const at = { worker: names[first]!, other: names[second] === names[first] ? COORDINATOR : names[second]! }
       timeline.after(late, () => {
-        if (timeline.now < options.healAt) this.#inject({ ...fault, ...at })
+        this.#inject({ ...fault, ...at })
       })
     })
   }
 
   #inject(fault: Fault): void {
     const world = this.#world
+    if (world.healed) return
     const { history, network, timeline } = world
     const { kind, worker, other, seconds, strength } = fault
     const life = world.workers.get(worker)
@@ -133,7 +137,7 @@ class Simulation {
     const until = timeline.now + seconds
     const healing = (heal: () => void): void => {
       timeline.after(seconds, () => {
-        if (timeline.now <= world.options.healAt) heal()
+        if (!world.healed) heal()
       })
     }
     switch (kind) {
@@ -263,6 +267,7 @@ class Simulation {
   #heal(): void {
     const world = this.#world
     const { options, network } = world
+    world.healed = true
     world.history.note('heals', options.core)
     const names = new Set([...options.workers.map(({ name }) => name), ...world.workers.keys()])
     const core = options.core === 'all' ? names : this.#core()

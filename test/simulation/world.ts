@@ -85,6 +85,8 @@ export class World {
   readonly network: SimNetwork
   readonly workers = new Map<string, WorkerLife>()
   coordinator: CoordinatorLife | undefined
+  /** No more faults, and no more than those that stay. */
+  healed = false
   /** Broken invariants. */
   readonly violations: string[] = []
   /** Workers that are not to be started again. */
