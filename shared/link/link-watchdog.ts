@@ -32,7 +32,7 @@ const MOST_UNSENT = 2 ** 20
 /** Finds peers that hold a link open with bytes that trickle, or do not take what they asked for. Pure. */
 export class LinkWatchdog {
   readonly #patience: Patience
-  readonly #opened: number
+  #opened: number
   #looked: number
   #frames = 0
   /** A frame has begun and is not whole. */
@@ -76,6 +76,7 @@ export class LinkWatchdog {
   }
 
   #forgive(now: number): void {
+    this.#opened += now - this.#looked
     this.#progress = { ...this.#progress, at: now }
     this.#drained = { ...this.#drained, at: now }
   }

@@ -84,5 +84,8 @@ describe('a link stays', () => {
     const watchdog = new LinkWatchdog(PATIENCE, 0)
     assert.equal(watchdog.look(1, { ...IDLE, bytesRead: 9, unsent: 2 ** 24 }), undefined)
     assert.equal(watchdog.look(100, { ...IDLE, bytesRead: 9, unsent: 2 ** 24 }), undefined)
+    const silent = new LinkWatchdog(PATIENCE, 0)
+    assert.equal(silent.look(100, { ...IDLE, frames: 0 }), undefined)
+    assert.equal(silent.look(101, { ...IDLE, frames: 0 }), undefined)
   })
 })

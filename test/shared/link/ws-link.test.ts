@@ -5,6 +5,7 @@ import { describe, it } from 'node:test'
 import { WebSocket } from 'ws'
 import { HeadraceError } from '../../../shared/errors.ts'
 import type { Link, LinkLimits } from '../../../shared/link/link.ts'
+import { PATIENCE } from '../../../shared/link/link-watchdog.ts'
 import { wsDialer } from '../../../shared/link/ws-link.ts'
 import { type LinkServer, listenLinks } from '../../../shared/link/ws-server.ts'
 import { linkContract } from '../../contract/link.contract.ts'
@@ -24,7 +25,9 @@ async function listening(limits = LIMITS): Promise<Listening> {
 }
 
 linkContract('a link over ws', async (limits, farLimits) => {
-  const { server, accepted } = await listening(farLimits)
+  // Here whoever has been dialled may be the one that speaks, for as long as a test takes.
+  const patience = { ...PATIENCE, firstFrameSeconds: Number.POSITIVE_INFINITY }
+  const { server, accepted } = await listening({ ...(farLimits ?? limits), patience })
   const near = await wsDialer.dial(server.url, limits, never)
   const far = accepted[0]
   if (far === undefined) throw new HeadraceError('internal', 'dialled, but not accepted')
