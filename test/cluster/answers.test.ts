@@ -26,7 +26,7 @@ describe('the bundled model behind the official client', () => {
   let up: Headrace
   let client: OpenAI
   before(async () => {
-    const started = await startUp('--workers', '2', '--pin')
+    const started = await startUp('--workers', '2', '--pin', '--wire', 'f32')
     up = started.up
     client = new OpenAI({ baseURL: `${started.url}/v1`, apiKey: 'none', maxRetries: 0 })
   })
