@@ -1,6 +1,8 @@
 import type { Clock } from '../../shared/clock.ts'
+import { HeadraceError } from '../../shared/errors.ts'
 import { type Plan, spanTokens } from '../../shared/plan.ts'
 import type { FinishReason, WorkerReport } from '../../shared/protocol/run-types.ts'
+import { AttemptFailed } from './attempt.ts'
 import type { Repair, RunEvent, RunRequest } from './events.ts'
 import type { WorkerNews } from './news.ts'
 
@@ -78,7 +80,9 @@ export class Following {
       case 'token_sampled': {
         const { token, logprob } = event
         const index = this.#before + event.index
-        if (index !== this.tokens.length) return undefined // told before
+        if (index < this.tokens.length) return undefined // told before
+        if (index > this.tokens.length)
+          throw new AttemptFailed(worker, new HeadraceError('unexpected_message', `${worker} leaves out a token`))
         this.tokens.push(token)
         this.#firstToken ??= seconds
         this.#lastToken = seconds

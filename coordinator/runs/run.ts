@@ -39,8 +39,8 @@ export interface RunDeps {
   readonly clock: Clock
 }
 
-/** Attempts of a run. A cluster that loses this many decode nodes in one answer does not get on. */
-const MOST_ATTEMPTS = 6
+/** Attempts of a run that have not told a token. A cluster that loses so many decode nodes on end does not get on. */
+const MOST_FRUITLESS = 10
 
 /**
  * The life of a request, steps 3 to 9 of DESIGN section 2. (1 and 2, HTTP and tokenizer, have made the request.) A
@@ -73,6 +73,7 @@ export async function* runRequest(
     tracer.reached('planned')
     yield { kind: 'planned', run, plan, queueSeconds }
     let attempt = 1
+    let [fruitless, told] = [0, 0]
     for (; ; attempt++) {
       try {
         // 5. Send one assignment to each worker. 6. They run the layers; 7. their KV reaches the decode node meanwhile.
@@ -91,7 +92,9 @@ export async function* runRequest(
       } catch (thrown) {
         if (!(thrown instanceof AttemptFailed)) throw thrown
         const { worker, cause } = thrown
-        if (attempt === MOST_ATTEMPTS) throw cause
+        fruitless = follow.tokens.length > told ? 1 : fruitless + 1
+        told = follow.tokens.length
+        if (fruitless > MOST_FRUITLESS) throw cause
         failed.add(worker)
         follow.repaired({ worker, code: cause.code, tokens: plan.promptTokens, at: clock.now() })
         if (follow.complete) break
