@@ -1,6 +1,6 @@
 import type { Clock } from '../shared/clock.ts'
 import { asHeadraceError, ERRORS } from '../shared/errors.ts'
-import type { Plan } from '../shared/plan.ts'
+import { isResumed, type Plan } from '../shared/plan.ts'
 import type { CoordinatorMetrics, RunStatus } from './metrics.ts'
 import type { RunEvent, RunReport, RunRequest, Runs } from './runs/events.ts'
 
@@ -40,7 +40,7 @@ function createRecord(metrics: CoordinatorMetrics, clock: Clock, request: RunReq
   function firstToken(): void {
     const ttft = clock.now() - started
     metrics.ttft.observe(ttft)
-    if (plan === undefined) return
+    if (plan === undefined || isResumed(plan)) return
     metrics.prefill.observe({ strategy: plan.strategy }, Math.max(0, ttft - queueSeconds))
     // A prediction is of the plan's own time: it cannot know the queue.
     const measured = ttft - queueSeconds

@@ -176,6 +176,11 @@ export const ERRORS = {
     type: 'kv_error',
     help: 'A self-check found that a worker lies or computes wrongly; it gets no more runs.',
   },
+  kv_gone: {
+    status: 502,
+    type: 'kv_error',
+    help: 'KV that was kept for a retry has made way for other runs; it is computed again.',
+  },
   // model files
   model_incomplete: { status: 500, type: 'model_error', help: 'The model folder lacks a file that is needed.' },
   model_bad_config: { status: 500, type: 'model_error', help: '`config.json` cannot be read or contradicts itself.' },

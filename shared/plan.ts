@@ -38,7 +38,10 @@ interface PlanWorker {
 /** A complete, frozen value: a worker carries out its part with no further question. */
 export interface Plan {
   readonly strategy: Strategy
-  /** Positions `[0, prefillTokens)` are computed by the workers, the others by the decode node: at least the last one. */
+  /**
+   * Positions `[0, prefillTokens)` are computed by the workers, the others by the decode node: at least the last one, unless
+   * the plan `isResumed`.
+   */
   readonly promptTokens: number
   readonly prefillTokens: number
   /** Empty when the decode node does all. */
@@ -51,6 +54,10 @@ export interface Plan {
   /** The same in words, naming who or what: `worker-2 computes`, `link worker-1 to worker-2`. */
   readonly boundBy: string
 }
+
+/** The decode node has the KV of the whole prompt, from an earlier run: nothing is left to compute. */
+export const isResumed = ({ prefillTokens, promptTokens }: Pick<Plan, 'prefillTokens' | 'promptTokens'>): boolean =>
+  prefillTokens === promptTokens
 
 /** Whose KV reaches the worker at `rank` at first hand; the chain's first worker and a lone one need nobody's. */
 export function sourceRank(strategy: Strategy, rank: number, workers: number): number | undefined {

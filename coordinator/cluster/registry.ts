@@ -290,6 +290,9 @@ export class Registry implements Workers {
         this.apply({ kind: 'worker_pinged', at, worker, rttSeconds, residentBytes, clockSeconds })
         return
       }
+      case 'kv_kept':
+        this.apply({ kind: 'kv_kept', worker, names: event.names })
+        return
       case 'links_measured':
         this.#links.answered(worker, event.links)
         return

@@ -58,6 +58,8 @@ export interface Worker extends WorkerIdentity {
   readonly runs: readonly RunId[]
   /** Bytes of KV that these runs will take here, where that is known. */
   readonly reserved: ReadonlyMap<RunId, number>
+  /** Names of KV that has outlived its run here. */
+  readonly kept: readonly string[]
 }
 
 /** A worker that vanished: kept for the view alone, until it joins again or is forgotten. */
@@ -104,6 +106,8 @@ export type ClusterEvent =
     }
   /** A self-check has found that it lies or computes wrongly. */
   | { readonly kind: 'worker_quarantined'; readonly worker: WorkerId }
+  /** All KV that has outlived its run there, by name. */
+  | { readonly kind: 'kv_kept'; readonly worker: WorkerId; readonly names: readonly string[] }
   | { readonly kind: 'worker_leaving'; readonly at: number; readonly worker: WorkerId }
   | { readonly kind: 'worker_lost'; readonly worker: WorkerId; readonly reason: string }
   | { readonly kind: 'run_assigned'; readonly worker: WorkerId; readonly run: RunId; readonly kvBytes?: number }
@@ -162,6 +166,8 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
       return updated(state, event.worker, (worker) => corrected(worker, event.shared, event.measured))
     case 'worker_quarantined':
       return quarantined(state, event.worker)
+    case 'kv_kept':
+      return updated(state, event.worker, (worker) => ({ ...worker, kept: event.names }))
     case 'worker_leaving':
       return updated(state, event.worker, (worker) => ({ ...worker, state: 'leaving', lastSeen: event.at }))
     case 'worker_lost':
@@ -190,7 +196,7 @@ export function applyEvent(state: ClusterState, event: ClusterEvent): ClusterSta
 function joined(state: ClusterState, identity: WorkerIdentity, at: number): ClusterState {
   if (findWorker(state, identity.id) !== undefined)
     throw new HeadraceError('name_taken', `a worker named ${identity.id} is connected already`)
-  const nothing = { runs: [], reserved: new Map(), seen: { all: 0, alone: 0, shared: 0 } }
+  const nothing = { runs: [], reserved: new Map(), kept: [], seen: { all: 0, alone: 0, shared: 0 } }
   const worker: Worker = { ...identity, state: 'joining', lastSeen: at, ...nothing }
   return { ...state, workers: [...state.workers, worker], lost: without(state.lost, identity.id) }
 }

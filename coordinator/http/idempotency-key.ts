@@ -25,6 +25,12 @@ export function repeatable(request: FastifyRequest): Repeatable | undefined {
   return { account: accountOf(request).id, key, hash: hash.digest('base64') }
 }
 
+/** Under which name the KV of the request is kept: of whose it is, and of the key. */
+export const keepUnder = ({ account, key }: Repeatable): string =>
+  createHash('sha256')
+    .update(JSON.stringify([account, key]))
+    .digest('hex')
+
 /** Where a stream goes on for a client that has seen the beginning: behind the event that `Last-Event-ID` names. */
 export function resumeAt(request: FastifyRequest, answerId: string): number {
   const last = request.headers['last-event-id']

@@ -8,7 +8,7 @@ import { type Ask, checkCluster } from './ask.ts'
 import { clientGone } from './client.ts'
 import type { ServerDeps } from './deps.ts'
 import { errorBody, httpError } from './errors.ts'
-import { type Repeatable, repeatable, resumeAt } from './idempotency-key.ts'
+import { keepUnder, type Repeatable, repeatable, resumeAt } from './idempotency-key.ts'
 import type { Kept } from './kept-answers.ts'
 import { openSse, type SseStream } from './sse.ts'
 
@@ -77,8 +77,8 @@ function keptAnswer(
     void reply.header('idempotent-replayed', 'true')
     return found
   }
-  const question = readQuestion(deps, read)
-  const { ask, voice } = question
+  const { ask, voice } = readQuestion(deps, read)
+  const question = { ask: { ...ask, request: { ...ask.request, keepUnder: keepUnder(repeated) } }, voice }
   const account = accountOf(request)
   const make = (signal: AbortSignal) => answerEvents(deps, question, account, signal)
   return deps.kept.begin(repeated, { id: voice.whole.id, stream: ask.stream, mostBytes: mostBytesOf(ask), make })

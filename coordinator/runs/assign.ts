@@ -1,9 +1,10 @@
 import { checkedBlocks } from '../../shared/checked-blocks.ts'
-import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
+import { isResumed, type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { BlockCheck, Command, LayerRange, RunWorker } from '../../shared/protocol/control.ts'
 import { cacheOf } from '../../shared/protocol/tickets.ts'
 import { cachedTicket, decodeTickets, prefillTickets } from '../security/ticket-office.ts'
 import type { RunRequest } from './events.ts'
+import { keptName } from './kept-kv.ts'
 import { type Part, prefixOf } from './parts.ts'
 import type { Workers } from './workers.ts'
 
@@ -35,6 +36,7 @@ export const planWorkers = ({ plan, workers }: Assigning): RunWorker[] =>
 export function assignAll(of: Assigning, makers: readonly RunWorker[]): void {
   const { id, plan, request, layers, workers, checks } = of
   const { promptTokens: tokens } = request
+  const name = keptName(request)
   const decoding: Command = {
     kind: 'decode',
     run: id,
@@ -48,6 +50,7 @@ export function assignAll(of: Assigning, makers: readonly RunWorker[]): void {
     sampling: request.sampling,
     wantLogits: request.wantLogits ?? false,
     checks: [...checks],
+    ...(name === undefined ? {} : { keep: { name, resume: isResumed(plan) } }),
     tickets: decodeTickets(
       id,
       makers.map(({ worker }) => worker),
@@ -55,7 +58,7 @@ export function assignAll(of: Assigning, makers: readonly RunWorker[]): void {
       (ask) => workers.ticket(ask),
     ),
   }
-  const own = { start: plan.prefillTokens, end: tokens.length }
+  const own = { start: plan.prefillTokens, end: tokens.length } // nothing, if the plan is to resume
   const needed = tokensOf(tokens, [own, ...checkedBlocks(makers, plan.blockTokens, checks)])
   workers.send(plan.decode, decoding, bytesOf(needed))
   for (const rank of makers.keys()) {

@@ -3,7 +3,7 @@ import type { Clock, Random } from '../../shared/clock.ts'
 import { abortError, asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
-import type { Plan, Strategy, Wire } from '../../shared/plan.ts'
+import { isResumed, type Plan, type Strategy, type Wire } from '../../shared/plan.ts'
 import type { Precision } from '../../shared/precision.ts'
 import type { BlockCheck, Checked } from '../../shared/protocol/control.ts'
 import { planFacts, repairersIn, secondsLeftOf } from '../cluster/facts.ts'
@@ -16,6 +16,7 @@ import type { RunStore } from '../trace/store.ts'
 import { Admission } from './admission.ts'
 import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './events.ts'
 import { forecastAfter, NO_FORECAST } from './forecast.ts'
+import { resumption } from './kept-kv.ts'
 import { measurementsOf } from './measurements.ts'
 import { decodeMemory, needOf } from './needs.ts'
 import type { Part } from './parts.ts'
@@ -97,7 +98,8 @@ export class ClusterRuns implements Runs {
       progress: this.#progress,
       workers: registry,
       layers: shape.layers,
-      planNow: (of: RunRequest, excluded: ReadonlySet<string>) => this.#planWithout(of, excluded),
+      planNow: (of: RunRequest) =>
+        resumption(of, registry.state, this.#forecast.edgeSeconds) ?? this.#planWithout(of, new Set()),
       planAgain: (of: RunRequest, excluded: ReadonlySet<string>, until: AbortSignal) =>
         this.#planAgain(of, excluded, until),
       occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan, request.maxTokens),
@@ -228,10 +230,10 @@ export class ClusterRuns implements Runs {
     return () => registry.apply({ kind: 'run_released', worker, run: part })
   }
 
-  /** A run that had to make up for something is no measure of anything. */
+  /** A run that had to make up for something, or had nothing to compute, is no measure of anything. */
   #measured(report: RunReport): void {
-    if (report.repairs.length > 0) return
     const { plan, workers } = report
+    if (report.repairs.length > 0 || isResumed(plan)) return
     const { registry, shape } = this.#of
     const besideOthers = this.#admission.running > 1
     const hostOf = (worker: WorkerId): string | undefined => findWorker(registry.state, worker)?.host

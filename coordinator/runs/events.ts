@@ -20,6 +20,8 @@ export interface RunRequest {
   readonly shares?: readonly number[]
   /** Aborted when the client has all the text it wants (a stop string came): the run then ends with `finished`, reason `stop`. */
   readonly enough?: AbortSignal
+  /** The request may come again, to another coordinator: who asks, and under which name, as a hash. Its KV is kept a while. */
+  readonly keepUnder?: string
   /** Raw logits of the first generated position, for `headrace verify`. */
   readonly wantLogits?: boolean
 }

@@ -1,6 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import type { RunId, WorkerId } from '../../shared/ids.ts'
-import type { Plan } from '../../shared/plan.ts'
+import { isResumed, type Plan } from '../../shared/plan.ts'
 import type { Precision } from '../../shared/precision.ts'
 import type { Repairer } from '../planning/repair.ts'
 import type { ClockOffset } from '../trace/alignment.ts'
@@ -21,9 +21,9 @@ export interface RunDeps {
   readonly progress: Progress
   readonly workers: Workers
   readonly layers: number
-  /** Facts of this moment to a plan (`coordinator/planning`), if possible without those that are `excluded`. */
-  readonly planNow: (request: RunRequest, excluded: ReadonlySet<string>) => Plan
-  /** The same once the cluster can compute the prompt again, or the coded error if it cannot soon. */
+  /** Facts of this moment to a plan (`coordinator/planning`): whatever a decode node has kept of the prompt is used. */
+  readonly planNow: (request: RunRequest) => Plan
+  /** All anew, without those that are `excluded` if possible, once the cluster can compute the prompt again; or the coded error if it cannot soon. */
   readonly planAgain: (request: RunRequest, excluded: ReadonlySet<string>, signal: AbortSignal) => Promise<Plan>
   /** The workers of a plan are busy with the run until the returned function is called, for one of them or for all. */
   readonly occupy: (run: RunId, plan: Plan) => (worker?: string) => void
@@ -66,7 +66,7 @@ export async function* runRequest(
   let leave = (_worker?: string): void => undefined
   try {
     // 4. Plan, from the facts of this moment.
-    let plan = deps.planNow(request, failed)
+    let plan = deps.planNow(request)
     leave = deps.occupy(run, plan)
     // Now: by the end of the run one of them may be gone.
     let precisions = precisionsOf(plan, deps.precisionOf)
@@ -95,7 +95,8 @@ export async function* runRequest(
         fruitless = follow.tokens.length > told ? 1 : fruitless + 1
         told = follow.tokens.length
         if (fruitless > MOST_FRUITLESS) throw cause
-        failed.add(worker)
+        // Who has not kept the KV that was counted on has not failed.
+        if (cause.code !== 'kv_gone') failed.add(worker)
         follow.repaired({ worker, code: cause.code, tokens: plan.promptTokens, at: clock.now() })
         if (follow.complete) break
         yield { kind: 'failed_over', from: worker, code: cause.code, attempt: attempt + 1 }
@@ -106,7 +107,8 @@ export async function* runRequest(
       }
     }
     tracer.reached('finished')
-    const report = { run, plan, precisions, queueSeconds, cachedTokens: 0, attempts: attempt, ...follow.totals() }
+    const cachedTokens = isResumed(plan) ? request.promptTokens.length : 0
+    const report = { run, plan, precisions, queueSeconds, cachedTokens, attempts: attempt, ...follow.totals() }
     yield { kind: 'finished', reason: follow.reason, report: withTrace(report, tracer) }
   } finally {
     leave()

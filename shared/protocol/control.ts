@@ -9,7 +9,7 @@ import { heldTicketsSchema, ticketRuleSchema, ticketSchema } from './tickets.ts'
 /** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
 
 /** Raised whenever a message changes its meaning; both sides must have the same. */
-export const PROTOCOL_VERSION = 5
+export const PROTOCOL_VERSION = 6
 
 const text = z.string().max(512)
 const name = z.string().min(1).max(64)
@@ -88,6 +88,12 @@ const blockCheck = z.strictObject({
 export type BlockCheck = Readonly<z.infer<typeof blockCheck>>
 
 /**
+ * The KV of the prompt outlives the run for a while, under this name. `resume`: it is there already, from an earlier run, so
+ * that nothing of the prompt is left to compute.
+ */
+const keeping = z.strictObject({ name: fingerprint, resume: z.boolean() })
+
+/**
  * The decode node fetches every block, computes positions `[prefillTokens, promptTokens)` itself, samples. Payload: the
  * ids of these tokens, int32 little-endian, then those of the blocks that are to be checked, in ascending position.
  */
@@ -105,6 +111,7 @@ const decode = z.strictObject({
   sampling,
   wantLogits: z.boolean(),
   checks: z.array(blockCheck).max(64),
+  keep: keeping.optional(),
   tickets: heldTicketsSchema,
 })
 export type DecodeAssignment = Readonly<z.infer<typeof decode>>
@@ -277,6 +284,8 @@ const checked = z.strictObject({
   wrong: z.strictObject({ relative: z.number().min(0), outlier: z.number().min(0) }).optional(),
 })
 export type Checked = Readonly<z.infer<typeof checked>>
+/** From a decode node, whenever that has changed: the names of all KV that has outlived its run. */
+const kvKept = z.strictObject({ kind: z.literal('kv_kept'), names: z.array(fingerprint).max(16) })
 const failed = z.strictObject({ kind: z.literal('failed'), run: name, code: text, message: z.string().max(2048) })
 const leaving = z.strictObject({ kind: z.literal('leaving') })
 /**
@@ -301,6 +310,7 @@ export const eventSchema = z.discriminatedUnion('kind', [
   feedLost,
   blockRefused,
   checked,
+  kvKept,
   failed,
   leaving,
   linksMeasured,

@@ -167,6 +167,7 @@ export class Client {
       )
     if (finish.report.completionTokens !== this.told) world.violated('the report counts other tokens')
     world.history.saw(`ended by ${finish.reason}`)
+    if (finish.report.cachedTokens > 0) world.history.saw('a prompt was found again')
     for (const { code, tokens } of finish.report.repairs) {
       world.history.note('repaired', this.name, code, tokens)
       world.history.saw(`repaired: ${code}`)

@@ -51,6 +51,8 @@ export interface ClientOptions extends ToyRequest {
   readonly enoughAfter?: number
   /** Seconds that it takes for each event. */
   readonly readSeconds: number
+  /** Who asks again finds what was computed, if a decode node has kept it. */
+  readonly keepUnder?: string
 }
 
 export const PLENTY = 2 ** 24
@@ -136,5 +138,6 @@ function drawClient(workload: Chance): ClientOptions {
     ...(workload.hits(0.15) && { leavesAfter: workload.between(0, 3) }),
     ...(workload.hits(0.15) && { enoughAfter: workload.whole(1, 8) }),
     readSeconds: workload.hits(0.2) ? workload.between(0.01, 0.3) : 0,
+    ...(workload.hits(0.5) && { keepUnder: `key-${workload.whole(1, 2)}` }),
   }
 }

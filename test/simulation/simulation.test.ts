@@ -11,6 +11,7 @@ const SEEDS = 500
 
 /** A simulator that never gets into these would prove little. */
 const MUST_BE_SEEN = [
+  'a prompt was found again',
   'planned no worker',
   'planned chain of 3',
   'planned ring of 2',

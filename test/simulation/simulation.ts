@@ -357,7 +357,7 @@ class Simulation {
       left(`runs that ${name} serves`, life.listening.held.runs)
       left(`runs that ${name} computes`, life.host.held.runs)
       left(`bytes of caches that ${name} counts`, life.host.held.kvBytes)
-      left(`timers of ${name}`, life.process.sleeping, 3)
+      left(`timers of ${name}`, life.process.sleeping, 3 + life.host.held.kept.caches)
     }
   }
 

@@ -32,6 +32,7 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
   const runs = new Map<string, RunningRun>()
   /** Layers that each prefill has finished. */
   const finished = new Map<string, number>()
+  let onKept: (names: readonly string[]) => void = () => undefined
   const host = new ComputeHost({
     engine,
     clock: process.clock,
@@ -39,6 +40,7 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
     movingCost: async () => 0,
     kvBudgetBytes,
     post: (reply: ComputeReply) => {
+      if (reply.kind === 'kept') process.after(HOP_SECONDS, () => onKept(reply.names))
       if (reply.kind !== 'run') return
       const { run, event } = reply
       process.after(HOP_SECONDS, () => {
@@ -61,7 +63,8 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
         if (isIntact(block)) told.onBlock(command.run, block)
         host.handle({ ...command, block })
       } else host.handle(command)
-      if (host.held.kvBytes > kvBudgetBytes) told.violated(`caches of ${host.held.kvBytes} bytes in ${kvBudgetBytes}`)
+      const bytes = host.held.kvBytes + host.held.kept.bytes
+      if (bytes > kvBudgetBytes) told.violated(`caches of ${bytes} bytes in ${kvBudgetBytes}`)
     })
   }
   const open = (run: string, onEvent: OnEvent): ComputeRun => {
@@ -95,6 +98,9 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
       const run = open(assignment.run, onEvent)
       tell({ kind: 'decode', assignment, tokens })
       return run
+    },
+    watchKept: (listener) => {
+      onKept = listener
     },
     failed: new AbortController().signal,
     close: () => engine.close(),

@@ -16,6 +16,7 @@ export function inlineCompute(
   kvBudgetBytes = 2 ** 30,
 ): Compute {
   const runs = new Map<string, RunningRun>()
+  let onKept: (names: readonly string[]) => void = () => undefined
   const host = new ComputeHost({
     engine,
     clock: realClock,
@@ -23,6 +24,7 @@ export function inlineCompute(
     movingCost: async () => 0,
     kvBudgetBytes,
     post: (reply: ComputeReply, transfer: ArrayBuffer[] = []) => {
+      if (reply.kind === 'kept') setImmediate(() => onKept(reply.names))
       if (reply.kind !== 'run') return
       const event = meddle(structuredClone(reply.event, { transfer }))
       setImmediate(() => runs.get(reply.run)?.handle(event))
@@ -56,6 +58,9 @@ export function inlineCompute(
       const run = open(assignment.run, onEvent)
       tell({ kind: 'decode', assignment, tokens }, [tokens.buffer])
       return run
+    },
+    watchKept: (listener) => {
+      onKept = listener
     },
     failed: new AbortController().signal,
     close: () => engine.close(),

@@ -72,6 +72,7 @@ export const commands: readonly Command[] = [
     sampling: { temperature: 0.5, topP: 1, topK: 40, seed: 0xffffffff, logprobs: 2 },
     wantLogits: true,
     checks: [{ worker: 'worker-1', starts: [0, 512], first: 0.5, deeper: 0.75 }],
+    keep: { name: '5'.repeat(64), resume: false },
     tickets: [
       { source: 'worker-1', ticket },
       { source: 'worker-2', ticket },
@@ -171,6 +172,7 @@ export const events: readonly WorkerEvent[] = [
     count: 512,
     wrong: { relative: 0.25, outlier: 1.5 },
   },
+  { kind: 'kv_kept', names: ['5'.repeat(64), 'a'.repeat(64)] },
   { kind: 'failed', run, code: 'engine_failed', message: 'out of registers' },
   { kind: 'leaving' },
   { kind: 'links_measured', links: [{ from: 'worker-1', rttSeconds: 0.00025, bytesPerSecond: 1.25e9 }] },

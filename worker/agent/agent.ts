@@ -62,6 +62,8 @@ export class Agent {
   #nameTakenSince: number | undefined
   /** Whole seconds in which nothing has come from the coordinator. */
   #silentSeconds = 0
+  /** Names of KV that has outlived its run. */
+  #kept: readonly string[] = []
   #onDismissed: () => void = () => undefined
 
   constructor(of: AgentOptions) {
@@ -70,6 +72,10 @@ export class Agent {
     const { dialer, clock, log, session } = of
     const { worker, fingerprint } = session
     this.#measuring = new LinkMeasuring({ dialer, worker, fingerprint, clock, log })
+    session.compute.watchKept((names) => {
+      this.#kept = names
+      this.#report({ kind: 'kv_kept', names: [...names] })
+    })
   }
 
   /** Serves until `leave`. Rejects with the coded refusal if the coordinator does not want this worker. */
@@ -250,7 +256,9 @@ export class Agent {
     const link = this.#link
     this.#calibrate().then(
       () => {
-        if (link === this.#link) this.#report({ kind: 'ready', ...(this.#cost && { cost: this.#cost }) })
+        if (link !== this.#link) return
+        this.#report({ kind: 'ready', ...(this.#cost && { cost: this.#cost }) })
+        if (this.#kept.length > 0) this.#report({ kind: 'kv_kept', names: [...this.#kept] })
       },
       (error: unknown) => link?.close(asHeadraceError(error)),
     )

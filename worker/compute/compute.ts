@@ -18,6 +18,8 @@ export interface Compute {
   calibrate(): Promise<Cost>
   prefill(assignment: PrefillAssignment, tokens: Int32Array<ArrayBuffer>, onEvent: OnEvent): ComputeRun
   decode(assignment: DecodeAssignment, tokens: Int32Array<ArrayBuffer>, onEvent: OnEvent): ComputeRun
+  /** The listener is told the names of all KV that has outlived its run, whenever that has changed. */
+  watchKept(listener: (names: readonly string[]) => void): void
   /** Aborted, with the reason, when no more arithmetic can be done. */
   readonly failed: AbortSignal
   close(): Promise<void>
@@ -68,6 +70,7 @@ class ComputeThread implements Compute {
   readonly #failure = new AbortController()
   #shape: ModelShape | undefined
   #f16 = false
+  #onKept: (names: readonly string[]) => void = () => undefined
   #waiting: { resolve: (reply: ComputeReply) => void; reject: (error: HeadraceError) => void } | undefined
 
   constructor(thread: Worker, notice: (text: string) => void) {
@@ -117,6 +120,10 @@ class ComputeThread implements Compute {
     return run
   }
 
+  watchKept(listener: (names: readonly string[]) => void): void {
+    this.#onKept = listener
+  }
+
   /** The thread ends itself, between two calls of its engine: ended from outside in a call to a GPU, the process would die. */
   async close(): Promise<void> {
     this.#runs.clear()
@@ -159,6 +166,10 @@ class ComputeThread implements Compute {
     }
     if (reply.kind === 'notice') {
       this.#notice(reply.text)
+      return
+    }
+    if (reply.kind === 'kept') {
+      this.#onKept(reply.names)
       return
     }
     if (reply.kind !== 'run') {

@@ -1,13 +1,8 @@
-import { checkedBlocks } from '../../shared/checked-blocks.ts'
 import type { Clock } from '../../shared/clock.ts'
-import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
-import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
-import { blocksOf, spanTokens, type Wire } from '../../shared/plan.ts'
+import { HeadraceError } from '../../shared/errors.ts'
+import { blocksOf, type Wire } from '../../shared/plan.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
-import { Assembly } from '../decode/assembly.ts'
-import { decode } from '../decode/decode-loop.ts'
-import { type BlockToCheck, checkBlocks } from '../decode/self-check.ts'
-import { computeTail } from '../decode/tail.ts'
+import { KvMemory } from '../decode/kv-memory.ts'
 import type { Engine } from '../engine/engine.ts'
 import { engineScope } from '../engine/engine-scope.ts'
 import { Idle } from '../idle.ts'
@@ -22,12 +17,11 @@ import { runLayers } from '../prefill/layer-loop.ts'
 import { routesOf } from '../prefill/routes.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
 import { tracedEngine } from '../trace/traced-engine.ts'
+import { DecodeRun } from './decode-run.ts'
 import type { ComputeEvent, ComputeReply, RunCommand } from './messages.ts'
-import { type CpuTimes, movingSeconds, type ReadCpu, spentBetween } from './moving.ts'
+import { type CpuTimes, type MovingWatch, movingSeconds, type ReadCpu, spentBetween } from './moving.ts'
 import { plainError } from './plain-error.ts'
 import { type Turn, Turns } from './turns.ts'
-
-type RunTimes = Parameters<typeof movingSeconds>[1]
 
 /** A run as the compute thread sees it: something to deliver blocks to and to cancel. */
 interface Running {
@@ -49,21 +43,22 @@ export class ComputeHost {
   readonly #turns: Turns
   /** Runs that have ever come. */
   #opened = 0
-  /** KV caches of the runs that are being decoded. */
-  #kvBytes = 0
+  readonly #memory: KvMemory
 
   constructor(of: ComputeHostOptions) {
     this.#of = of
     this.#turns = new Turns(of.clock, of.yieldTurn)
+    const { engine, clock, kvBudgetBytes: budgetBytes, post } = of
+    this.#memory = new KvMemory({ engine, clock, budgetBytes, onKept: (names) => post({ kind: 'kept', names }) })
     this.#idle = new Idle(of.clock, () => {
       of.engine.trim()
       of.collectGarbage()
     })
   }
 
-  /** Runs that have not ended, and the bytes that their caches take. */
-  get held(): { readonly runs: number; readonly kvBytes: number } {
-    return { runs: this.#runs.size, kvBytes: this.#kvBytes }
+  /** Runs that have not ended, the bytes that their caches take, and the caches that have outlived their runs. */
+  get held(): { readonly runs: number; readonly kvBytes: number; readonly kept: KvMemory['kept'] } {
+    return { runs: this.#runs.size, kvBytes: this.#memory.taken, kept: this.#memory.kept }
   }
 
   handle(command: RunCommand): void {
@@ -175,96 +170,33 @@ export class ComputeHost {
     )
   }
 
-  #decode(assignment: DecodeAssignment, tokens: Int32Array): void {
+  #decode(assignment: DecodeAssignment, given: Int32Array): void {
     this.#opened++
+    const { run } = assignment
     const controller = new AbortController()
     const turn = this.#turns.open(controller.signal)
     const scope = engineScope(this.#of.engine)
-    const answered = this.#prefillAndDecode(assignment, tokens, { controller, turn, engine: scope.engine })
-    this.#settle(assignment.run, turn, answered.finally(scope.releaseRest))
-  }
-
-  async #prefillAndDecode(
-    assignment: DecodeAssignment,
-    given: Int32Array,
-    { controller, turn, engine }: { controller: AbortController; turn: Turn; engine: Engine },
-  ) {
-    const { tokens, checks } = sortTokens(assignment, given)
-    const { clock, kvBudgetBytes } = this.#of
-    const { run, workers, blockTokens, promptTokens, prefillTokens } = assignment
-    const trace = new TraceRecorder(clock)
-    const capacity = promptTokens + assignment.maxTokens - 1
-    const bytes = engine.shape.layers * capacity * kvBytesPerTokenLayer(engine.shape)
-    const blocks = workers.flatMap(({ spans }) => blocksOf(spans, blockTokens))
-    const budgetBytes = kvBudgetBytes - this.#kvBytes
-    const { signal } = controller
-    const incoming = this.#incoming(run)
-    const assembly = new Assembly({ engine, promptTokens, capacity, blocks, incoming, budgetBytes, signal })
-    this.#kvBytes += bytes
-    let enough = false
-    this.#runs.set(run, {
+    const running = new DecodeRun({
+      assignment,
+      given,
+      scope,
+      memory: this.#memory,
+      incoming: this.#incoming(run),
       controller,
-      stop: () => {
-        enough = true
-      },
-      deliver: ({ layer, start, count, ...block }) => {
-        const added = assembly.add({ layer, start, count, ...block })
-        added.then(
-          (intact) => {
-            if (!intact) this.#post(run, { kind: 'damaged', layer, start, count })
-          },
-          (thrown: unknown) => controller.abort(asHeadraceError(thrown)),
-        )
-      },
-      fetch: (wanted, wire) => assembly.fetch(wanted, wire),
+      turn,
+      clock: this.#of.clock,
+      watchMoving: () => this.#watchMoving(run),
+      post: (event) => this.#post(run, event),
     })
-    assembly.complete().then(
-      () => this.#post(run, { kind: 'assembled' }),
-      () => undefined, // cancelled: the run's end tells
-    )
-    try {
-      const onLayer = (layer: number): void => this.#post(run, { kind: 'released', layer })
-      const seen = tracedEngine(engine, trace)
-      const awaited = {
-        kv_layers: assembly.kv_layers,
-        computed: (layer: number, start: number) => assembly.computed(layer, start),
-        take: (layer: number) => trace.timed('wait', layer, () => assembly.take(layer)),
-      }
-      const tail = { engine: seen, tokens, promptTokens, start: prefillTokens, assembly: awaited, clock, turn, onLayer }
-      const moved = this.#watchMoving(run)
-      const { logits, waitSeconds } = await computeTail(tail)
-      const computeSeconds = turn.seconds
-      const moving = moved({ computeSeconds, waitSeconds })
-      const prompt = { computeSeconds, attendSeconds: trace.seconds('attend'), ...moving }
-      const { kv_layers } = assembly
-      for await (const found of checkBlocks({ engine, kv_layers, promptTokens, turn }, checks))
-        this.#post(run, { kind: 'checked', ...found })
-      turn.decode()
-      const reason = await decode({
-        engine: seen,
-        assignment,
-        firstLogits: logits,
-        kv_layers: assembly.kv_layers,
-        onLogits: (first) => this.#post(run, { kind: 'logits', logits: first as Float32Array<ArrayBuffer> }),
-        onToken: (index, token, logprob) => {
-          trace.token(index)
-          this.#post(run, { kind: 'token', index, token, ...(logprob === undefined ? {} : { logprob }) })
-        },
-        enough: () => enough,
-        turn,
-      })
-      return { reason, waitSeconds, ...traced(trace), ...prompt }
-    } finally {
-      await assembly.release()
-      this.#kvBytes -= bytes
-    }
+    this.#runs.set(run, running)
+    this.#settle(run, turn, running.answer().finally(scope.releaseRest))
   }
 
   /**
    * Called at the end, the returned function says how much of the run's time sockets took from it; nothing if other runs
    * were here too, since nobody can tell whose bytes were moved.
    */
-  #watchMoving(run: string): (times: RunTimes) => { movingSeconds?: number } {
+  #watchMoving(run: string): MovingWatch {
     const { readCpu } = this.#of
     const opened = this.#opened
     const lookAlone = (): CpuTimes | undefined =>
@@ -315,22 +247,3 @@ export interface ComputeHostOptions {
 
 /** What a recorder adds to the end of a run. */
 const traced = (trace: TraceRecorder) => ({ attendSeconds: trace.seconds('attend'), trace: trace.encode() })
-
-/** The decode node's own tokens, which with the workers' part are the whole prompt, and those of the blocks to check. */
-function sortTokens(assignment: DecodeAssignment, given: Int32Array): { tokens: Int32Array; checks: BlockToCheck[] } {
-  const { promptTokens, prefillTokens, workers, blockTokens } = assignment
-  const others = workers.reduce((sum, { spans }) => sum + spanTokens(spans), 0)
-  const blocks = checkedBlocks(workers, blockTokens, assignment.checks)
-  const own = promptTokens - prefillTokens
-  if (own < 1 || others !== prefillTokens || given.length !== own + spanTokens(blocks))
-    throw new HeadraceError('frame_bad_schema', 'the parts of a prompt are not the prompt', {
-      details: { promptTokens, prefillTokens, others, given: given.length },
-    })
-  let from = own
-  const checks = blocks.map((block) => {
-    const tokens = given.subarray(from, from + block.end - block.start)
-    from += tokens.length
-    return { ...block, tokens }
-  })
-  return { tokens: given.subarray(0, own), checks }
-}

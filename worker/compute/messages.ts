@@ -79,5 +79,7 @@ export type ComputeReply =
   | { readonly kind: 'notice'; readonly text: string }
   | { readonly kind: 'loaded'; readonly shape: ModelShape; readonly f16: boolean }
   | { readonly kind: 'calibrated'; readonly cost: Cost }
+  /** The names of all KV that has outlived its run; whenever that has changed. */
+  | { readonly kind: 'kept'; readonly names: readonly string[] }
   | { readonly kind: 'run'; readonly run: string; readonly event: ComputeEvent }
   | { readonly kind: 'error'; readonly code: string; readonly message: string; readonly details: ErrorDetails }

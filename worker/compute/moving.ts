@@ -46,6 +46,9 @@ interface Times {
   readonly waitSeconds: number
 }
 
+/** Called at the end of a run: what sockets took from its time; nothing if that cannot be told. */
+export type MovingWatch = (times: Times) => { movingSeconds?: number }
+
 /**
  * Seconds of `computeSeconds`, given what was spent meanwhile. No more than arithmetic was off its core, whoever had it; and
  * no more than the part that sockets have in the time of the process, because a core may also be given to other programs,

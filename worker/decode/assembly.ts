@@ -1,5 +1,4 @@
-import { abortError, HeadraceError } from '../../shared/errors.ts'
-import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
+import { abortError } from '../../shared/errors.ts'
 import { type Span, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { EncodedKv, Engine, Kv } from '../engine/engine.ts'
 import { isIntact, summed } from '../kv/block.ts'
@@ -34,7 +33,6 @@ export class Assembly {
   #importing: Promise<void> = Promise.resolve()
   #resolve: () => void = () => undefined
 
-  /** @throws HeadraceError `out_of_memory` if the cache does not fit `budgetBytes` */
   constructor(of: {
     engine: Engine
     promptTokens: number
@@ -43,16 +41,10 @@ export class Assembly {
     /** What other workers compute, for each layer. */
     blocks: readonly Span[]
     incoming: Incoming
-    budgetBytes: number
     signal: AbortSignal
   }) {
     const { engine, capacity, signal } = of
     const { layers } = engine.shape
-    const bytes = layers * capacity * kvBytesPerTokenLayer(engine.shape)
-    if (bytes > of.budgetBytes)
-      throw new HeadraceError('out_of_memory', `a KV cache of ${capacity} tokens does not fit the budget`, {
-        details: { bytes, budgetBytes: of.budgetBytes },
-      })
     this.#engine = engine
     this.#incoming = of.incoming
     this.#signal = signal
@@ -155,11 +147,10 @@ export class Assembly {
     return this.#complete
   }
 
-  /** Only once nothing is being written there: the memory is the next run's at once. */
-  async release(): Promise<void> {
+  /** Resolves when nothing is being written there, or read: whoever releases the memory sooner gives it to the next run. */
+  async settled(): Promise<void> {
     await this.#importing
     await this.#exporting
-    this.#engine.release(...this.kv_layers)
   }
 
   #arrive(layer: number, span: Span): void {

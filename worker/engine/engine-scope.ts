@@ -8,6 +8,10 @@ type Tensor = Hidden | Query | Accumulator | Kv
  */
 export interface EngineScope {
   readonly engine: Engine
+  /** These are the run's now, as if it had made them. */
+  hold(...tensors: readonly Tensor[]): void
+  /** These outlive the run. */
+  letGo(...tensors: readonly Tensor[]): void
   /** No call of the run may be running. */
   releaseRest(): void
 }
@@ -45,6 +49,12 @@ export function engineScope(engine: Engine): EngineScope {
   }
   return {
     engine: scoped,
+    hold: (...tensors) => {
+      for (const tensor of tensors) live.add(tensor)
+    },
+    letGo: (...tensors) => {
+      for (const tensor of tensors) live.delete(tensor)
+    },
     releaseRest: () => {
       engine.release(...live)
       live.clear()
