@@ -36,6 +36,12 @@ const MUST_BE_SEEN = [
   'repaired: kv_identity',
   'repaired: dial_failed',
   'blocks refused: stale_epoch',
+  'a block was checked',
+  'a lie came to a decode node',
+  'a lie came to a neighbour',
+  'a liar was found',
+  'a worker was blamed for the lies of another',
+  'repaired: kv_wrong',
 ]
 const MUST_END = ['done', 'cancelled', 'queue_full', 'no_decode_node', 'shutting_down', 'lost']
 

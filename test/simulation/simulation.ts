@@ -207,9 +207,19 @@ class Simulation {
       case 'leave':
         this.#leave(life, seconds)
         return
+      case 'lie':
+      case 'two_faced':
+        if (life !== undefined) this.#lie(life, kind, Math.floor(strength) % world.options.layers, healing)
+        return
       default:
         kind satisfies never
     }
+  }
+
+  #lie(life: WorkerLife, kind: 'lie' | 'two_faced', layer: number, healing: (heal: () => void) => void): void {
+    if (kind === 'lie') life.engine.liesInLayer = layer
+    else life.twoFacedIn = layer
+    healing(() => beHonest(life))
   }
 
   #kill(life: WorkerLife | undefined, seconds: number): void {
@@ -276,6 +286,7 @@ class Simulation {
     const core = options.core === 'all' ? names : this.#core()
     for (const name of names) if (!core.has(name)) this.#dieForEver(name)
     if (world.coordinator === undefined) world.startCoordinator()
+    for (const life of world.workers.values()) beHonest(life)
     for (const name of core) this.#healWorker(name)
     const healed = [...core, COORDINATOR]
     for (const a of healed)
@@ -297,9 +308,13 @@ class Simulation {
 
   #core(): ReadonlySet<string> {
     const { workers } = this.#world.options
+    const suspects: readonly string[] = this.#world.coordinator?.registry.state.quarantined ?? []
     const roomy = (role: string): string => {
       const all = workers.filter((worker) => worker.role === role)
-      const good = all.filter(({ budgetBytes, kvBudgetBytes }) => Math.min(budgetBytes, kvBudgetBytes) > 1e6)
+      const good = all.filter(
+        ({ name, budgetBytes, kvBudgetBytes }) =>
+          Math.min(budgetBytes, kvBudgetBytes) > 1e6 && !suspects.includes(name),
+      )
       return this.#chance.pick(good.length > 0 ? good : all).name
     }
     return new Set([roomy('prefill'), roomy('decode')])
@@ -357,6 +372,7 @@ class Simulation {
       left(`runs that ${name} serves`, life.listening.held.runs)
       left(`runs that ${name} computes`, life.host.held.runs)
       left(`bytes of caches that ${name} counts`, life.host.held.kvBytes)
+      left(`tensors of ${name}`, tensorsOfRuns(life))
       left(`timers of ${name}`, life.process.sleeping, 3)
     }
   }
@@ -365,4 +381,12 @@ class Simulation {
     const { network } = this.#world
     return network.path(COORDINATOR, name).stalledUntil < Number.POSITIVE_INFINITY
   }
+}
+
+/** What an engine holds for runs: all that it has not been told to release. */
+const tensorsOfRuns = ({ engine }: WorkerLife): number => engine.live.size
+
+function beHonest(life: WorkerLife): void {
+  life.engine.liesInLayer = undefined
+  life.twoFacedIn = undefined
 }
