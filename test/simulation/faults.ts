@@ -20,6 +20,7 @@ export const FAULT_KINDS = [
   'flip_header',
   'lie',
   'two_faced',
+  'duplicate',
 ] as const
 export type FaultKind = (typeof FAULT_KINDS)[number]
 

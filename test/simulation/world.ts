@@ -90,6 +90,8 @@ export class World {
   readonly history: History
   readonly network: SimNetwork
   readonly workers = new Map<string, WorkerLife>()
+  /** Of workers, by name: other processes that say that they are it. */
+  readonly doubles = new Map<string, WorkerLife>()
   coordinator: CoordinatorLife | undefined
   /** No more faults, and no more than those that stay. */
   healed = false
@@ -172,11 +174,23 @@ export class World {
   }
 
   startWorker(of: WorkerOptions): WorkerLife {
+    const life = this.#start(of, of.name, of.name)
+    this.workers.set(of.name, life)
+    return life
+  }
+
+  /** A machine was cloned, or a unit file started twice. @param sameUrl it is reached where the first one was, until it ends */
+  startDouble(of: WorkerOptions, sameUrl: boolean): void {
+    const host = `${of.name}-again`
+    this.doubles.set(of.name, this.#start(of, host, sameUrl ? of.name : host))
+  }
+
+  #start(of: WorkerOptions, machine: string, address: string): WorkerLife {
     const { name, role, tokenSeconds, budgetBytes } = of
-    const process = new SimProcess(this.timeline, name, of.clockOffset + 1000 * ++this.#lives)
+    const process = new SimProcess(this.timeline, machine, of.clockOffset + 1000 * ++this.#lives)
     const { clock } = process
-    const log = this.#log(name)
-    const url = `sim://${name}/link`
+    const log = this.#log(machine)
+    const url = `sim://${address}/link`
     const engine = this.#engine(of, process)
     const { compute, host } = toyCompute({
       engine,
@@ -211,7 +225,7 @@ export class World {
         engine: 'reference',
         precision: 'f32',
         url,
-        host: name,
+        host: machine,
         cores: 1,
         threads: 1,
         memoryBytes: 0,
@@ -246,8 +260,7 @@ export class World {
       leaving: false,
       twoFacedIn: undefined,
     }
-    this.workers.set(name, life)
-    this.history.note('started', name)
+    this.history.note('started', machine)
     agent.serve().then(
       () => this.#exited(life, 'left'),
       (error: unknown) => this.#exited(life, error instanceof HeadraceError ? error.code : String(error)),
@@ -255,9 +268,13 @@ export class World {
     return life
   }
 
-  /** Whether the worker of this name lives, frozen or not. */
-  lives(name: string): boolean {
-    return this.workers.get(name)?.process.alive ?? false
+  /** Processes that live under one name. */
+  livesOf(name: string): readonly WorkerLife[] {
+    return [this.workers.get(name), this.doubles.get(name)].flatMap((life) => (life?.process.alive ? [life] : []))
+  }
+
+  #othersOf(life: WorkerLife): readonly WorkerLife[] {
+    return this.livesOf(life.of.name).filter((other) => other !== life)
   }
 
   #selfCheck(registry: Registry, log: Log): NonNullable<ClusterRunsOptions['selfCheck']> {
@@ -280,9 +297,11 @@ export class World {
   /** The process ends itself, and whoever looks after it starts it again. */
   #exited(life: WorkerLife, why: string): void {
     const { name } = life.of
-    this.history.note('exited', name, why)
+    this.history.note('exited', life.process.host, why)
     this.history.saw(`a worker went: ${why}`)
     life.process.kill()
+    // Who looks after it may see that another one has its name.
+    if (why === 'name_taken' && this.#othersOf(life).length > 0) this.gone.add(name)
     this.timeline.after(1, () => {
       if (!this.gone.has(name) && this.workers.get(name) === life) this.startWorker(life.of)
     })
