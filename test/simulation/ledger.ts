@@ -15,7 +15,8 @@ interface Attempt {
   /** A liar had a part in it: what comes of it may be wrong until a check has found that. */
   lied: boolean
   readonly cache: Map<string, Taken>
-  readonly prefixes: Map<string, Map<string, Taken>>
+  /** By worker: whoever has to compute a second time may be given other blocks then. */
+  readonly prefixes: Map<string, Taken[]>
 }
 
 /**
@@ -47,9 +48,9 @@ export class Ledger {
     if (!right && !attempt.lied)
       this.#violated(`${worker} took a wrong block of layer ${layer} at ${start} into ${run}`)
     if (!right) this.#history.saw(decodes ? 'a lie came to a decode node' : 'a lie came to a neighbour')
-    const into = decodes ? attempt.cache : (attempt.prefixes.get(worker) ?? new Map<string, Taken>())
-    if (!decodes) attempt.prefixes.set(worker, into)
-    into.set(`${layer} ${start}`, { layer, start, sum, right })
+    const taken = { layer, start, sum, right }
+    if (decodes) attempt.cache.set(`${layer} ${start}`, taken)
+    else attempt.prefixes.set(worker, [...(attempt.prefixes.get(worker) ?? []), taken])
   }
 
   /** A token is about to be told. */
@@ -68,9 +69,9 @@ export class Ledger {
 
   #misled(run: string, worker: string, layer: number, start: number): boolean {
     const { prefixes, cache } = this.#attempt(run)
-    for (const [place, given] of prefixes.get(worker) ?? [])
-      if (given.layer < layer && given.start < start && cache.get(place)?.sum !== given.sum) return true
-    return false
+    const inHand = (given: Taken): boolean => cache.get(`${given.layer} ${given.start}`)?.sum === given.sum
+    const given = prefixes.get(worker) ?? []
+    return given.some((block) => block.layer < layer && block.start < start && !inHand(block))
   }
 
   /** `run-1.2.3` is a part of `run-1.2`, the second attempt of `run-1`. */
