@@ -215,10 +215,15 @@ export class Registry implements Workers {
     return worker
   }
 
-  /** The same worker at the same address: its old link is dead, though this side has not heard of it yet. */
+  /**
+   * The same worker at the same address: its old link is dead, though this side has not heard of it yet. If it is not,
+   * another process holds it, which must not come back: the two would replace each other for ever.
+   */
   #replaceHalfOpen(worker: WorkerId, url: string): void {
     const old = this.#connections.get(worker)
     if (old === undefined || findWorker(this.#state, worker)?.url !== url) return
+    const message = `another process has joined as ${worker} at ${url}`
+    this.send(worker, { kind: 'refused', code: 'name_taken', message })
     const replaced = new HeadraceError('link_closed', `${worker} dialled again`)
     this.#gone(worker, replaced)
     old.link.close(replaced)

@@ -121,6 +121,9 @@ export class Client {
 
   #giveUp(how: Ending): void {
     this.end = 'gave up'
+    const { workers } = this.#world.coordinator?.registry.state ?? { workers: [] }
+    const suspects = workers.filter(({ state }) => state === 'quarantined')
+    if (how === 'no_workers' && suspects.length > 0 && suspects.length === connectedPrefill(workers)) return
     if (!HOPELESS.has(how)) this.#world.violated(`a healed cluster answered ${TRIES_WHEN_HEALED} times with ${how}`)
   }
 
@@ -149,6 +152,8 @@ export class Client {
       else if (event.kind === 'token') this.#told(event, enough)
       else if (event.kind === 'failed_over') {
         this.#failovers++
+        if (event.code === 'kv_wrong' && !this.#quarantined().includes(event.from))
+          world.violated(`${event.from} computed wrongly and is not in quarantine`)
         world.history.note('failed over', this.name, event.from, event.code, event.attempt)
         world.history.saw(this.told > 0 ? 'a decode node was replaced in mid-answer' : 'a decode node was replaced')
       } else if (event.kind === 'finished') finish = event
@@ -175,10 +180,17 @@ export class Client {
     return 'done'
   }
 
+  #quarantined(): readonly string[] {
+    return this.#world.coordinator?.registry.state.quarantined ?? []
+  }
+
   #planned({ run, plan }: Extract<RunEvent, { kind: 'planned' }>): void {
     const { history } = this.#world
     const spans = plan.workers.map(({ worker, spans: own }) => `${worker}:${own.map((s) => `${s.start}-${s.end}`)}`)
     history.note('planned', this.name, run, plan.strategy, ...spans, `${plan.decode}:${plan.prefillTokens}-`)
+    const suspects = this.#quarantined()
+    for (const { worker } of plan.workers)
+      if (suspects.includes(worker)) this.#world.violated(`${run} was planned with ${worker}, which is in quarantine`)
     history.saw(`planned ${plan.workers.length === 0 ? 'no worker' : `${plan.strategy} of ${plan.workers.length}`}`)
   }
 
@@ -191,3 +203,6 @@ export class Client {
     if (this.told === this.of.enoughAfter) enough.abort()
   }
 }
+
+const connectedPrefill = (workers: readonly { readonly role: string }[]): number =>
+  workers.filter(({ role }) => role === 'prefill').length

@@ -18,6 +18,9 @@ export const FAULT_KINDS = [
   'join',
   'leave',
   'flip_header',
+  'lie',
+  'two_faced',
+  'duplicate',
 ] as const
 export type FaultKind = (typeof FAULT_KINDS)[number]
 
@@ -31,7 +34,7 @@ export interface Fault {
   /** Names of workers: of the one that it hits, and of the other end of a link. */
   readonly worker: string
   readonly other: string
-  /** How bad: times slower, bits flipped. */
+  /** How bad: times slower, bits flipped; of a lie, where. */
   readonly strength: number
 }
 
@@ -45,21 +48,30 @@ export interface Aim {
   readonly other: number
 }
 
+/** Only self-checks find these. */
+const LIES: ReadonlySet<FaultKind> = new Set(['lie', 'two_faced'])
+
 /** Each kind is off in half of the simulations, and where it is on, how often it strikes differs. */
 export function drawFaults(
   seed: number,
-  workers: readonly { readonly name: string }[],
+  workers: readonly { readonly name: string; readonly role: 'prefill' | 'decode' }[],
   until: number,
+  selfCheck: boolean,
 ): readonly Fault[] {
   const chance = new Chance(seed, 'faults')
   if (chance.hits(0.1)) return []
   const faults: Fault[] = []
   const names = workers.map(({ name }) => name)
+  const prefill = workers.filter(({ role }) => role === 'prefill').map(({ name }) => name)
   for (const kind of FAULT_KINDS) {
     const off = chance.hits(0.5)
     const times = chance.whole(1, chance.pick([1, 2, 4]))
-    if (off) continue
+    if (off || (LIES.has(kind) && !selfCheck)) continue
     for (let time = 0; time < times; time++) {
+      if (LIES.has(kind)) {
+        faults.push(drawLie(chance, kind, chance.pick(prefill), until))
+        continue
+      }
       const worker = chance.pick(names)
       const others = names.filter((name) => name !== worker)
       faults.push({
@@ -76,6 +88,16 @@ export function drawFaults(
   }
   return faults.sort((a, b) => a.at - b.at)
 }
+
+/** Early and for long: a liar has to be in a plan to be heard. */
+const drawLie = (chance: Chance, kind: FaultKind, worker: string, until: number): Fault => ({
+  kind,
+  at: chance.between(0.3, until / 2),
+  seconds: chance.spread(1, 20),
+  worker,
+  other: worker,
+  strength: chance.spread(1, 100),
+})
 
 const drawAim = (chance: Chance): Aim => ({
   event: chance.pick(['planned', 'progress', 'progress', 'token'] as const),

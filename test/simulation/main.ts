@@ -1,9 +1,10 @@
 import { parseArgs } from 'node:util'
 import { simulateMany, simulateSeed, type Totals } from './batch.ts'
 import { drawOptions } from './options.ts'
+import { shrink } from './shrink.ts'
 import type { Outcome } from './simulation.ts'
 
-/** `npm run simulate -- [--seeds COUNT] [--from SEED] [--seed SEED]` */
+/** `npm run simulate -- [--seeds COUNT] [--from SEED] [--seed SEED [--shrink]]` */
 
 const TAIL_LINES = 150
 
@@ -12,6 +13,7 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '1000' },
     from: { type: 'string', default: '1' },
     seed: { type: 'string' },
+    shrink: { type: 'boolean', default: false },
     lines: { type: 'string', default: `${TAIL_LINES}` },
     'most-failed': { type: 'string', default: '1' },
   },
@@ -29,11 +31,17 @@ const table = (title: string, of: ReadonlyMap<string, number>): void => {
 function sayFailure(outcome: Outcome): void {
   say(`\nSEED ${outcome.options.seed} FAILED, after ${outcome.virtualSeconds.toFixed(3)} s:`)
   for (const violation of outcome.violations) say(`  ${violation}`)
-  say(`options: ${JSON.stringify(outcome.options, (_, value) => (value instanceof Int32Array ? [...value] : value))}`)
+  say(`options: ${inJson(outcome.options)}`)
   say(`the last events (hash of all ${outcome.hash}):`)
   for (const line of outcome.tail(Number(values.lines))) say(line)
-  say(`again: npm run simulate -- --seed ${outcome.options.seed}`)
+  say(`again: npm run simulate -- --seed ${outcome.options.seed}, with --shrink for the least that breaks it`)
 }
+
+const inJson = (of: unknown): string =>
+  JSON.stringify(of, (_, value) => (value instanceof Int32Array ? [...value] : value))
+
+const sizes = ({ options: { faults, clients } }: Outcome): string =>
+  `${faults.length} faults and ${clients.length} clients`
 
 function sayTotals(totals: Totals, seconds: number): void {
   const { seeds, events, virtualSeconds, endings, faults, seen, failed } = totals
@@ -49,7 +57,12 @@ function sayTotals(totals: Totals, seconds: number): void {
 }
 
 if (values.seed !== undefined) {
-  const outcome = await simulateSeed(drawOptions(Number(values.seed)), {}, true)
+  const drawn = await simulateSeed(drawOptions(Number(values.seed)), {}, true)
+  const outcome = values.shrink && drawn.violations.length > 0 ? await shrink(drawn) : drawn
+  if (outcome !== drawn) {
+    say(`${sizes(drawn)} shrunk to ${sizes(outcome)}:`)
+    for (const of of [...outcome.options.faults, ...outcome.options.clients]) say(`  ${inJson(of)}`)
+  }
   if (outcome.violations.length === 0) for (const line of outcome.tail(Number(values.lines))) say(line)
   say(`hash ${outcome.hash}, ${outcome.events} events`)
   if (outcome.violations.length > 0) sayFailure(outcome)

@@ -55,7 +55,8 @@ interface Listener {
 export class SimNetwork {
   readonly of: NetworkOptions
   readonly #paths = new Map<string, Path>()
-  readonly #listeners = new Map<string, Listener>()
+  /** Who came last at an address answers there. */
+  readonly #listeners = new Map<string, Listener[]>()
   readonly #pairs = new Set<readonly [SimLink, SimLink]>()
 
   constructor(of: NetworkOptions) {
@@ -73,11 +74,11 @@ export class SimNetwork {
 
   /** Until the process ends. */
   listen(url: string, process: SimProcess, limits: LinkLimits, onLink: (link: Link) => void): void {
+    const listeners = this.#listeners.get(url) ?? []
     const listener = { process, limits, onLink }
-    this.#listeners.set(url, listener)
-    process.onEnd(() => {
-      if (this.#listeners.get(url) === listener) this.#listeners.delete(url)
-    })
+    this.#listeners.set(url, listeners)
+    listeners.push(listener)
+    process.onEnd(() => listeners.splice(listeners.indexOf(listener), 1))
   }
 
   /** What dials for a process; received frames come in memory from `allocate`. */
@@ -132,7 +133,7 @@ export class SimNetwork {
       const host = hostOf(url)
       const [there, back] = [this.path(process.host, host), this.path(host, process.host)]
       const open = (): void => {
-        const listener = this.#listeners.get(url)
+        const listener = this.#listeners.get(url)?.at(-1)
         const refused = listener === undefined || timeline.now < there.refusedUntil
         if (!refused && (listener.process.frozen || over)) return // its kernel would answer, it does not
         const answerIn = Math.max(back.delay, back.stalledUntil - timeline.now)

@@ -22,6 +22,8 @@ export interface Options {
   readonly network: { delay: number; bytesPerSecond: number; unlike: number; sendBuffer: number; jitter: number }
   /** Workers may measure their links. Costly, so in few simulations. */
   readonly measuresLinks: boolean
+  /** Decode nodes compute every KV block again. Only then does anybody lie. */
+  readonly selfCheck: boolean
   readonly clients: readonly ClientOptions[]
   readonly faults: readonly Fault[]
   /** When faults end, and what is to last from then on heals. */
@@ -66,7 +68,8 @@ export function drawOptions(seed: number): Options {
   const workers = drawWorkers(shape)
   const clients = Array.from({ length: workload.whole(1, 5) }, () => drawClient(workload))
   const healAt = 6
-  const faults = drawFaults(seed, workers, healAt)
+  const selfCheck = new Chance(seed, 'self-check').hits(0.4)
+  const faults = drawFaults(seed, workers, healAt, selfCheck)
   return {
     seed,
     layers,
@@ -89,6 +92,7 @@ export function drawOptions(seed: number): Options {
       jitter: shape.pick([0, 0.2, 2]),
     },
     measuresLinks: shape.hits(0.03),
+    selfCheck,
     clients,
     faults,
     healAt,

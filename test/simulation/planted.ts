@@ -27,6 +27,11 @@ export const DEFECTS: readonly Defect[] = [
     breaks: /token \d+ instead of \d+/,
     plant: () => ({ Runs: RepeatingRuns }),
   },
+  {
+    name: 'one block in four is not checked',
+    breaks: /from a wrong block/,
+    plant: () => ({ selfCheckRate: 0.75 }),
+  },
 ]
 
 function staleBlocks(): Planted {

@@ -4,6 +4,7 @@ import { simulateMany, simulateSeed } from './batch.ts'
 import { FAULT_KINDS } from './faults.ts'
 import { drawOptions } from './options.ts'
 import { DEFECTS } from './planted.ts'
+import { shrink } from './shrink.ts'
 
 /** `npm run simulate` tries as many seeds as one has time for. */
 
@@ -37,6 +38,16 @@ const MUST_BE_SEEN = [
   'repaired: kv_identity',
   'repaired: dial_failed',
   'blocks refused: stale_epoch',
+  'a block was checked',
+  'a lie came to a decode node',
+  'a lie came to a neighbour',
+  'a liar was found',
+  'a worker was blamed for the lies of another',
+  'repaired: kv_wrong',
+  'a double came at the same address',
+  'a double came at another address',
+  'a worker with runs got a double',
+  'a worker went: name_taken',
 ]
 const MUST_END = ['done', 'cancelled', 'queue_full', 'no_decode_node', 'shutting_down', 'lost']
 
@@ -74,4 +85,16 @@ describe('a defect that is planted', () => {
       assert.equal(failed.length, 1, `not found in ${seeds} simulations`)
       assert.match(failed[0]!.violations.join(), breaks)
     })
+
+  it('is shown by the least that it takes: one fault and one client', async () => {
+    const { plant } = DEFECTS[0]!
+    const { failed } = await simulateMany({ from: 1, seeds: 1000, planted: plant() })
+    const { options, violations } = await shrink(failed[0]!, plant())
+    assert.match(violations.join(), DEFECTS[0]!.breaks)
+    assert.deepEqual(
+      options.faults.map(({ kind }) => kind),
+      ['flip'],
+    )
+    assert.equal(options.clients.length, 1)
+  })
 })

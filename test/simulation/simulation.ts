@@ -9,6 +9,8 @@ import { COORDINATOR, type Planted, type WorkerLife, World } from './world.ts'
 const PATIENCE_SECONDS = 300
 /** What ends late (timers, links that close) may do so before nothing must be left. */
 const QUIET_SECONDS = 1.5
+/** So long two processes may contend for a name. */
+const DOUBLES_SECONDS = 60
 const MOST_EVENTS = 2_000_000
 /** Looking at everything takes longer than most events. */
 const LOOK_EVERY = 256
@@ -66,6 +68,11 @@ class Simulation {
     this.#tryAgain(deadline)
     if (world.violations.length === 0)
       for (const { waiting, name } of this.#clients) if (waiting) world.violated(`${name} waits for ever`)
+    const names = [...world.doubles.keys()]
+    const alone = (): boolean =>
+      names.every((name) => world.livesOf(name).filter((life) => this.#hears(life)).length <= 1)
+    this.#advance(timeline.now + DOUBLES_SECONDS, alone)
+    if (world.violations.length === 0 && !alone()) world.violated('two processes of one name for ever')
     this.#advance(timeline.now + QUIET_SECONDS, () => false)
     this.#nothingLeft()
     return {
@@ -207,9 +214,30 @@ class Simulation {
       case 'leave':
         this.#leave(life, seconds)
         return
+      case 'duplicate':
+        if (life?.process.alive === true && world.livesOf(worker).length === 1) this.#double(life, strength > 10)
+        return
+      case 'lie':
+      case 'two_faced':
+        if (life !== undefined) this.#lie(life, kind, Math.floor(strength) % world.options.layers, healing)
+        return
       default:
         kind satisfies never
     }
+  }
+
+  /** It is never started again, but if it stays, it may be that the first one is not. */
+  #double(life: WorkerLife, sameUrl: boolean): void {
+    const { history } = this.#world
+    if (life.agent.running > 0) history.saw('a worker with runs got a double')
+    history.saw(sameUrl ? 'a double came at the same address' : 'a double came at another address')
+    this.#world.startDouble(life.of, sameUrl)
+  }
+
+  #lie(life: WorkerLife, kind: 'lie' | 'two_faced', layer: number, healing: (heal: () => void) => void): void {
+    if (kind === 'lie') life.engine.liesInLayer = layer
+    else life.twoFacedIn = layer
+    healing(() => beHonest(life))
   }
 
   #kill(life: WorkerLife | undefined, seconds: number): void {
@@ -276,6 +304,7 @@ class Simulation {
     const core = options.core === 'all' ? names : this.#core()
     for (const name of names) if (!core.has(name)) this.#dieForEver(name)
     if (world.coordinator === undefined) world.startCoordinator()
+    for (const life of world.workers.values()) beHonest(life)
     for (const name of core) this.#healWorker(name)
     const healed = [...core, COORDINATOR]
     for (const a of healed)
@@ -297,9 +326,13 @@ class Simulation {
 
   #core(): ReadonlySet<string> {
     const { workers } = this.#world.options
+    const suspects: readonly string[] = this.#world.coordinator?.registry.state.quarantined ?? []
     const roomy = (role: string): string => {
       const all = workers.filter((worker) => worker.role === role)
-      const good = all.filter(({ budgetBytes, kvBudgetBytes }) => Math.min(budgetBytes, kvBudgetBytes) > 1e6)
+      const good = all.filter(
+        ({ name, budgetBytes, kvBudgetBytes }) =>
+          Math.min(budgetBytes, kvBudgetBytes) > 1e6 && !suspects.includes(name),
+      )
       return this.#chance.pick(good.length > 0 ? good : all).name
     }
     return new Set([roomy('prefill'), roomy('decode')])
@@ -316,13 +349,15 @@ class Simulation {
     }
     life.process.slow = 1
     life.process.thaw()
-    this.#restart(life)
+    // Of two, the one that has the name stays.
+    if (world.livesOf(name).length === 0) this.#restart(life)
   }
 
   #dieForEver(name: string): void {
     const world = this.#world
     world.gone.add(name)
     const life = world.workers.get(name)
+    world.doubles.get(name)?.process.kill()
     const how = this.#chance.pick(['killed', 'killed', 'frozen', 'cut off'])
     world.history.note('for ever', name, how)
     if (how === 'killed') life?.process.kill()
@@ -351,18 +386,32 @@ class Simulation {
     }
     left('followers', coordinator.registry.followers)
     left('timers of the coordinator', coordinator.process.sleeping, 1)
-    for (const [name, life] of world.workers) {
-      if (!life.process.alive || life.process.frozen || !this.#reaches(name)) continue
+    for (const life of [...world.workers.values(), ...world.doubles.values()]) {
+      if (!this.#hears(life)) continue
+      const name = life.process.host
       left(`sessions of ${name}`, life.agent.running)
       left(`runs that ${name} serves`, life.listening.held.runs)
       left(`runs that ${name} computes`, life.host.held.runs)
       left(`bytes of caches that ${name} counts`, life.host.held.kvBytes)
+      left(`tensors of ${name}`, tensorsOfRuns(life))
       left(`timers of ${name}`, life.process.sleeping, 3 + life.host.held.kept.caches)
     }
   }
 
-  #reaches(name: string): boolean {
+  /** Whether it lives and the coordinator can reach it. */
+  #hears({ process }: WorkerLife): boolean {
     const { network } = this.#world
-    return network.path(COORDINATOR, name).stalledUntil < Number.POSITIVE_INFINITY
+    const reached = network.path(COORDINATOR, process.host).stalledUntil < Number.POSITIVE_INFINITY
+    return process.alive && !process.frozen && reached
   }
+}
+
+/** What an engine holds for runs: all that it has not been told to release. */
+/** Those of KV that has outlived its run are held on purpose. */
+const tensorsOfRuns = ({ engine, host }: WorkerLife): number =>
+  engine.live.size - engine.shape.layers * host.held.kept.caches
+
+function beHonest(life: WorkerLife): void {
+  life.engine.liesInLayer = undefined
+  life.twoFacedIn = undefined
 }

@@ -1,11 +1,11 @@
 import type { Cost } from '../../shared/protocol/control.ts'
 import { type Compute, type ComputeRun, type OnEvent, RunningRun } from '../../worker/compute/compute.ts'
 import { ComputeHost } from '../../worker/compute/host.ts'
-import type { ComputeReply, RunCommand } from '../../worker/compute/messages.ts'
-import { isIntact } from '../../worker/kv/block.ts'
+import type { ComputeEvent, ComputeReply, RunCommand } from '../../worker/compute/messages.ts'
+import { isIntact, summed } from '../../worker/kv/block.ts'
 import type { DeliveredBlock, ReceivedBlock } from '../../worker/prefill/exchange.ts'
 import type { SimProcess } from './timeline.ts'
-import type { ToyEngine } from './toy-model.ts'
+import { type ToyEngine, toyLie } from './toy-model.ts'
 
 /** Between two threads. */
 const HOP_SECONDS = 20e-6
@@ -17,7 +17,13 @@ export interface ToyComputeOptions {
   readonly cost: Cost
   readonly kvBudgetBytes: number
   /** Called with every block that is handed to a run whose checksum is right. */
-  readonly onBlock: (run: string, block: ReceivedBlock) => void
+  readonly onBlock: (run: string, decodes: boolean, block: ReceivedBlock) => void
+  /** Called before a token is told. */
+  readonly onToken: (run: string) => void
+  /** Called when this worker has lied to a run. */
+  readonly onLie: (run: string) => void
+  /** The layer of which it tells its neighbour something else than the decode node. */
+  readonly twoFacedIn: () => number | undefined
   readonly violated: (what: string) => void
   /** A defect on purpose: what the run gets instead. */
   readonly meddle?: ((block: DeliveredBlock) => DeliveredBlock) | undefined
@@ -33,6 +39,9 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
   /** Layers that each prefill has finished. */
   const finished = new Map<string, number>()
   let onKept: (names: readonly string[]) => void = () => undefined
+  engine.onLie = () => {
+    for (const run of finished.keys()) told.onLie(run)
+  }
   const host = new ComputeHost({
     engine,
     clock: process.clock,
@@ -43,6 +52,7 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
       if (reply.kind === 'kept') process.after(HOP_SECONDS, () => onKept(reply.names))
       if (reply.kind !== 'run') return
       const { run, event } = reply
+      if (event.kind === 'token') told.onToken(run)
       process.after(HOP_SECONDS, () => {
         const running = runs.get(run)
         if (event.kind === 'released' && finished.has(run)) finished.set(run, event.layer + 1)
@@ -50,17 +60,26 @@ export function toyCompute(of: ToyComputeOptions): { readonly compute: Compute; 
           runs.delete(run)
           finished.delete(run)
         }
-        running?.handle(event)
+        for (const said of faces(run, event)) running?.handle(said)
       })
     },
     collectGarbage: () => undefined,
     yieldTurn: () => new Promise((resolve) => process.after(0, resolve)),
   })
+  const faces = (run: string, event: ComputeEvent): readonly ComputeEvent[] => {
+    if (event.kind !== 'published' || event.uses.length < 2 || event.block.layer !== told.twoFacedIn()) return [event]
+    const lie = summed({ ...event.block, bytes: toyLie(event.block.bytes) })
+    told.onLie(run)
+    return [
+      { ...event, block: lie, uses: ['prefix'] },
+      { ...event, uses: ['handoff'] },
+    ]
+  }
   const tell = (command: RunCommand): void => {
     process.after(HOP_SECONDS, () => {
       if (command.kind === 'deliver') {
         const block = told.meddle?.(command.block) ?? command.block
-        if (isIntact(block)) told.onBlock(command.run, block)
+        if (isIntact(block)) told.onBlock(command.run, !finished.has(command.run), block)
         host.handle({ ...command, block })
       } else host.handle(command)
       const bytes = host.held.kvBytes + host.held.kept.bytes

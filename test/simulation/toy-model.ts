@@ -7,7 +7,7 @@ import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } fro
 import { llamaShape } from '../support/llama-shape.ts'
 
 /**
- * A model whose arithmetic is hashing: every number is 32 bits, exact, and attention is a sum (mod 2^32) over the visible
+ * A model whose arithmetic is hashing: every number is exact, and attention is a sum (mod 2^32) over the visible
  * keys, so the answer does not depend on how a prompt is cut or in which order blocks come; but a wrong, stale, missing,
  * doubled or mixed block changes all that follows.
  */
@@ -41,7 +41,11 @@ function mixed(a: number, b: number): number {
 const embedding = (token: number): number => mixed(0xe3bed, token)
 /** What a token's hidden state becomes in a layer: query (part 0), keys (1, 2) and values (3, 4). */
 const projected = (part: number, layer: number, x: number, position: number): number =>
-  mixed(mixed(mixed(part, layer), position), x)
+  asFloat(mixed(mixed(mixed(part, layer), position), x))
+/** The bits of a float32 in [1, 2): a self-check measures how far two of them are apart. */
+const asFloat = (bits: number): number => ((bits & 0x7fffff) | 0x3f800000) >>> 0
+/** The bit of such a float that changes it by a half. */
+const HALF = 0x400000
 const folded = (q: number, k0: number, k1: number, v0: number, v1: number): number =>
   (Math.imul(mixed(q, k0), v0 | 1) + mixed(q ^ k1, v1)) | 0
 const afterLayer = (x: number, sum: number, keys: number): number => mixed(mixed(x, sum), keys)
@@ -90,7 +94,10 @@ export function toyAnswer(layers: number, { promptTokens, maxTokens, sampling, s
 }
 
 /** The bytes that a block of these positions has, and their checksum, as `exportKv` makes them. */
-export function toyBlockIsTrue(answer: ToyAnswer, layer: number, start: number, bytes: Uint8Array): boolean {
+export function toyBlockIsTrue(
+  answer: ToyAnswer,
+  { layer, start, bytes }: { readonly layer: number; readonly start: number; readonly bytes: Uint8Array },
+): boolean {
   const count = bytes.length / (2 * ROW_BYTES)
   const expected = new Uint32Array(2 * count * HEAD_DIM)
   for (let i = 0; i < count; i++)
@@ -99,6 +106,13 @@ export function toyBlockIsTrue(answer: ToyAnswer, layer: number, start: number, 
       expected[at] = answer.rows[layer]?.[4 * (start + i) + part] ?? 0
     }
   return crc32(new Uint8Array(expected.buffer)) === crc32(bytes)
+}
+
+/** What somebody makes of a block who hands on another one than it has computed. */
+export function toyLie(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  const told = new Uint32Array(bytes.slice().buffer)
+  told[0]! ^= HALF
+  return new Uint8Array(told.buffer)
 }
 
 class ToyHidden implements Hidden {
@@ -161,6 +175,10 @@ export class ToyEngine implements Engine {
   /** Tensors that nobody has released, and the bytes of KV among them. */
   readonly live = new Set<object>()
   kvBytes = 0
+  /** The layer that it computes wrongly: the keys of the first token of each piece. */
+  liesInLayer: number | undefined
+  /** Called when it has. */
+  onLie: () => void = () => undefined
   readonly #speed: ToySpeed
   readonly #spend: (seconds: number) => Promise<void>
 
@@ -190,6 +208,10 @@ export class ToyEngine implements Engine {
         into.k[at + d] = projected(1 + d, layer, state, position)
         into.v[at + d] = projected(1 + HEAD_DIM + d, layer, state, position)
       }
+    }
+    if (layer === this.liesInLayer) {
+      into.k[(start - into.start) * HEAD_DIM]! ^= HALF
+      this.onLie()
     }
     return this.#born(new ToyQuery(start, q))
   }

@@ -2,13 +2,14 @@ import { Registry } from '../../coordinator/cluster/registry.ts'
 import { createCoordinatorMetrics } from '../../coordinator/metrics.ts'
 import type { Planned } from '../../coordinator/planning/plan-prefill.ts'
 import { ClusterRuns, type ClusterRunsOptions } from '../../coordinator/runs/cluster-runs.ts'
+import { heedChecks } from '../../coordinator/runs/self-check.ts'
 import { RunStore } from '../../coordinator/trace/store.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { BufferPool } from '../../shared/link/buffer-pool.ts'
 import { CONTROL_LIMITS, DATA_LIMITS } from '../../shared/link/link.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Plan } from '../../shared/plan.ts'
-import { PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
+import { type Checked, PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
 import { Agent } from '../../worker/agent/agent.ts'
 import type { ComputeHost } from '../../worker/compute/host.ts'
 import { WorkerMetrics } from '../../worker/metrics.ts'
@@ -18,6 +19,7 @@ import type { DeliveredBlock } from '../../worker/prefill/exchange.ts'
 import { TicketBook } from '../../worker/security/ticket-book.ts'
 import { Chance } from './chance.ts'
 import { History } from './history.ts'
+import { Ledger } from './ledger.ts'
 import { SimNetwork } from './network.ts'
 import type { Options, WorkerOptions } from './options.ts'
 import { SimProcess, Timeline } from './timeline.ts'
@@ -70,12 +72,16 @@ export interface WorkerLife {
   readonly listening: PeerListening
   readonly host: ComputeHost
   leaving: boolean
+  /** The layer of which it tells its neighbour something else than the decode node. */
+  twoFacedIn: number | undefined
 }
 
 /** Small changes to the product, by a test that wants to see them found. */
 export interface Planted {
   readonly Runs?: typeof SmallBlockRuns
   readonly meddle?: (block: DeliveredBlock) => DeliveredBlock
+  /** How many blocks are checked where all should be. */
+  readonly selfCheckRate?: number
 }
 
 export class World {
@@ -84,6 +90,8 @@ export class World {
   readonly history: History
   readonly network: SimNetwork
   readonly workers = new Map<string, WorkerLife>()
+  /** Of workers, by name: other processes that say that they are it. */
+  readonly doubles = new Map<string, WorkerLife>()
   coordinator: CoordinatorLife | undefined
   /** No more faults, and no more than those that stay. */
   healed = false
@@ -93,6 +101,7 @@ export class World {
   readonly gone = new Set<string>()
   /** What each run has to give. */
   readonly answers = new Map<string, ToyAnswer>()
+  readonly ledger: Ledger
   /** Told of what comes to clients. */
   onEvent: (event: 'planned' | 'progress' | 'token', plan: Plan) => void = () => undefined
   #lives = 0
@@ -104,6 +113,7 @@ export class World {
     this.#planted = planted
     const { timeline } = this
     this.history = new History(() => timeline.now, explained)
+    this.ledger = new Ledger(this.history, (what) => this.violated(what))
     const chance = new Chance(options.seed, 'network')
     const { delay, bytesPerSecond, unlike, sendBuffer, jitter } = options.network
     this.network = new SimNetwork({
@@ -135,6 +145,7 @@ export class World {
       strategy: undefined,
       narrowestWire: 'f32',
       limits: this.options.queue,
+      ...(this.options.selfCheck && { selfCheck: this.#selfCheck(registry, log) }),
       clock,
       store: new RunStore(),
       newRunId: () => `run-${++this.#runs}`,
@@ -163,22 +174,37 @@ export class World {
   }
 
   startWorker(of: WorkerOptions): WorkerLife {
+    const life = this.#start(of, of.name, of.name)
+    this.workers.set(of.name, life)
+    return life
+  }
+
+  /** A machine was cloned, or a unit file started twice. @param sameUrl it is reached where the first one was, until it ends */
+  startDouble(of: WorkerOptions, sameUrl: boolean): void {
+    const host = `${of.name}-again`
+    this.doubles.set(of.name, this.#start(of, host, sameUrl ? of.name : host))
+  }
+
+  #start(of: WorkerOptions, machine: string, address: string): WorkerLife {
     const { name, role, tokenSeconds, budgetBytes } = of
-    const process = new SimProcess(this.timeline, name, of.clockOffset + 1000 * ++this.#lives)
+    const process = new SimProcess(this.timeline, machine, of.clockOffset + 1000 * ++this.#lives)
     const { clock } = process
-    const log = this.#log(name)
-    const url = `sim://${name}/link`
+    const log = this.#log(machine)
+    const url = `sim://${address}/link`
     const engine = this.#engine(of, process)
     const { compute, host } = toyCompute({
       engine,
       process,
       cost: { o: 1e-4, a: tokenSeconds, b: tokenSeconds / 200 },
       kvBudgetBytes: of.kvBudgetBytes,
-      onBlock: (run, { layer, start, bytes }) => {
+      onBlock: (run, decodes, block) => {
         const answer = this.answers.get(run.split('.')[0]!)
-        if (answer !== undefined && !toyBlockIsTrue(answer, layer, start, bytes))
-          this.violated(`${name} took a wrong block of layer ${layer} at ${start} into ${run}`)
+        if (answer === undefined) return
+        this.ledger.took(name, run, decodes, block, toyBlockIsTrue(answer, block))
       },
+      onToken: (run) => this.ledger.answers(name, run),
+      onLie: (run) => this.ledger.lied(name, run),
+      twoFacedIn: () => life.twoFacedIn,
       violated: (what) => this.violated(`${name}: ${what}`),
       meddle: this.#planted.meddle,
     })
@@ -199,7 +225,7 @@ export class World {
         engine: 'reference',
         precision: 'f32',
         url,
-        host: name,
+        host: machine,
         cores: 1,
         threads: 1,
         memoryBytes: 0,
@@ -224,9 +250,17 @@ export class World {
       residentBytes: () => 0,
       collectGarbage: () => undefined,
     })
-    const life: WorkerLife = { of, process, agent, engine, listening, host, leaving: false }
-    this.workers.set(name, life)
-    this.history.note('started', name)
+    const life: WorkerLife = {
+      of,
+      process,
+      agent,
+      engine,
+      listening,
+      host,
+      leaving: false,
+      twoFacedIn: undefined,
+    }
+    this.history.note('started', machine)
     agent.serve().then(
       () => this.#exited(life, 'left'),
       (error: unknown) => this.#exited(life, error instanceof HeadraceError ? error.code : String(error)),
@@ -234,9 +268,24 @@ export class World {
     return life
   }
 
-  /** Whether the worker of this name lives, frozen or not. */
-  lives(name: string): boolean {
-    return this.workers.get(name)?.process.alive ?? false
+  /** Processes that live under one name. */
+  livesOf(name: string): readonly WorkerLife[] {
+    return [this.workers.get(name), this.doubles.get(name)].flatMap((life) => (life?.process.alive ? [life] : []))
+  }
+
+  #othersOf(life: WorkerLife): readonly WorkerLife[] {
+    return this.livesOf(life.of.name).filter((other) => other !== life)
+  }
+
+  #selfCheck(registry: Registry, log: Log): NonNullable<ClusterRunsOptions['selfCheck']> {
+    const apply = registry.apply.bind(registry)
+    const heed = heedChecks({ layers: this.options.layers, apply, metrics: coordinatorMetrics, log })
+    const onChecked = (checked: Checked): void => {
+      heed(checked)
+      this.history.saw('a block was checked')
+      if (checked.wrong !== undefined) this.ledger.blamed(checked)
+    }
+    return { rate: this.#planted.selfCheckRate ?? 1, random: new Chance(this.options.seed, 'checks').next, onChecked }
   }
 
   #engine(of: WorkerOptions, process: SimProcess): ToyEngine {
@@ -248,9 +297,11 @@ export class World {
   /** The process ends itself, and whoever looks after it starts it again. */
   #exited(life: WorkerLife, why: string): void {
     const { name } = life.of
-    this.history.note('exited', name, why)
+    this.history.note('exited', life.process.host, why)
     this.history.saw(`a worker went: ${why}`)
     life.process.kill()
+    // Who looks after it may see that another one has its name.
+    if (why === 'name_taken' && this.#othersOf(life).length > 0) this.gone.add(name)
     this.timeline.after(1, () => {
       if (!this.gone.has(name) && this.workers.get(name) === life) this.startWorker(life.of)
     })

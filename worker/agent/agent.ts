@@ -55,6 +55,8 @@ export class Agent {
   readonly #idle: Idle
   readonly #measuring: LinkMeasuring
   #link: Link | undefined
+  /** Over this link it has joined. */
+  #member = false
   #cost: Cost | undefined
   #calibrating: Promise<Cost> | undefined
   #retrySeconds = RETRY_FIRST_SECONDS
@@ -133,6 +135,7 @@ export class Agent {
     const { dialer, coordinatorUrl, join, session, log } = this.#of
     const link = await this.#dial(() => dialer.dial(coordinatorUrl, CONTROL_LIMITS, signal))
     this.#link = link
+    this.#member = false
     const watch = this.#watchSilence(link)
     try {
       await link.send(encodeMessage(eventSchema, join))
@@ -167,9 +170,13 @@ export class Agent {
     }
   }
 
-  /** A name may be held for a while by this worker's own broken link; another model, precision or protocol does not pass. */
+  /**
+   * A name may be held for a while by this worker's own broken link; another model, precision or protocol does not pass,
+   * and neither does a process that has taken this one's place.
+   */
   #isFinal({ code }: HeadraceError): boolean {
     if (code !== 'name_taken') return FINAL.has(code)
+    if (this.#member) return true
     this.#nameTakenSince ??= this.#of.clock.now()
     return this.#of.clock.now() - this.#nameTakenSince > NAME_GRACE_SECONDS
   }
@@ -248,6 +255,7 @@ export class Agent {
 
   #joined(): void {
     const { log, session, join } = this.#of
+    this.#member = true
     session.metrics.joins.inc()
     session.metrics.connected.set(1)
     this.#retrySeconds = RETRY_FIRST_SECONDS
