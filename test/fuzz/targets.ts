@@ -1,4 +1,5 @@
 import type { Target } from './target.ts'
+import { commands } from './targets/agent.ts'
 import { deliveries, joins, subscriptions } from './targets/exchange.ts'
 import { frames, messages } from './targets/frames.ts'
 import { api, bodies } from './targets/http.ts'
@@ -15,6 +16,7 @@ export const TARGETS: readonly Target[] = [
   joins,
   subscriptions,
   deliveries,
+  commands,
   traces,
   manifests,
   gguf,
