@@ -121,6 +121,24 @@ describe('joining a cluster', () => {
     server.close()
   })
 
+  it('is given up by the worker if the coordinator begins an answer and does not go on, or tells no member', async () => {
+    const { certificate, key } = await cluster.credentials({ role: 'coordinator', name: 'coordinator' })
+    const cert = `${certificate}${cluster.folder.authority.certificate}`
+    const answers = ['HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{', 'HTTP/1.1 200 OK\r\n\r\n{"certificate":"none"}']
+    let answer = answers[0]!
+    const server = createServer({ cert, key }, (socket) => {
+      socket.on('error', () => undefined)
+      socket.once('data', () => (answer === answers[0] ? socket.write(answer) : socket.end(answer)))
+    })
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    const url = `https://127.0.0.1:${(server.address() as AddressInfo).port}`
+    const of = { token: await cluster.token(), answerSeconds: 0.2 }
+    await assert.rejects(enrol(url, of, never), { code: 'dial_failed' })
+    answer = answers[1]!
+    await assert.rejects(enrol(url, { token: of.token }, never), { code: 'certificate_refused' })
+    server.close()
+  })
+
   it('is renewed with the old certificate, until that is denied', async () => {
     const member = await cluster.member({ name: 'w7' })
     const own = await renewOwn(base, cluster.folder.authority.certificate, member, never)
