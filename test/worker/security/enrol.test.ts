@@ -58,7 +58,13 @@ describe('joining a cluster', () => {
 
   it('is refused with a token that has ended, is revoked, or has another secret', async () => {
     const refused = { code: 'token_refused' }
+    const counted = async () => {
+      const { values } = await api.metrics.joinsRefused.get()
+      return values.find(({ labels }) => labels.code === 'token_refused')?.value ?? 0
+    }
+    const before = await counted()
     await assert.rejects(enrol(base, { token: await cluster.token({ expiresAt: today() - 1 }) }, never), refused)
+    assert.equal(await counted(), before + 1)
     const token = await cluster.token()
     const [version, pin, id] = token.split('.')
     await assert.rejects(enrol(base, { token: `${version}.${pin}.${id}.${'A'.repeat(22)}` }, never), refused)
