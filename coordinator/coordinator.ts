@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { HeadraceError } from '../shared/errors.ts'
+import type { Refusal } from '../shared/link/connection-cap.ts'
 import { COORDINATOR_LIMITS, type Link } from '../shared/link/link.ts'
 import { realClock } from '../shared/link/real-clock.ts'
 import { attachLinks, listenLinks } from '../shared/link/ws-server.ts'
@@ -94,7 +95,9 @@ export async function startCoordinator(config: CoordinatorConfig, log: Log): Pro
     bodyLimitBytes,
   })
   const secure = authority?.membership
-  const detach = attachLinks(app.server, { path: LINK_PATH, limits: COORDINATOR_LIMITS, secure, onLink: core.onLink })
+  const { onLink } = core
+  const onRefused = (reason: Refusal): void => metrics.connectionsRefused.inc({ reason })
+  const detach = attachLinks(app.server, { path: LINK_PATH, limits: COORDINATOR_LIMITS, secure, onLink, onRefused })
   const url = await app.listen({ host, port }).catch((cause: Error) => {
     throw new HeadraceError('bad_config', `cannot listen on ${host}:${port}: ${cause.message}`, { cause })
   })

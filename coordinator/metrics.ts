@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { REFUSALS } from '../shared/link/connection-cap.ts'
 import { BOUNDS, STRATEGIES } from '../shared/plan.ts'
 
 /**
@@ -21,6 +22,8 @@ const DECISIONS = ['asked', ...BOUNDS] as const
 /** Why a worker's link ended: it said so, the socket broke, nothing was heard for too long, or it spoke nonsense. */
 export const DISCONNECT_REASONS = ['leaving', 'link_closed', 'silent', 'protocol'] as const
 const JOIN_REFUSALS = ['fingerprint_mismatch', 'precision_mismatch', 'protocol_mismatch', 'name_taken'] as const
+/** Of who has a token or a certificate that does not hold; any code of an error may be one. */
+const CERTIFICATE_REFUSALS = ['token_refused', 'join_throttled', 'certificate_refused', 'identity_revoked'] as const
 
 /** The commonest; any code of an error may be one. */
 const REPAIR_REASONS = ['worker_lost', 'worker_failed', 'kv_checksum'] as const
@@ -79,10 +82,12 @@ function clusterSeries({ counter, gauge }: Makers) {
     selfChecks: counter('self_checks_total', 'KV blocks that were computed again', ['result']),
     weightsSentBytes: counter('weights_sent_bytes_total', 'Bytes of the model given to workers'),
     joinsRefused: counter('joins_refused_total', 'Workers that were not let in', ['code']),
+    connectionsRefused: counter('connections_refused_total', 'Connections and links that were sent away', ['reason']),
   }
+  for (const reason of REFUSALS) series.connectionsRefused.inc({ reason }, 0)
   for (const reason of DISCONNECT_REASONS) series.disconnects.inc({ reason }, 0)
   for (const result of ['passed', 'failed']) series.selfChecks.inc({ result }, 0)
-  for (const code of JOIN_REFUSALS) series.joinsRefused.inc({ code }, 0)
+  for (const code of [...JOIN_REFUSALS, ...CERTIFICATE_REFUSALS]) series.joinsRefused.inc({ code }, 0)
   return series
 }
 

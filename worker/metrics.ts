@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { REFUSALS } from '../shared/link/connection-cap.ts'
 import type { Role } from '../shared/protocol/control.ts'
 import type { WorkerReport } from '../shared/protocol/run-types.ts'
 
@@ -20,6 +21,10 @@ export class WorkerMetrics {
   readonly linkBytes = boundedPeers(this.#linkBytes)
   readonly checksumErrors = this.#counter('kv_checksum_errors_total', 'KV blocks whose bytes were damaged')
   readonly blocksRefused = this.#counter('kv_blocks_refused_total', 'KV blocks that were dropped', ['reason'])
+  readonly connectionsRefused = this.#counter('connections_refused_total', 'Connections and links sent away', [
+    'reason',
+  ])
+  readonly ticketsRefused = this.#counter('tickets_refused_total', 'Subscriptions without a ticket that holds')
   readonly handoffFailures = this.#counter('kv_handoff_failures_total', 'Hand-offs that broke off', ['reason'])
   readonly weightsBytes = this.#counter('weights_transfer_bytes_total', 'Bytes of the model fetched', ['source'])
   readonly weightsRefusals = this.#counter('weights_refusals_total', 'Pieces of the model that did not come', [
@@ -37,6 +42,7 @@ export class WorkerMetrics {
     for (const direction of ['sent', 'received']) this.#linkBytes.inc({ direction, peer: '' }, 0)
     for (const source of ['coordinator', 'worker']) this.weightsBytes.inc({ source }, 0)
     for (const reason of ['lied', 'missing', 'failed']) this.weightsRefusals.inc({ reason }, 0)
+    for (const reason of REFUSALS) this.connectionsRefused.inc({ reason }, 0)
     for (const result of ['ok', 'failed']) this.dials.inc({ result }, 0)
     for (const reason of ['kv_checksum', 'stale_epoch']) this.blocksRefused.inc({ reason }, 0)
     for (const reason of ['link_closed', 'dial_failed', 'kv_identity', 'kv_shape', 'kv_checksum'])

@@ -40,6 +40,7 @@ export class WorkerRim {
       path: '/link',
       limits: SERVING_LIMITS,
       secure: this.#secure,
+      onRefused: (reason) => metrics.connectionsRefused.inc({ reason }),
       onLink: (link) => {
         // Before it has a model nobody can know of it, so nobody has business here.
         if (this.#listening === undefined) link.close()

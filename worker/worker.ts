@@ -149,7 +149,8 @@ function joinCluster(
   const { name } = config
   const { metrics } = rim
   const tickets = new TicketBook(name, realClock)
-  const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log })
+  const onTicketRefused = (): void => metrics.ticketsRefused.inc()
+  const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log, onTicketRefused })
   rim.takeLinks(listening)
   const buffers = new BufferPool()
   const membership = config.identity?.membership

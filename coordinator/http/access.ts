@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Clock } from '../../shared/clock.ts'
 import { ERRORS, HeadraceError } from '../../shared/errors.ts'
+import { isLoopback } from '../../shared/link/connection-cap.ts'
 import { JOIN_PATH, RENEW_PATH } from '../../shared/security/join-messages.ts'
 import { Account } from '../keys/account.ts'
 import type { KeyRing } from '../keys/key-ring.ts'
@@ -70,6 +71,3 @@ function accessOf(route: string, { metrics, health }: AccessPolicy): Access {
 const BEARER = /^bearer +(\S+)$/i
 
 const bearerOf = ({ headers }: FastifyRequest): string => BEARER.exec(headers.authorization ?? '')?.[1] ?? ''
-
-/** As the socket has it: what headers say of addresses is the client's word. */
-export const isLoopback = (address = ''): boolean => /^(::1|(::ffff:)?127(\.\d{1,3}){3})$/i.test(address)

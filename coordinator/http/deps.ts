@@ -46,6 +46,9 @@ export interface ServerDeps {
   readonly logPrompts?: boolean
   /** A stream that says nothing for so long gets a comment, so that proxies keep it open. Default 15. */
   readonly pingSeconds?: number
+  /** For all of a request's header (default 10), and for the whole request (default 30). */
+  readonly headerSeconds?: number
+  readonly requestSeconds?: number
   /** Default 32 MiB. */
   readonly bodyLimitBytes?: number
 }

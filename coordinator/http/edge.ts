@@ -1,7 +1,8 @@
+import { isLoopback } from '../../shared/link/connection-cap.ts'
 import { realClock } from '../../shared/link/real-clock.ts'
 import type { Log } from '../../shared/log.ts'
 import { KeyRing } from '../keys/key-ring.ts'
-import { type Access, type AccessPolicy, isLoopback } from './access.ts'
+import type { Access, AccessPolicy } from './access.ts'
 
 /** Who may use the API of a coordinator, and how, as its command line says it. */
 export interface EdgeConfig {

@@ -33,8 +33,8 @@ export async function* generate(
   const answer = createAnswer(deps, ask)
   const enough = new AbortController()
   let tokens = 0
-  const run = deps.runs.run({ ...ask.request, enough: enough.signal }, signal)
-  for await (const event of account.run(ask.request.promptTokens.length, run)) {
+  const begin = (ends: AbortSignal) => deps.runs.run({ ...ask.request, enough: enough.signal }, ends)
+  for await (const event of account.run(ask.request.promptTokens.length, begin, signal)) {
     switch (event.kind) {
       case 'planned':
       case 'prefilled':

@@ -42,17 +42,19 @@ export function buildServer(deps: ServerDeps): FastifyInstance {
     infoRoutes(app, deps)
     runRoutes(app, deps)
     modelShareRoutes(app, deps)
-    if (deps.authority !== undefined) joinRoutes(app, deps.authority)
+    if (deps.authority !== undefined) joinRoutes(app, deps.authority, deps.metrics)
   })
   zeroRequests(deps.metrics, routes)
   return app
 }
 
-function instance({ bodyLimitBytes, authority }: ServerDeps): FastifyInstance {
+function instance(deps: ServerDeps): FastifyInstance {
+  const { bodyLimitBytes, authority, headerSeconds = 10, requestSeconds = 30 } = deps
+  const headersTimeout = headerSeconds * 1000
   const options = {
     bodyLimit: bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES,
     // Both are about receiving a request; an answer may take as long as its prefill.
-    requestTimeout: 30_000,
+    requestTimeout: requestSeconds * 1000,
     keepAliveTimeout: 10_000,
     maxRequestsPerSocket: 10_000,
     // Answers that are being streamed may end; connections that wait for another request are closed.
@@ -61,7 +63,7 @@ function instance({ bodyLimitBytes, authority }: ServerDeps): FastifyInstance {
     clientErrorHandler: answerBrokenRequest,
     frameworkErrors: (error: FastifyError, _request: unknown, reply: FastifyReply) => sendError(reply, error),
   }
-  const sockets = { headersTimeout: 10_000, connectionsCheckingInterval: 5_000, maxHeaderSize: MAX_HEADER_BYTES }
+  const sockets = { headersTimeout, connectionsCheckingInterval: headersTimeout / 2, maxHeaderSize: MAX_HEADER_BYTES }
   if (authority === undefined) return fastify({ ...options, http: sockets })
   const https = { ...sockets, ...authority.membership.serverOptions }
   const app = fastify({ ...options, https })

@@ -1,8 +1,11 @@
 import type { Clock } from '../../shared/clock.ts'
-import { HeadraceError } from '../../shared/errors.ts'
+import { abortError, ERRORS, HeadraceError } from '../../shared/errors.ts'
 import type { RunEvent } from '../runs/events.ts'
 import type { KeyLimits } from './key-file.ts'
 import { TokenBucket } from './token-bucket.ts'
+
+/** How often it is looked whether the key of a run is still good. */
+const LOOK_SECONDS = 1
 
 /** Whoever asks: a key, or all who come without one where none is needed. Limits of the same kind share a code. */
 export class Account {
@@ -12,11 +15,16 @@ export class Account {
   #requests: TokenBucket | undefined
   #tokens: TokenBucket | undefined
   #queuedTokens = 0
-  #live = 0
+  /** Runs under way. */
+  readonly #live = new Set<AbortController>()
+  #revoked = false
+  readonly #look: () => Promise<void>
 
-  constructor(id: string, limits: KeyLimits, clock: Clock) {
+  /** @param look finds out whether the account is still to be; called while runs are under way. Never rejects */
+  constructor(id: string, limits: KeyLimits, clock: Clock, look: () => Promise<void> = async () => undefined) {
     this.id = id
     this.#clock = clock
+    this.#look = look
     this.#limits = limits
     this.limit(limits)
   }
@@ -37,11 +45,22 @@ export class Account {
 
   /**
    * A run on this account's bill: its prompt when it begins, its answer token by token. Throws `rate_limit_exceeded`
-   * before anything of it has begun.
+   * before anything of it has begun, and `invalid_api_key` as soon as the account is revoked.
    */
-  async *run(promptTokens: number, events: AsyncIterable<RunEvent>): AsyncGenerator<RunEvent, void> {
+  async *run(
+    promptTokens: number,
+    begin: (signal: AbortSignal) => AsyncIterable<RunEvent>,
+    signal: AbortSignal,
+  ): AsyncGenerator<RunEvent, void> {
+    if (this.#revoked) throw revoked()
     this.#admit(promptTokens)
-    this.#live += 1
+    const run = new AbortController()
+    const leave = (): void => run.abort(abortError(signal))
+    if (signal.aborted) leave()
+    signal.addEventListener('abort', leave, { once: true })
+    this.#live.add(run)
+    const over = new AbortController()
+    void this.#watch(over.signal)
     let queued = promptTokens
     this.#queuedTokens += queued
     const leaveQueue = (): void => {
@@ -49,20 +68,36 @@ export class Account {
       queued = 0
     }
     try {
-      for await (const event of events) {
+      for await (const event of begin(run.signal)) {
         if (event.kind === 'planned') leaveQueue()
         if (event.kind === 'token') this.#tokens?.spend(1, this.#clock.now())
         yield event
       }
     } finally {
       leaveQueue()
-      this.#live -= 1
+      over.abort()
+      signal.removeEventListener('abort', leave)
+      this.#live.delete(run)
+    }
+  }
+
+  /** Nobody may ask any more: what is under way ends. */
+  revoke(): void {
+    this.#revoked = true
+    for (const run of this.#live) run.abort(revoked())
+  }
+
+  async #watch(over: AbortSignal): Promise<void> {
+    while (!over.aborted) {
+      await this.#clock.sleep(LOOK_SECONDS, over).catch(() => undefined) // the loop's condition ends it
+      if (!over.aborted) await this.#look()
     }
   }
 
   #admit(promptTokens: number): void {
     const { concurrent, queuedTokens, tokensPerMinute } = this.#limits
-    if (concurrent !== undefined && this.#live >= concurrent) throw limited(`${concurrent} requests at the same time`)
+    if (concurrent !== undefined && this.#live.size >= concurrent)
+      throw limited(`${concurrent} requests at the same time`)
     // One prompt of any length may wait, or some could never be asked.
     if (queuedTokens !== undefined && this.#queuedTokens > 0 && this.#queuedTokens + promptTokens > queuedTokens)
       throw limited(`${queuedTokens} prompt tokens waiting`)
@@ -84,3 +119,5 @@ function limited(what: string, seconds = RETRY_SECONDS): HeadraceError {
     details: { retryAfterSeconds: Math.max(1, Math.ceil(seconds)) },
   })
 }
+
+const revoked = (): HeadraceError => new HeadraceError('invalid_api_key', ERRORS.invalid_api_key.help)

@@ -6,7 +6,7 @@ import { Account } from './account.ts'
 import { isSecret, type KeyId, splitKey } from './api-key.ts'
 import { readKeys } from './key-file.ts'
 
-/** How old the answer to "has the file changed" may be: so long a revoked key may yet be good. */
+/** How old the answer to "has the file changed" may be: so long a revoked key may yet be good, and its runs go on. */
 const LOOK_SECONDS = 1
 
 interface Held {
@@ -65,9 +65,15 @@ export class KeyRing {
       this.#log.info({ keys: this.#keys.size }, 'API keys read again')
     } catch (thrown) {
       // Who takes the file away means that nobody shall come in; a slip in an editor must not lock everybody out.
-      if (version === ABSENT) this.#keys = new Map()
+      if (version === ABSENT) this.#forgetAll()
       this.#log.error({ err: asHeadraceError(thrown), keys: this.#keys.size }, 'API keys could not be read')
     }
+  }
+
+  #forgetAll(): void {
+    const old = this.#keys
+    this.#keys = new Map()
+    this.#revokeGone(old)
   }
 
   async #read(): Promise<void> {
@@ -75,11 +81,19 @@ export class KeyRing {
     const old = this.#keys
     this.#keys = new Map(
       stored.map(({ id, sha256, limits }) => {
-        const account = old.get(id)?.account ?? new Account(id, limits, this.#clock)
+        const known = old.get(id)
+        const same = known?.sha256 === sha256 ? known.account : undefined
+        const account = same ?? new Account(id, limits, this.#clock, () => this.#refresh())
         account.limit(limits)
         return [id, { sha256, account }]
       }),
     )
+    this.#revokeGone(old)
+  }
+
+  /** Of the accounts that there were, those that are no more. */
+  #revokeGone(old: ReadonlyMap<KeyId, Held>): void {
+    for (const [id, { account }] of old) if (this.#keys.get(id)?.account !== account) account.revoke()
   }
 }
 

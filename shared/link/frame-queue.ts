@@ -14,14 +14,19 @@ interface Waiter {
 /** The receiving half of a link: frames wait here until `take`. The same for every kind of link. */
 export class FrameQueue {
   readonly #limit: number
+  readonly #mostBytes: number
   readonly #flow: Flow
   #frames: Uint8Array[] = []
+  /** Of the frames that wait. */
+  #bytes = 0
   #paused = false
   #ended: { readonly error: HeadraceError | undefined } | undefined
   #waiter: Waiter | undefined
 
-  constructor(limit: number, flow: Flow) {
+  /** @param limit frames that may wait @param mostBytes that these may have together: small ones are many, large ones few */
+  constructor(limit: number, flow: Flow, mostBytes = Number.POSITIVE_INFINITY) {
     this.#limit = limit
+    this.#mostBytes = mostBytes
     this.#flow = flow
   }
 
@@ -38,7 +43,8 @@ export class FrameQueue {
       return
     }
     this.#frames.push(frame)
-    if (this.#frames.length < this.#limit || this.#paused) return
+    this.#bytes += frame.byteLength
+    if (this.#paused || (this.#frames.length < this.#limit && this.#bytes < this.#mostBytes)) return
     this.#paused = true
     this.#flow.pause()
   }
@@ -49,6 +55,7 @@ export class FrameQueue {
     if (signal?.aborted) throw abortError(signal)
     const frame = this.#frames.shift()
     if (frame !== undefined) {
+      this.#bytes -= frame.byteLength
       this.#resumeWhenHalfEmpty()
       return frame
     }
@@ -68,11 +75,12 @@ export class FrameQueue {
   /** Forgets the frames that wait, and lets the source run on so that it can see its own end. */
   discard(): void {
     this.#frames = []
+    this.#bytes = 0
     this.#resumeWhenHalfEmpty()
   }
 
   #resumeWhenHalfEmpty(): void {
-    if (!this.#paused || this.#frames.length > this.#limit / 2) return
+    if (!this.#paused || this.#frames.length > this.#limit / 2 || this.#bytes > this.#mostBytes / 2) return
     this.#paused = false
     this.#flow.resume()
   }

@@ -32,6 +32,8 @@ export interface LinkLimits {
   readonly maxReceivedBytes?: number
   /** Received frames that may wait to be taken before the socket is paused. */
   readonly maxQueuedFrames: number
+  /** And their bytes together, where that many of the largest would be too much. */
+  readonly maxQueuedBytes?: number
   readonly patience?: Patience
 }
 
@@ -42,7 +44,11 @@ export interface Dialer {
 }
 
 /** Control links carry small messages and token ids: 4 MiB holds the ids of a prompt of a million tokens. */
-export const CONTROL_LIMITS: LinkLimits = { maxFrameBytes: 4 * 2 ** 20 + 2 ** 17, maxQueuedFrames: 1024 }
+export const CONTROL_LIMITS: LinkLimits = {
+  maxFrameBytes: 4 * 2 ** 20 + 2 ** 17,
+  maxQueuedFrames: 1024,
+  maxQueuedBytes: 16 * 2 ** 20,
+}
 
 /** What workers say on them is shorter: the most is the logits of one position, of a vocabulary of half a million. */
 export const COORDINATOR_LIMITS: LinkLimits = { ...CONTROL_LIMITS, maxReceivedBytes: 2 * 2 ** 20 + 2 ** 17 }

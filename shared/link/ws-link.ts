@@ -51,7 +51,7 @@ export class WsLink implements Link {
     if (identity !== undefined) this.identity = identity
     this.#socket = socket
     this.#maxFrameBytes = limits.maxFrameBytes
-    this.#received = new FrameQueue(limits.maxQueuedFrames, socket)
+    this.#received = new FrameQueue(limits.maxQueuedFrames, socket, limits.maxQueuedBytes)
     // Each message in a buffer of its own: aligned, and free to be transferred to a thread.
     socket.binaryType = 'arraybuffer'
     socket.on('message', (data) => this.#take(data))

@@ -7,6 +7,7 @@ import { WebSocketServer } from 'ws'
 import { asHeadraceError, ERRORS, type ErrorCode, HeadraceError } from '../errors.ts'
 import type { Certified } from '../security/identity.ts'
 import type { Membership } from '../security/membership.ts'
+import { type CapOptions, capConnections, type Refusal } from './connection-cap.ts'
 import { gateKey, HandshakeGate } from './handshake-gate.ts'
 import type { Link, LinkLimits } from './link.ts'
 import { PATIENCE } from './link-watchdog.ts'
@@ -28,6 +29,9 @@ export interface LinkOptions {
   /** The server has TLS: links are for workers of the cluster alone. */
   readonly secure?: Membership | undefined
   readonly onLink: (link: Link) => void
+  /** Somebody was sent away. */
+  readonly onRefused?: (reason: Refusal) => void
+  readonly connections?: CapOptions
 }
 
 export interface ListenOptions extends LinkOptions {
@@ -57,22 +61,31 @@ export interface LinkServer {
   close(): Promise<void>
 }
 
-/** Takes over the upgrades of `server`. Returns what ends that: it closes the links and refuses new ones. */
+/** Takes over the upgrades of `server`, and bounds what one address may hold of it. Returns what ends that: it closes the links and refuses new ones. */
 export function attachLinks(server: Server | TlsServer, options: LinkOptions): () => void {
   const upgrades = new WebSocketServer({ noServer: true, clientTracking: false, ...socketOptions(options.limits) })
   const links = new Set<Link>()
   const gate = new HandshakeGate()
   let stopped = false
+  const onRefused = options.onRefused ?? (() => undefined)
+  capConnections(server, onRefused, options.connections)
+  server.on('tlsClientError', () => onRefused('tls'))
 
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     // From here on HTTP no longer watches the socket, and an error that nobody hears would end the process.
     socket.on('error', () => socket.destroy())
     if (pathOf(request) !== options.path) return refuse(socket, 404)
-    if (stopped || links.size >= (options.maxLinks ?? MAX_LINKS)) return refuse(socket, 503)
+    if (stopped || links.size >= (options.maxLinks ?? MAX_LINKS)) {
+      onRefused('links')
+      return refuse(socket, 503)
+    }
     const identity = admit(options, socket)
-    if (identity instanceof HeadraceError) return refuse(socket, ERRORS[identity.code].status, identity.code)
+    if (identity instanceof HeadraceError) {
+      onRefused('certificate')
+      return refuse(socket, ERRORS[identity.code].status, identity.code)
+    }
     const settle = knock(gate, request.socket, socket)
-    if (settle === undefined) return
+    if (settle === undefined) return onRefused('handshakes')
     upgrades.handleUpgrade(request, socket, head, (webSocket) => {
       const link = new WsLink(webSocket, peerOf(request), options.limits, { identity })
       link.watch(request.socket, options.limits.patience ?? PATIENCE)

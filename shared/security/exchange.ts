@@ -1,7 +1,9 @@
 import { type IncomingMessage, Agent as PlainAgent, request as plainRequest } from 'node:http'
 import { Agent, request } from 'node:https'
 import type { ConnectionOptions } from 'node:tls'
+import { z } from 'zod'
 import { HeadraceError, isErrorCode } from '../errors.ts'
+import { safeParse } from '../safe-parse.ts'
 import type { Expected, Membership } from './membership.ts'
 import { refusalOf } from './refusal.ts'
 
@@ -67,11 +69,13 @@ function answered(asking: ReturnType<typeof request>, body: string | undefined, 
   })
 }
 
+const toldSchema = z.object({ error: z.object({ code: z.string(), message: z.string() }) })
+
 /** What a coordinator says is wrong, in OpenAI's error object; `undefined` if it is none of ours. */
 export function toldError(body: string): HeadraceError | undefined {
-  const { error } = (jsonOf(body) ?? {}) as { error?: { code?: unknown; message?: unknown } }
-  const code = String(error?.code)
-  return isErrorCode(code) ? new HeadraceError(code, String(error?.message).slice(0, 2048)) : undefined
+  const { data } = safeParse(toldSchema, jsonOf(body))
+  if (data === undefined || !isErrorCode(data.error.code)) return undefined
+  return new HeadraceError(data.error.code, data.error.message.slice(0, 2048))
 }
 
 export function jsonOf(text: string): unknown {

@@ -1,4 +1,6 @@
 import type { Target } from './target.ts'
+import { commands } from './targets/agent.ts'
+import { joinAnswers, joinRequests } from './targets/enrolment.ts'
 import { deliveries, joins, subscriptions } from './targets/exchange.ts'
 import { frames, messages } from './targets/frames.ts'
 import { api, bodies } from './targets/http.ts'
@@ -15,6 +17,9 @@ export const TARGETS: readonly Target[] = [
   joins,
   subscriptions,
   deliveries,
+  commands,
+  joinRequests,
+  joinAnswers,
   traces,
   manifests,
   gguf,

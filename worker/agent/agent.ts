@@ -9,6 +9,7 @@ import type { Membership } from '../../shared/security/membership.ts'
 import { Idle } from '../idle.ts'
 import { LinkMeasuring, type PeerAddress } from '../peers/measuring.ts'
 import type { TicketBook } from '../security/ticket-book.ts'
+import { checkDecode, checkPrefill } from './check-command.ts'
 import { DecodeSession } from './decode-session.ts'
 import { PrefillSession } from './prefill-session.ts'
 import type { Session, SessionDeps } from './session.ts'
@@ -24,6 +25,8 @@ const FINAL: ReadonlySet<string> = new Set([
   'protocol_mismatch',
   'identity_revoked',
 ])
+/** Far beyond what a coordinator lets a worker have at once; more is a flood. */
+const MOST_SESSIONS = 256
 /** Longer than the coordinator takes to notice that a link is dead. */
 const NAME_GRACE_SECONDS = 20
 
@@ -76,7 +79,7 @@ export class Agent {
     this.#measuring = new LinkMeasuring({ dialer, worker, fingerprint, clock, log })
     session.compute.watchKept((names) => {
       this.#kept = names
-      this.#report({ kind: 'kv_kept', names: [...names] })
+      void this.#report({ kind: 'kv_kept', names: [...names] })
     })
   }
 
@@ -126,7 +129,7 @@ export class Agent {
       this.#onDismissed = resolve
       link.closed.addEventListener('abort', () => resolve(), { once: true })
     })
-    this.#report({ kind: 'leaving' })
+    void this.#report({ kind: 'leaving' })
     await dismissed
     await Promise.all([...this.#sessions.values()].map((session) => session.ended))
   }
@@ -142,7 +145,9 @@ export class Agent {
       for (let frame = await link.receive(); frame; frame = await link.receive()) {
         this.#silentSeconds = 0
         const { message, payload } = decodeMessage(commandSchema, frame, CONTROL_LIMITS.maxFrameBytes)
-        this.#obey(message, payload)
+        // Who asks without listening waits for its own answers: none pile up here.
+        if (message.kind === 'ping') await this.#pong(message.seq)
+        else this.#obey(message, payload)
       }
       throw new HeadraceError('link_closed', 'the coordinator closed the link')
     } catch (thrown) {
@@ -193,7 +198,12 @@ export class Agent {
     }
   }
 
-  #obey(command: Command, payload: Uint8Array): void {
+  #pong(seq: number): Promise<void> | undefined {
+    const { residentBytes, clock } = this.#of
+    return this.#report({ kind: 'pong', seq, residentBytes: residentBytes(), clockSeconds: clock.now() })
+  }
+
+  #obey(command: Exclude<Command, { kind: 'ping' }>, payload: Uint8Array): void {
     switch (command.kind) {
       case 'joined':
         this.#of.tickets.learn(command.tickets, command.epoch)
@@ -207,18 +217,14 @@ export class Agent {
         return
       case 'refused':
         throw new HeadraceError(isErrorCode(command.code) ? command.code : 'internal', command.message)
-      case 'ping':
-        this.#report({
-          kind: 'pong',
-          seq: command.seq,
-          residentBytes: this.#of.residentBytes(),
-          clockSeconds: this.#of.clock.now(),
-        })
+      case 'prefill': {
+        const tokens = int32(payload)
+        checkPrefill(command, tokens.length, this.#of.session.compute.shape)
+        this.#open(command.run, (deps) => new PrefillSession(command, tokens, deps))
         return
-      case 'prefill':
-        this.#open(command.run, (deps) => new PrefillSession(command, int32(payload), deps))
-        return
+      }
       case 'decode':
+        checkDecode(command, this.#of.session.compute.shape)
         this.#open(command.run, (deps) => new DecodeSession(command, int32(payload), deps))
         return
       case 'stop':
@@ -228,7 +234,7 @@ export class Agent {
         this.#sessions.get(command.run)?.lost(command.worker)
         return
       case 'repair':
-        this.#sessions.get(command.run)?.repair(command)
+        this.#sessions.get(command.run)?.mend(command)
         return
       case 'survey':
         this.#sessions.get(command.run)?.survey(command)
@@ -265,8 +271,8 @@ export class Agent {
     this.#calibrate().then(
       () => {
         if (link !== this.#link) return
-        this.#report({ kind: 'ready', ...(this.#cost && { cost: this.#cost }) })
-        if (this.#kept.length > 0) this.#report({ kind: 'kv_kept', names: [...this.#kept] })
+        void this.#report({ kind: 'ready', ...(this.#cost && { cost: this.#cost }) })
+        if (this.#kept.length > 0) void this.#report({ kind: 'kv_kept', names: [...this.#kept] })
       },
       (error: unknown) => link?.close(asHeadraceError(error)),
     )
@@ -286,7 +292,7 @@ export class Agent {
     const measured = this.#sessions.size > 0 ? Promise.resolve([]) : this.#measuring.measure(peers)
     measured.then(
       (links) => {
-        if (link === this.#link) this.#report({ kind: 'links_measured', links })
+        if (link === this.#link) void this.#report({ kind: 'links_measured', links })
       },
       (error: unknown) => link?.close(asHeadraceError(error)),
     )
@@ -294,9 +300,12 @@ export class Agent {
 
   #open(run: string, create: (deps: SessionDeps) => Session): void {
     const { session: deps } = this.#of
+    if (this.#sessions.has(run)) throw new HeadraceError('unexpected_message', `run ${run} is here already`)
+    if (this.#sessions.size >= MOST_SESSIONS)
+      throw new HeadraceError('unexpected_message', `more than ${MOST_SESSIONS} runs at once`)
     const link = this.#link
     const report = (event: WorkerEvent, payload?: Uint8Array): void => {
-      if (link !== undefined && link === this.#link) this.#report(event, payload)
+      if (link !== undefined && link === this.#link) void this.#report(event, payload)
     }
     const session = create({ ...deps, report })
     this.#sessions.set(run, session)
@@ -316,9 +325,10 @@ export class Agent {
     for (const session of this.#sessions.values()) session.cancel(reason)
   }
 
-  #report(event: WorkerEvent, payload?: Uint8Array): void {
+  /** Never rejects. */
+  #report(event: WorkerEvent, payload?: Uint8Array): Promise<void> | undefined {
     // A broken link ends `#connect`, which cancels every run: nothing is lost in silence.
-    this.#link
+    return this.#link
       ?.send(encodeMessage(eventSchema, event, payload))
       .catch((error: unknown) => this.#of.log.debug({ err: error, kind: event.kind }, 'not delivered'))
   }

@@ -9,6 +9,10 @@ import type { WorkerMetrics } from '../metrics.ts'
 import type { PeerDialling } from '../peers/dialling.ts'
 import type { PeerListening } from '../peers/listening.ts'
 import { TraceRecorder } from '../trace/recorder.ts'
+import { checkRepair } from './check-command.ts'
+
+/** Each of as many parts as a run may have, made up for again and again. */
+const MOST_REPAIRS = 1024
 
 /** What every session of a worker works with. */
 export interface SessionDeps {
@@ -35,6 +39,7 @@ export abstract class Session {
   readonly #controller = new AbortController()
   readonly #ended: Promise<void>
   #tickets: readonly HeldTicket[]
+  #repairs = 0
   #settle: () => void = () => undefined
 
   constructor({ run, tickets }: { run: string; tickets: readonly HeldTicket[] }, deps: SessionDeps) {
@@ -82,8 +87,16 @@ export abstract class Session {
     this.deps.log.debug({ run: this.run, worker }, 'no matter here')
   }
 
+  /** A repair that has been checked. There is a bound to how many a run may need. */
+  mend(repair: Repair): void {
+    checkRepair(repair, this.deps.compute.shape)
+    if (++this.#repairs > MOST_REPAIRS)
+      throw new HeadraceError('unexpected_message', `more than ${MOST_REPAIRS} repairs of run ${this.run}`)
+    this.repair(repair)
+  }
+
   /** To a decode node: somebody makes up for another worker. */
-  repair({ part }: Repair): void {
+  protected repair({ part }: Repair): void {
     throw new HeadraceError('unexpected_message', `${part} is no repair of anything here`)
   }
 

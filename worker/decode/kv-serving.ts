@@ -73,13 +73,23 @@ export interface KvServingOptions {
   readonly log: Log
 }
 
+/**
+ * Blocks of one subscriber that are out of the cache, or asked for, and not sent: enough to keep a link busy, 128 MiB at
+ * most. A window is the subscriber's word; what waits for it here is this node's memory.
+ */
+const MOST_WAITING = 16
+
 /** Fetches from the cache what the window allows, lowest layer first, and sends it. */
 class Subscriber {
   readonly #of: KvServingOptions
   readonly #run: string
-  readonly #wanted: Wanted[]
+  readonly #wanted: readonly Wanted[]
   readonly #wire: Wire
   readonly #outbox: Outbox
+  #window = 0
+  /** Of those wanted, how many have been asked for, and sent. */
+  #asked = 0
+  #sent = 0
   #over = false
 
   constructor(of: KvServingOptions, run: string, wanted: readonly Wanted[], wire: Wire) {
@@ -90,19 +100,22 @@ class Subscriber {
     this.#outbox = new Outbox({
       expected: wanted.length,
       clock: of.clock,
-      onSent: () => undefined,
+      onSent: () => {
+        this.#sent++
+        this.#fetch()
+      },
       onError: (error) => of.log.info({ run, code: error.code }, 'a subscriber of the cache has gone'),
     })
   }
 
   attach(link: Link, window: number): void {
     this.#outbox.attach(link, window)
-    this.#fetch(window)
+    this.#allow(window)
   }
 
   grant(window: number): void {
     this.#outbox.grant(window)
-    this.#fetch(window)
+    this.#allow(window)
   }
 
   clear(): void {
@@ -110,10 +123,18 @@ class Subscriber {
     this.#outbox.clear()
   }
 
-  #fetch(window: number): void {
-    const next = this.#wanted.findIndex(({ layer }) => layer >= window)
-    for (const wanted of this.#wanted.splice(0, next < 0 ? this.#wanted.length : next))
-      this.#of.compute.fetch(wanted, this.#wire, (block) => this.#send(block))
+  #allow(window: number): void {
+    this.#window = Math.max(this.#window, window)
+    this.#fetch()
+  }
+
+  #fetch(): void {
+    while (!this.#over && this.#asked - this.#sent < MOST_WAITING) {
+      const next = this.#wanted[this.#asked]
+      if (next === undefined || next.layer >= this.#window) return
+      this.#asked++
+      this.#of.compute.fetch(next, this.#wire, (block) => this.#send(block))
+    }
   }
 
   #send({ bytes, ...block }: KvBlock): void {

@@ -25,6 +25,7 @@ export interface PeerListeningOptions {
   readonly tickets: Pick<TicketBook, 'check'>
   readonly clock: Clock
   readonly log: Log
+  readonly onTicketRefused?: () => void
 }
 
 /** A request as it came over a link. */
@@ -140,6 +141,7 @@ export class PeerListening {
       if (request.kind === 'unsubscribe') subscribed.delete(run)
     } catch (thrown) {
       const error = asHeadraceError(thrown)
+      if (error.code === 'ticket_refused') this.#of.onTicketRefused?.()
       this.#of.log.warn({ peer: from, run, code: error.code }, error.message)
       this.#answerEnded(link, request.run, error)
       return

@@ -5,7 +5,8 @@ import type { ConnectionOptions } from 'node:tls'
 import { connect, type TLSSocket } from 'node:tls'
 import { Pkcs10CertificateRequestGenerator } from '@peculiar/x509'
 import type { z } from 'zod'
-import { HeadraceError } from '../../shared/errors.ts'
+import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import { safeParse } from '../../shared/safe-parse.ts'
 import { askOver, bodyOf, jsonOf, toldError } from '../../shared/security/exchange.ts'
 import { certifiedOf, clusterOf, keyHash } from '../../shared/security/identity.ts'
 import {
@@ -23,6 +24,8 @@ import { refusalOf } from '../../shared/security/refusal.ts'
 
 const P256 = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const
 const MOST_CHAIN = 4
+/** For a whole answer: a coordinator that has begun one and does not go on is none. */
+const ANSWER_SECONDS = 30
 
 export interface Enrolled {
   /** The authority's certificate, PEM. */
@@ -40,7 +43,7 @@ export interface Enrolled {
  */
 export async function enrol(
   base: string,
-  of: { token: string; name?: string | undefined },
+  of: { token: string; name?: string | undefined; answerSeconds?: number },
   signal: AbortSignal,
 ): Promise<Enrolled> {
   const { authority: pin } = parseToken(of.token)
@@ -55,7 +58,8 @@ export async function enrol(
       return new HeadraceError('certificate_refused', `${base} is not the coordinator of this cluster`)
     },
   }
-  const certificate = await ask(`${base}${JOIN_PATH}`, trust, { ...of, request }, signal)
+  const { token, name, answerSeconds } = of
+  const certificate = await ask(`${base}${JOIN_PATH}`, trust, { token, name, request }, signal, answerSeconds)
   return { authority, own: checked({ certificate, key }, authority) }
 }
 
@@ -73,20 +77,24 @@ export async function renewOwn(
 
 type JoinRequest = Partial<z.infer<typeof joinRequestSchema>>
 
-async function ask(url: string, tls: ConnectionOptions, body: JoinRequest, signal: AbortSignal): Promise<string> {
+async function ask(
+  url: string,
+  tls: ConnectionOptions,
+  body: JoinRequest,
+  signal: AbortSignal,
+  answerSeconds = ANSWER_SECONDS,
+): Promise<string> {
   const headers = { 'content-type': 'application/json' }
-  const answer = await askOver(url, tls, { method: 'POST', headers, body: JSON.stringify(body), signal }).catch(
-    unreachable(url),
-  )
-  const text = await bodyOf(answer, MOST_JOIN_BYTES)
-  const parsed = joinAnswerSchema.safeParse(jsonOf(text))
-  if (answer.statusCode === 200 && parsed.success) return parsed.data.certificate
+  const given = AbortSignal.any([signal, AbortSignal.timeout(answerSeconds * 1000)])
+  const asking = { method: 'POST', headers, body: JSON.stringify(body), signal: given } as const
+  const { status, text } = await askOver(url, tls, asking)
+    .then(async (answer) => ({ status: answer.statusCode, text: await bodyOf(answer, MOST_JOIN_BYTES) }))
+    .catch(unreachable(url))
+  const parsed = safeParse(joinAnswerSchema, jsonOf(text))
+  if (status === 200 && parsed.success) return parsed.data.certificate
   throw (
     toldError(text) ??
-    new HeadraceError(
-      'dial_failed',
-      `${url} answered ${answer.statusCode}: it is no coordinator with a cluster authority`,
-    )
+    new HeadraceError('dial_failed', `${url} answered ${status}: it is no coordinator with a cluster authority`)
   )
 }
 
@@ -110,6 +118,8 @@ async function pinnedAuthority(base: string, pin: string, signal: AbortSignal): 
       if (keyHash(certificate.publicKey) === pin) return certificate.toString()
       certificate = certificate.issuerCertificate
     }
+  } catch (thrown) {
+    throw asHeadraceError(thrown, 'certificate_refused') // a key that nobody can read
   } finally {
     socket.destroy()
   }
@@ -137,9 +147,19 @@ async function newRequest(): Promise<{ key: string; request: string }> {
 const pem = (what: string, der: Buffer): string =>
   `-----BEGIN ${what}-----\n${der.toString('base64').replaceAll(/.{64}/g, '$&\n')}\n-----END ${what}-----\n`
 
-/** What came must be of the authority, and for the key that was made here. */
+/**
+ * What came must be of the authority, for the key that was made here, and name a member: it is about to be kept.
+ * @throws `certificate_refused`
+ */
 function checked(own: Credentials, authority: string): Credentials {
-  const [certificate, issuer] = [new X509Certificate(own.certificate), new X509Certificate(authority)]
-  if (certificate.verify(issuer.publicKey) && certificate.checkPrivateKey(createPrivateKey(own.key))) return own
+  try {
+    const [certificate, issuer] = [new X509Certificate(own.certificate), new X509Certificate(authority)]
+    const { role, cluster } = certifiedOf(certificate)
+    const named = role !== 'coordinator' && cluster === clusterOf(keyHash(issuer.publicKey))
+    if (named && certificate.verify(issuer.publicKey) && certificate.checkPrivateKey(createPrivateKey(own.key)))
+      return own
+  } catch (thrown) {
+    throw asHeadraceError(thrown, 'certificate_refused')
+  }
   throw new HeadraceError('certificate_refused', 'the coordinator’s certificate is not for the key of this worker')
 }

@@ -10,7 +10,7 @@ import { createKey } from '../../../coordinator/keys/api-key.ts'
 import { changeKeys, type KeyLimits } from '../../../coordinator/keys/key-file.ts'
 import { KeyRing } from '../../../coordinator/keys/key-ring.ts'
 import { HeadraceError } from '../../../shared/errors.ts'
-import { startApi, tokenizer } from '../../support/api.ts'
+import { allEvents, startApi, tokenizer } from '../../support/api.ts'
 import { ManualClock } from '../../support/manual-clock.ts'
 import { hangsAfter, planned, type Script, writes } from '../../support/scripted-runs.ts'
 import { temporaryFolder } from '../../support/temporary.ts'
@@ -111,6 +111,28 @@ describe('an API with keys', () => {
     api.clock.advance(1)
     assert.equal((await api.ask()).status, 401)
     assert.equal((await api.ask({ authorization: `Bearer ${fresh.key}` })).status, 200)
+  })
+
+  it('ends what is under way for a key that is revoked, and for no other', async () => {
+    await using api = await startGuarded(hangsAfter(planned(4)))
+    const other = createKey()
+    const stored = { id: other.id, name: 'other', sha256: other.sha256, created: '', limits: {} }
+    await changeKeys(api.file, (keys) => [...keys, stored], live())
+    api.clock.advance(1)
+    const stream = await api.ask(api.withKey, { ...ask, stream: true })
+    const left = new AbortController()
+    const headers = { authorization: `Bearer ${other.key}` }
+    const others = await api.post(CHAT, { ...ask, stream: true }, left.signal, headers)
+    await changeKeys(api.file, (keys) => keys.filter(({ id }) => id !== api.id), live())
+    api.clock.advance(1)
+    const events = await allEvents(stream)
+    assert.equal((events.at(-1) as { error: { code: string } }).error.code, 'invalid_api_key')
+    assert.deepEqual(
+      api.runs.signals.map(({ aborted }) => aborted),
+      [true, false],
+    )
+    left.abort()
+    await assert.rejects(others.text())
   })
 
   it('never says a key in its log, nor in its metrics', async () => {
@@ -339,9 +361,26 @@ describe('a request head', () => {
     if (!socket.closed) await once(socket, 'close')
   })
 
-  it('that does not come to its end, and a body that does not, have limited time', async () => {
+  it('that does not come to its end, and a body that does not, have limited time, though bytes go on coming', async () => {
+    await using api = await startApi(hello, { headerSeconds: 0.2, requestSeconds: 0.4 })
+    const post = `POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n`
+    for (const [begin, drop] of [
+      ['GET /live HTTP/1.1\r\nhost: x\r\n', 'x-a: b\r\n'],
+      [post, ' '],
+    ] as const) {
+      const socket = connect(api.port, '127.0.0.1').setEncoding('utf8')
+      socket.on('error', () => undefined) // it may be told by a reset
+      socket.write(begin)
+      const drip = setInterval(() => socket.write(drop), 20)
+      const [answer] = (await once(socket, 'data')) as [string]
+      assert.match(answer, /^HTTP\/1\.1 408 /)
+      if (!socket.closed) await once(socket, 'close')
+      clearInterval(drip)
+    }
+  })
+
+  it('has ten seconds by default, a whole request thirty', async () => {
     await using api = await startApi()
-    // Node checks them every few seconds; that they are set is what can be tested without waiting for it.
     assert.equal(api.app.server.headersTimeout, 10_000)
     assert.equal(api.app.server.requestTimeout, 30_000)
     assert.equal(api.app.server.maxConnections, 1024)

@@ -47,7 +47,7 @@ interface Talk {
 }
 
 /** Mostly what belongs into the conversation, in an order of its own, then whatever the schema allows. */
-function conversation(dice: Dice, { schema, opening, usual, any }: Talk): Uint8Array {
+export function conversation(dice: Dice, { schema, opening, usual, any }: Talk): Uint8Array {
   const parts = Array.from({ length: 1 + dice.few(MOST_FRAMES) }, (_, i) => {
     const link = Uint8Array.of((dice.chance(0.7) ? 0 : 1) + (dice.chance(0.5) ? 0 : AT_ONCE))
     const pool = i < LINKS && dice.chance(0.8) ? opening : dice.chance(0.8) ? usual : any
@@ -68,7 +68,7 @@ function whole(schema: Schema, message: unknown): Uint8Array {
   return known
 }
 
-async function speak(input: Uint8Array, links: readonly Link[]): Promise<void> {
+export async function speak(input: Uint8Array, links: readonly Link[]): Promise<void> {
   for (const part of parted(input)) {
     const sent = links[(part[0] ?? 0) % links.length]!.send(part.slice(1)).catch(() => undefined) // told by the link's end
     if (((part[0] ?? 0) & AT_ONCE) === 0) await sent
@@ -95,13 +95,13 @@ function endOf({ closed }: Link): string {
   return closed.aborted ? checkedCode(closed.reason) : 'ok'
 }
 
-function checkedCode(reason: unknown): string {
+export function checkedCode(reason: unknown): string {
   assert.ok(reason instanceof HeadraceError && isErrorCode(reason.code), String(reason))
   if (reason.code === 'internal') throw reason.cause ?? reason
   return reason.code
 }
 
-const turn = () => new Promise((resolve) => setImmediate(resolve))
+export const turn = () => new Promise((resolve) => setImmediate(resolve))
 
 const place = {
   protocol: PROTOCOL_VERSION,

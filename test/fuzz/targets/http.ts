@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { pino } from 'pino'
 import type { z } from 'zod'
+import type { ServerDeps } from '../../../coordinator/http/deps.ts'
 import { parseWith } from '../../../coordinator/http/errors.ts'
 import { KeptAnswers } from '../../../coordinator/http/kept-answers.ts'
 import {
@@ -135,7 +136,7 @@ export const api: Target = {
 }
 
 /** The API over runs that write three tokens, with the bundled model's own tokenizer and template. */
-async function openApi() {
+export async function openApi(changes: Partial<ServerDeps> = {}) {
   const clock = new ManualClock()
   const metrics = createCoordinatorMetrics({ version: '0.0.0', model: 'logbook-7m' })
   const facts = { name: 'logbook-7m', layers: 8, contextLength: 2048, vocab: 4096, params: 1, bytes: 2, eosTokens: [4] }
@@ -149,11 +150,12 @@ async function openApi() {
     kept: new KeptAnswers(clock),
     log: pino({ level: 'silent' }),
     clock,
+    ...changes,
   })
 }
 
 /** Every refusal is OpenAI's error object with a code of the list, the status that belongs to it, and no defect. */
-function refusalOf(status: number, body: string): string {
+export function refusalOf(status: number, body: string): string {
   const { error } = JSON.parse(body) as { error: { code: string; message: string } }
   assert.ok(isErrorCode(error.code), `no code: ${body.slice(0, 200)}`)
   assert.equal(ERRORS[error.code].status, status)

@@ -105,9 +105,37 @@ describe('a peer that says nothing', () => {
   })
 })
 
+describe('one address', () => {
+  it('holds no more than its share of the connections, upgraded or silent, and may come again when it has let go', async () => {
+    const refused: string[] = []
+    const connections = { most: 2, exempt: () => false }
+    await using to = await listening(LIMITS, { connections, onRefused: (reason) => refused.push(reason) })
+    const silent = connect(to.server.port, '127.0.0.1')
+    await once(silent, 'connect')
+    const link = await opened(to.server.url)
+    const third = connect(to.server.port, '127.0.0.1')
+    third.on('error', () => undefined) // it may be told by a reset
+    await once(third.resume(), 'close')
+    assert.deepEqual(refused, ['address'])
+    silent.destroy()
+    link.terminate()
+    await aborted(to.accepted[0]!.closed)
+    const again = await opened(to.server.url)
+    assert.equal(refused.length, 1)
+    again.terminate()
+  })
+
+  it('is not counted if it is this machine', async () => {
+    await using to = await listening(LIMITS, { connections: { most: 1 } })
+    const sockets = await Promise.all([1, 2, 3].map(() => opened(to.server.url)))
+    for (const socket of sockets) socket.terminate()
+  })
+})
+
 describe('a flood', () => {
   it('of handshakes is held to a rate for its address', async () => {
-    await using to = await listening()
+    const reasons = new Set<string>()
+    await using to = await listening(LIMITS, { onRefused: (reason) => reasons.add(reason) })
     let refused = 0
     for (let round = 0; round < 2 * BURST && refused === 0; round += 16) {
       const sockets = Array.from({ length: 16 }, () => new WebSocket(to.server.url))
@@ -120,6 +148,7 @@ describe('a flood', () => {
       await Promise.all(ends)
     }
     assert.ok(refused > 0)
+    assert.deepEqual([...reasons], ['handshakes'])
   })
 
   it('of tiny fragments closes the link', async () => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { connect as connectPlain } from 'node:net'
 import { after, before, describe, it } from 'node:test'
 import { connect, type TLSSocket } from 'node:tls'
 import type { Link, LinkLimits } from '../../../shared/link/link.ts'
@@ -18,9 +19,13 @@ const dial = (url: string, secure: Membership | undefined, expected: Expected = 
 /** A worker that listens, and the links that were made to it. */
 async function listener(secure: Membership) {
   const links: Link[] = []
-  const onLink = (link: Link) => void links.push(link)
-  const server = await listenLinks({ host: '127.0.0.1', port: 0, path: '/link', limits: LIMITS, secure, onLink })
-  return { server, links, url: server.url, [Symbol.asyncDispose]: () => server.close() }
+  const refused: string[] = []
+  const told = {
+    onLink: (link: Link) => void links.push(link),
+    onRefused: (reason: string) => void refused.push(reason),
+  }
+  const server = await listenLinks({ host: '127.0.0.1', port: 0, path: '/link', limits: LIMITS, secure, ...told })
+  return { server, links, refused, url: server.url, [Symbol.asyncDispose]: () => server.close() }
 }
 
 /** Resolves with the code of what ended the link. */
@@ -65,6 +70,11 @@ describe('links of a cluster with certificates', () => {
     )
     const [answer] = await once(anybody, 'data')
     assert.match(String(answer), /^HTTP\/1.1 403 .*\r\nheadrace-refusal: certificate_refused\r\n/)
+    const plain = connectPlain(at.server.port, '127.0.0.1')
+    plain.on('error', () => undefined) // it may be told by a reset
+    plain.write('GET /link HTTP/1.1\r\n\r\n')
+    await once(plain.resume(), 'close')
+    assert.deepEqual(at.refused, ['certificate', 'tls'])
 
     const stranger = await other.member({ role: 'decode', name: 'd1' })
     await assert.rejects(dial(at.url, stranger), { code: 'certificate_refused', message: /another cluster/ })

@@ -58,7 +58,13 @@ describe('joining a cluster', () => {
 
   it('is refused with a token that has ended, is revoked, or has another secret', async () => {
     const refused = { code: 'token_refused' }
+    const counted = async () => {
+      const { values } = await api.metrics.joinsRefused.get()
+      return values.find(({ labels }) => labels.code === 'token_refused')?.value ?? 0
+    }
+    const before = await counted()
     await assert.rejects(enrol(base, { token: await cluster.token({ expiresAt: today() - 1 }) }, never), refused)
+    assert.equal(await counted(), before + 1)
     const token = await cluster.token()
     const [version, pin, id] = token.split('.')
     await assert.rejects(enrol(base, { token: `${version}.${pin}.${id}.${'A'.repeat(22)}` }, never), refused)
@@ -118,6 +124,24 @@ describe('joining a cluster', () => {
       message: /is not the coordinator/,
     })
     assert.deepEqual(heard, [])
+    server.close()
+  })
+
+  it('is given up by the worker if the coordinator begins an answer and does not go on, or tells no member', async () => {
+    const { certificate, key } = await cluster.credentials({ role: 'coordinator', name: 'coordinator' })
+    const cert = `${certificate}${cluster.folder.authority.certificate}`
+    const answers = ['HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{', 'HTTP/1.1 200 OK\r\n\r\n{"certificate":"none"}']
+    let answer = answers[0]!
+    const server = createServer({ cert, key }, (socket) => {
+      socket.on('error', () => undefined)
+      socket.once('data', () => (answer === answers[0] ? socket.write(answer) : socket.end(answer)))
+    })
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    const url = `https://127.0.0.1:${(server.address() as AddressInfo).port}`
+    const of = { token: await cluster.token(), answerSeconds: 0.2 }
+    await assert.rejects(enrol(url, of, never), { code: 'dial_failed' })
+    answer = answers[1]!
+    await assert.rejects(enrol(url, { token: of.token }, never), { code: 'certificate_refused' })
     server.close()
   })
 
