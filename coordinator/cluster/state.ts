@@ -283,6 +283,12 @@ export const readyPrefill = (state: ClusterState): PrefillWorker[] =>
 export const readyDecode = (state: ClusterState): Worker[] =>
   state.workers.filter((worker) => worker.role === 'decode' && worker.state === 'ready')
 
+/** The same cluster if no run were on its way. */
+export const idle = (state: ClusterState): ClusterState => ({
+  ...state,
+  workers: state.workers.map((worker) => ({ ...worker, runs: [], reserved: new Map() })),
+})
+
 /** Connected workers that have not been heard of for longer than the limit. */
 export const silentWorkers = (state: ClusterState, now: number, limitSeconds: number): WorkerId[] =>
   state.workers.filter((worker) => now - worker.lastSeen > limitSeconds).map((worker) => worker.id)

@@ -56,6 +56,7 @@ export function checkCluster(deps: ServerDeps, { promptTokens, strategy, workers
   if (unready !== undefined) throw unready
   if (strategy === undefined && workers === undefined) return
   deps.runs.plan(promptTokens.length, {
+    idle: true,
     ...(strategy === undefined ? {} : { strategy }),
     ...(workers === undefined ? {} : { workers }),
   })

@@ -2,6 +2,7 @@ import { HeadraceError } from '../../shared/errors.ts'
 import { MAX_BLOCK_BYTES } from '../../shared/link/link.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
 import type { Wire } from '../../shared/plan.ts'
+import { stateBytesPerToken } from '../../shared/prefill-memory.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { spanSeconds } from './cost.ts'
 import type { DecodeFacts, PlanFacts, PrefillFacts } from './facts.ts'
@@ -37,7 +38,7 @@ export interface Context {
 export function contextOf(facts: PlanFacts): Context {
   const { shape, promptTokens } = facts
   const kvBytes = kvBytesPerTokenLayer(shape)
-  const stateBytes = (2 * shape.hidden + 2 * shape.heads * shape.headDim + 2 * shape.heads) * 4
+  const stateBytes = stateBytesPerToken(shape)
   const neededBytes = (promptTokens + (facts.maxTokens ?? 0)) * kvBytes * shape.layers
   const decode = decodeNode(facts, neededBytes)
   const known = networkOf(facts.workers, decode, facts.links)

@@ -1,4 +1,5 @@
 import { type Span, type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
+import { othersOf, prefillBytes } from '../../shared/prefill-memory.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import type { Context } from './context.ts'
 import {
@@ -52,15 +53,12 @@ export function mayShare({ decode, workers }: Context, members: readonly number[
   return neighbours.length === 0 || threads <= decode.cores
 }
 
-/** What memory a worker's part takes, bytes. A ring's worker meets all others' blocks, a chain's those before its own. */
-export function workerBytes(context: Context, layout: Layout, at: number): number {
-  const own = spanTokens(layout.spans[at]!)
-  const others = layout.strategy === 'ring' ? prefillTokens(layout) - own : (layout.spans[at]![0]?.start ?? 0)
-  return own * (context.stateBytes + context.kvBytes) + others * PREFIX_LAYERS * context.kvBytes
+/** What memory a worker's part takes, bytes. */
+export function workerBytes({ shape }: Context, layout: Layout, at: number): number {
+  const spans = layout.spans[at]!
+  const others = othersOf(layout.strategy, spans, prefillTokens(layout))
+  return prefillBytes(shape, { own: spanTokens(spans), others })
 }
-
-/** Layers of others' KV that a worker holds at most: as many as it grants. */
-export const PREFIX_LAYERS = 3
 
 export const fits = (context: Context, layout: Layout): boolean =>
   context.promptTokens - prefillTokens(layout) <= context.tailRoom &&

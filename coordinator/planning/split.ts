@@ -1,8 +1,9 @@
 /** A split for an order of workers: lanes from the context, spans from the partition. */
 import { type Span, type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
+import { PREFIX_LAYERS } from '../../shared/prefill-memory.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import type { Context } from './context.ts'
-import { costOf, fits, type Layout, mayShare, PREFIX_LAYERS } from './layout.ts'
+import { costOf, fits, type Layout, mayShare } from './layout.ts'
 import { CHAIN_END, CHAIN_LINK, costWithMoving, DECODE_NODE, type Passes, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
 import { chainSpans, type Lane, ringSpans } from './partition.ts'

@@ -1,6 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, type ErrorCode, HeadraceError, isErrorCode } from '../../shared/errors.ts'
-import { asRunId, asWorkerId, type WorkerId } from '../../shared/ids.ts'
+import { asRunId } from '../../shared/ids.ts'
 import { type Plan, type Span, spanTokens } from '../../shared/plan.ts'
 import type { Checked, LayerRange, RunWorker, WorkerEvent } from '../../shared/protocol/control.ts'
 import { planRepair, type Repairer } from '../planning/repair.ts'
@@ -17,7 +17,7 @@ export interface AttemptOptions extends Assigning {
   /** Who could compute what another one did not finish: best those that are not `excluded`. */
   readonly repairers: (excluded: ReadonlySet<string>) => readonly Omit<Repairer, 'busySeconds'>[]
   /** A worker has taken over a part; called back when it is over. */
-  readonly occupy: (part: string, worker: WorkerId) => () => void
+  readonly occupy: (part: Part) => () => void
   /** Seconds of arithmetic that a part still takes. */
   readonly secondsLeft: (part: Part) => number
   readonly onRepair: (repair: Repair) => void
@@ -308,7 +308,7 @@ class Attempt {
     const { workers } = this.#of
     this.#parts.push(part)
     this.#unfollow.push(workers.follow(asRunId(part.id), this.news))
-    this.#leave.set(part, this.#of.occupy(part.id, asWorkerId(part.by.worker)))
+    this.#leave.set(part, this.#of.occupy(part))
     assignRepair(this.#of, part.id, part.by, part.layers)
   }
 

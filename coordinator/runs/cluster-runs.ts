@@ -3,12 +3,13 @@ import type { Clock, Random } from '../../shared/clock.ts'
 import { abortError, asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
 import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
-import { isResumed, type Plan, type Strategy, type Wire } from '../../shared/plan.ts'
+import { isResumed, type Plan, type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Precision } from '../../shared/precision.ts'
+import { othersOf, prefillBytes } from '../../shared/prefill-memory.ts'
 import type { BlockCheck, Checked } from '../../shared/protocol/control.ts'
 import { planFacts, repairersIn, secondsLeftOf } from '../cluster/facts.ts'
 import type { Registry } from '../cluster/registry.ts'
-import { findWorker, readyDecode, readyPrefill } from '../cluster/state.ts'
+import { findWorker, idle, readyDecode, readyPrefill } from '../cluster/state.ts'
 import { toClusterView } from '../cluster/view.ts'
 import { type PlanAsk, type Planned, planPrefill } from '../planning/plan-prefill.ts'
 import { bestOffset } from '../trace/alignment.ts'
@@ -22,7 +23,7 @@ import { decodeMemory, needOf } from './needs.ts'
 import type { Part } from './parts.ts'
 import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
-import { runRequest } from './run.ts'
+import { type Occupied, runRequest } from './run.ts'
 import { drawChecks } from './self-check.ts'
 
 export interface ClusterRunsOptions {
@@ -56,6 +57,8 @@ export class ClusterRuns implements Runs {
   readonly #admission: Admission
   readonly #progress: Progress
   readonly #live = new Set<AbortController>()
+  /** Runs that wait for workers to have less to do. */
+  readonly #waiting = new Set<() => void>()
   #closed: HeadraceError | undefined
   #forecast = NO_FORECAST
 
@@ -98,13 +101,11 @@ export class ClusterRuns implements Runs {
       progress: this.#progress,
       workers: registry,
       layers: shape.layers,
-      planNow: (of: RunRequest) =>
-        resumption(of, registry.state, this.#forecast.edgeSeconds) ?? this.#planWithout(of, new Set()),
-      planAgain: (of: RunRequest, excluded: ReadonlySet<string>, until: AbortSignal) =>
-        this.#planAgain(of, excluded, until),
-      occupy: (run: RunId, plan: Plan) => this.#occupy(run, plan, request.maxTokens),
+      planNow: (id: RunId, of: RunRequest, until: AbortSignal) => this.#planNow(id, of, until),
+      planAgain: (id: RunId, of: RunRequest, excluded: ReadonlySet<string>, until: AbortSignal) =>
+        this.#planAgain(id, of, excluded, until),
       repairers: (excluded: ReadonlySet<string>, decode: WorkerId) => repairersIn(registry.state, excluded, decode),
-      occupyPart: (part: string, worker: WorkerId) => this.#occupyPart(asRunId(part), worker),
+      occupyPart: (part: Part) => this.#occupyPart(part),
       secondsLeft: (part: Part) => secondsLeftOf(registry.state, part),
       offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
       precisionOf: (worker: string) => this.#precisionOf(worker),
@@ -135,7 +136,10 @@ export class ClusterRuns implements Runs {
     return findWorker(this.#of.registry.state, asWorkerId(worker))?.precision ?? 'f32'
   }
 
-  plan(promptTokens: number, ask: PlanAsk & { maxTokens?: number; excluded?: ReadonlySet<string> } = {}): Planned {
+  plan(
+    promptTokens: number,
+    ask: PlanAsk & { maxTokens?: number; excluded?: ReadonlySet<string>; idle?: boolean } = {},
+  ): Planned {
     const { registry, shape, narrowestWire } = this.#of
     const strategy = ask.strategy ?? this.#of.strategy
     const wanted: PlanAsk = {
@@ -150,7 +154,23 @@ export class ClusterRuns implements Runs {
     const { excluded } = ask
     const without = excluded !== undefined && { excluded }
     const facts = { shape, promptTokens, narrowestWire, edgeSeconds, pace, ...most, ...without }
-    return planPrefill(planFacts(registry.state, facts), wanted)
+    return planPrefill(planFacts(ask.idle ? idle(registry.state) : registry.state, facts), wanted)
+  }
+
+  /** Memory that other runs have will be free again, so that is waited for. */
+  async #planNow(run: RunId, of: RunRequest, signal: AbortSignal): Promise<Occupied> {
+    const { registry } = this.#of
+    for (;;) {
+      try {
+        const found = resumption(of, registry.state, this.#forecast.edgeSeconds)
+        return this.#occupy(run, found ?? this.#planWithout(of, new Set()), of)
+      } catch (thrown) {
+        const { code } = asHeadraceError(thrown)
+        if (code !== 'plan_impossible' || registry.state.workers.every(({ reserved }) => reserved.size === 0))
+          throw thrown
+      }
+      await this.#nextChange(signal)
+    }
   }
 
   /** Those that failed the run before get no more of it, unless there is nobody else. */
@@ -172,8 +192,8 @@ export class ClusterRuns implements Runs {
   }
 
   /** Workers come back, or others come: a run that was half computed is worth a wait. */
-  async #planAgain(of: RunRequest, excluded: ReadonlySet<string>, signal: AbortSignal): Promise<Plan> {
-    const { registry, clock } = this.#of
+  async #planAgain(run: RunId, of: RunRequest, excluded: ReadonlySet<string>, signal: AbortSignal): Promise<Occupied> {
+    const { clock } = this.#of
     // With so many the client began, but who failed is missing now.
     const { workers: _number, shares: _shares, ...any } = of
     const ended = new AbortController()
@@ -187,16 +207,39 @@ export class ClusterRuns implements Runs {
     try {
       for (;;) {
         try {
-          return this.#planWithout(any, excluded)
+          return this.#occupy(run, this.#planWithout(any, excluded), of)
         } catch (thrown) {
           why = asHeadraceError(thrown)
           if (!WORTH_A_WAIT.has(why.code)) throw why
         }
-        await nextReady(registry, patience)
+        await this.#nextChange(patience)
       }
     } finally {
       ended.abort()
     }
+  }
+
+  /** Resolves when a worker has become ready, or has less to do; rejects with the signal's coded error. */
+  #nextChange(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const end = (): void => {
+        forget()
+        this.#waiting.delete(onChange)
+        signal.removeEventListener('abort', onAbort)
+      }
+      const onChange = (): void => {
+        end()
+        resolve()
+      }
+      const onAbort = (): void => {
+        end()
+        reject(abortError(signal))
+      }
+      const forget = this.#of.registry.onReady(onChange)
+      this.#waiting.add(onChange)
+      if (signal.aborted) onAbort()
+      else signal.addEventListener('abort', onAbort, { once: true })
+    })
   }
 
   unready(): HeadraceError | undefined {
@@ -211,23 +254,39 @@ export class ClusterRuns implements Runs {
     return toClusterView(this.#of.registry.state, this.#of.clock.now(), { running, waiting })
   }
 
-  #occupy(run: RunId, plan: Plan, maxTokens: number): (worker?: string) => void {
-    const { registry, shape } = this.#of
-    const { decode, promptTokens } = plan
+  #occupy(run: RunId, plan: Plan, { maxTokens }: RunRequest): Occupied {
+    const { shape } = this.#of
+    const { decode, promptTokens, prefillTokens, strategy } = plan
     const kvBytes = shape.layers * kvBytesPerTokenLayer(shape) * (promptTokens + maxTokens)
-    for (const { worker } of plan.workers) registry.apply({ kind: 'run_assigned', worker, run })
-    registry.apply({ kind: 'run_assigned', worker: decode, run, kvBytes })
-    const all = [...plan.workers.map((own) => own.worker), decode]
-    return (one) => {
-      for (const worker of all)
-        if (one === undefined || one === worker) registry.apply({ kind: 'run_released', worker, run })
+    const leave = new Map<string, () => void>()
+    for (const { worker, spans } of plan.workers) {
+      const part = { own: spanTokens(spans), others: othersOf(strategy, spans, prefillTokens) }
+      leave.set(worker, this.#assign(worker, run, prefillBytes(shape, part)))
+    }
+    leave.set(decode, this.#assign(decode, run, kvBytes))
+    return {
+      plan,
+      leave: (one) => {
+        for (const [worker, end] of leave) if (one === undefined || one === worker) end()
+      },
     }
   }
 
-  #occupyPart(part: RunId, worker: WorkerId): () => void {
+  /** Who makes up for another one meets all that is before its own last position. */
+  #occupyPart({ id, by }: Part): () => void {
+    const own = spanTokens(by.spans)
+    const others = (by.spans.at(-1)?.end ?? own) - own
+    return this.#assign(asWorkerId(by.worker), asRunId(id), prefillBytes(this.#of.shape, { own, others }))
+  }
+
+  /** Returns what ends it. */
+  #assign(worker: WorkerId, run: RunId, kvBytes: number): () => void {
     const { registry } = this.#of
-    registry.apply({ kind: 'run_assigned', worker, run: part })
-    return () => registry.apply({ kind: 'run_released', worker, run: part })
+    registry.apply({ kind: 'run_assigned', worker, run, kvBytes })
+    return () => {
+      registry.apply({ kind: 'run_released', worker, run })
+      for (const wake of this.#waiting) wake()
+    }
   }
 
   /** A run that had to make up for something, or had nothing to compute, is no measure of anything. */
@@ -240,24 +299,4 @@ export class ClusterRuns implements Runs {
     for (const event of measurementsOf({ plan, workers, shape, besideOthers, hostOf })) registry.apply(event)
     this.#forecast = forecastAfter(this.#forecast, report, besideOthers)
   }
-}
-
-/** Resolves when another worker has become ready; rejects with the signal's coded error. */
-function nextReady(registry: Registry, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const end = (): void => {
-      forget()
-      signal.removeEventListener('abort', onAbort)
-    }
-    const forget = registry.onReady(() => {
-      end()
-      resolve()
-    })
-    const onAbort = (): void => {
-      end()
-      reject(abortError(signal))
-    }
-    if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort, { once: true })
-  })
 }

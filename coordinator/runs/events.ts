@@ -78,10 +78,13 @@ export interface RunReport {
  */
 export interface Runs {
   run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void>
-  /** Every candidate for a prompt of this length, best first, without running it. Throws `no_workers` or `no_decode_node`. */
+  /**
+   * Every candidate for a prompt of this length, best first, without running it. Throws `no_workers` or `no_decode_node`.
+   * @param ask with `idle`, as if no run were on its way
+   */
   plan(
     promptTokens: number,
-    ask?: { strategy?: Strategy; workers?: number; shares?: readonly number[] },
+    ask?: { strategy?: Strategy; workers?: number; shares?: readonly number[]; idle?: boolean },
   ): { chosen: Plan; candidates: readonly Plan[] }
   /** Why the cluster cannot serve now, or `undefined` if it can. */
   unready(): HeadraceError | undefined

@@ -21,14 +21,17 @@ export interface RunDeps {
   readonly progress: Progress
   readonly workers: Workers
   readonly layers: number
-  /** Facts of this moment to a plan (`coordinator/planning`): whatever a decode node has kept of the prompt is used. */
-  readonly planNow: (request: RunRequest) => Plan
+  /** Facts of this moment to a plan (`coordinator/planning`), once there is room: whatever a decode node has kept is used. */
+  readonly planNow: (run: RunId, request: RunRequest, signal: AbortSignal) => Promise<Occupied>
   /** All anew, without those that are `excluded` if possible, once the cluster can compute the prompt again; or the coded error if it cannot soon. */
-  readonly planAgain: (request: RunRequest, excluded: ReadonlySet<string>, signal: AbortSignal) => Promise<Plan>
-  /** The workers of a plan are busy with the run until the returned function is called, for one of them or for all. */
-  readonly occupy: (run: RunId, plan: Plan) => (worker?: string) => void
+  readonly planAgain: (
+    run: RunId,
+    request: RunRequest,
+    excluded: ReadonlySet<string>,
+    signal: AbortSignal,
+  ) => Promise<Occupied>
   readonly repairers: (excluded: ReadonlySet<string>, decode: WorkerId) => readonly Omit<Repairer, 'busySeconds'>[]
-  readonly occupyPart: (part: string, worker: WorkerId) => () => void
+  readonly occupyPart: (part: Part) => () => void
   readonly secondsLeft: (part: Part) => number
   /** What the decode node of a plan is to compute again, drawn in secret, and who hears what came of it. */
   readonly selfCheck: (plan: Plan) => Pick<AttemptOptions, 'checks' | 'onChecked'>
@@ -37,6 +40,12 @@ export interface RunDeps {
   /** What a worker's numbers are true to. */
   readonly precisionOf: (worker: string) => Precision
   readonly clock: Clock
+}
+
+/** A plan whose workers are busy with the run, from the moment it was made until `leave` is called: for one of them or for all. */
+export interface Occupied {
+  readonly plan: Plan
+  readonly leave: (worker?: string) => void
 }
 
 /** Attempts of a run that have not told a token. A cluster that loses so many decode nodes on end does not get on. */
@@ -62,12 +71,12 @@ export async function* runRequest(
 
   // 3. Admit: wait for a turn, short prompts first.
   const turn = await deps.admit(run, request, signal)
-  const queueSeconds = clock.now() - arrived
-  let leave = (_worker?: string): void => undefined
+  let leave: Occupied['leave'] = () => undefined
   try {
     // 4. Plan, from the facts of this moment.
-    let plan = deps.planNow(request)
-    leave = deps.occupy(run, plan)
+    let plan: Plan
+    ;({ plan, leave } = await deps.planNow(run, request, signal))
+    const queueSeconds = clock.now() - arrived
     // Now: by the end of the run one of them may be gone.
     let precisions = precisionsOf(plan, deps.precisionOf)
     tracer.reached('planned')
@@ -101,8 +110,7 @@ export async function* runRequest(
         if (follow.complete) break
         yield { kind: 'failed_over', from: worker, code: cause.code, attempt: attempt + 1 }
         leave()
-        plan = await deps.planAgain(follow.remaining(), failed, signal)
-        leave = deps.occupy(run, plan)
+        ;({ plan, leave } = await deps.planAgain(run, follow.remaining(), failed, signal))
         precisions = { ...precisions, ...precisionsOf(plan, deps.precisionOf) }
       }
     }

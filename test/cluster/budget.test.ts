@@ -3,6 +3,7 @@ import { after, before, describe, it } from 'node:test'
 import type { RunEvent, RunRequest } from '../../coordinator/runs/events.ts'
 import { HeadraceError } from '../../shared/errors.ts'
 import { kvBytesPerTokenLayer } from '../../shared/model-shape.ts'
+import { prefillBytes } from '../../shared/prefill-memory.ts'
 import { createEngine } from '../../worker/engine/create-engine.ts'
 import { collect } from '../support/api.ts'
 import { MemoryCluster, type MemoryWorkerOptions } from '../support/memory-cluster.ts'
@@ -102,4 +103,79 @@ describe('the memory of a decode node', () => {
       await cluster.stop()
     }
   })
+})
+
+describe('the memory of a prefill worker', () => {
+  const TOKENS = 200
+  let model: TinyModel
+  let partBytes: number
+  let expected: number[]
+  before(async () => {
+    model = await createTinyModel({ seed: 7, layers: 3 })
+    const { shape } = await createEngine('reference', model.folder, { threads: 1 })
+    partBytes = prefillBytes(shape, { own: TOKENS, others: 0 })
+    await use({}, async (cluster) => {
+      expected = tokensOf(await collect(solo(cluster)))
+    })
+  })
+  after(() => model.remove())
+
+  const solo = (cluster: MemoryCluster) =>
+    cluster.runs.run({ ...requestOf(TOKENS), strategy: 'solo', workers: 1 }, never())
+  async function use(of: Partial<MemoryWorkerOptions>, body: (cluster: MemoryCluster) => Promise<void>) {
+    const workers: MemoryWorkerOptions[] = [
+      { name: 'w1', role: 'prefill', ...of },
+      { name: 'd1', role: 'decode' },
+    ]
+    const cluster = await MemoryCluster.start(model.folder, { workers })
+    try {
+      await body(cluster)
+    } finally {
+      await cluster.stop()
+    }
+  }
+
+  it('makes a run wait for a part that another has of it, and both are answered', () =>
+    use({ budgetBytes: 1.5 * partBytes }, async (cluster) => {
+      let most = 0
+      const watched = async () => {
+        const events: RunEvent[] = []
+        for await (const event of solo(cluster)) {
+          events.push(event)
+          const { reserved } = cluster.registry.state.workers.find(({ role }) => role === 'prefill')!
+          most = Math.max(most, reserved.size)
+        }
+        return tokensOf(events)
+      }
+      assert.deepEqual(await Promise.all([watched(), watched(), watched()]), [expected, expected, expected])
+      assert.equal(most, 1)
+    }))
+
+  it('is counted as free for a question that is meant for later', () =>
+    use({ budgetBytes: 1.5 * partBytes }, async (cluster) => {
+      const ask = { strategy: 'solo', workers: 1 } as const
+      for await (const event of solo(cluster))
+        if (event.kind === 'planned') {
+          assert.throws(() => cluster.runs.plan(TOKENS, ask), coded('plan_impossible'))
+          assert.equal(cluster.runs.plan(TOKENS, { ...ask, idle: true }).chosen.workers.length, 1)
+        }
+      assert.equal(cluster.runs.plan(TOKENS, ask).chosen.workers.length, 1)
+    }))
+
+  it('that is less than it said leaves the part to somebody else', () =>
+    use({ kvBudgetBytes: partBytes / 2 }, async (cluster) => {
+      const events = await collect(solo(cluster))
+      assert.deepEqual(tokensOf(events), expected)
+      const last = events.at(-1)!
+      assert.ok(last.kind === 'finished')
+      assert.deepEqual(
+        last.report.repairs.map(({ worker, code }) => ({ worker, code })),
+        [{ worker: 'w1', code: 'out_of_memory' }],
+      )
+    }))
+
+  it('refuses at once what it could not hold if it were idle', () =>
+    use({ budgetBytes: partBytes / 2 }, async (cluster) => {
+      await assert.rejects(collect(solo(cluster)), coded('plan_impossible'))
+    }))
 })

@@ -1,6 +1,7 @@
 import type { Clock } from '../../shared/clock.ts'
 import { HeadraceError } from '../../shared/errors.ts'
-import { blocksOf, type Wire } from '../../shared/plan.ts'
+import { blocksOf, spanTokens, type Wire } from '../../shared/plan.ts'
+import { prefillBytes } from '../../shared/prefill-memory.ts'
 import type { Cost, DecodeAssignment, PrefillAssignment } from '../../shared/protocol/control.ts'
 import { KvMemory } from '../decode/kv-memory.ts'
 import type { Engine } from '../engine/engine.ts'
@@ -56,7 +57,7 @@ export class ComputeHost {
     })
   }
 
-  /** Runs that have not ended, the bytes that their caches take, and the caches that have outlived their runs. */
+  /** Runs that have not ended, the bytes that they take, and the caches that have outlived their runs. */
   get held(): { readonly runs: number; readonly kvBytes: number; readonly kept: KvMemory['kept'] } {
     return { runs: this.#runs.size, kvBytes: this.#memory.taken, kept: this.#memory.kept }
   }
@@ -161,10 +162,12 @@ export class ComputeHost {
     const moved = this.#watchMoving(run)
     const layers = assignment.layers.to
     const task = { engine, spans, blockTokens, promptTokens, tokens, layers, exchange, encodings, clock, turn }
+    const bytes = prefillBytes(engine.shape, { own: spanTokens(spans), others: spanTokens(others) })
     this.#settle(
       run,
       turn,
-      runLayers(task)
+      this.#memory
+        .within(bytes, () => runLayers(task))
         .then((times) => ({ ...times, ...traced(trace), ...moved(times) }))
         .finally(scope.releaseRest),
     )

@@ -24,8 +24,8 @@ interface Kept extends PromptKv {
 }
 
 /**
- * The memory that a decode node has for KV, in bytes. What runs take is theirs; what is left of it holds, for a while, KV
- * that has outlived its run, for somebody who asks the same again: that makes way for any run.
+ * The memory that a worker has for runs, in bytes. What runs take is theirs; what is left of it holds, at a decode node and
+ * for a while, KV that has outlived its run, for somebody who asks the same again: that makes way for any run.
  */
 export class KvMemory {
   readonly #of: KvMemoryOptions
@@ -52,7 +52,7 @@ export class KvMemory {
     const { budgetBytes } = this.#of
     const free = budgetBytes - this.#taken
     if (bytes > free)
-      throw new HeadraceError('out_of_memory', `a KV cache of ${bytes} bytes does not fit the budget`, {
+      throw new HeadraceError('out_of_memory', `a run that takes ${bytes} bytes does not fit the budget`, {
         details: { bytes, budgetBytes: free },
       })
     for (const name of this.#kept.keys()) {
@@ -62,6 +62,16 @@ export class KvMemory {
     const made = make()
     this.#taken += bytes
     return made
+  }
+
+  /** Work that takes memory for as long as it lasts. @throws HeadraceError `out_of_memory` */
+  async within<T>(bytes: number, work: () => Promise<T>): Promise<T> {
+    this.takeFor(bytes, () => undefined)
+    try {
+      return await work()
+    } finally {
+      this.give(bytes)
+    }
   }
 
   /** A run has no more use for what it took. */
