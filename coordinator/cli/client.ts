@@ -87,11 +87,19 @@ async function request(url: string, signal: AbortSignal, apiKey?: string, body?:
   }
   const post = { method: 'POST', body: JSON.stringify(body) }
   const answer = await fetch(url, { signal, headers, ...(body && post) }).catch((cause: Error) => {
-    if (signal.aborted) throw cause
-    throw new HeadraceError('dial_failed', `no coordinator answers at ${new URL(url).origin}`, { cause })
+    throw signal.aborted ? cause : dialError(new URL(url), cause)
   })
   if (answer.ok) return answer
   throw apiError((await answer.json().catch(() => ({}))) as ErrorAnswer, answer.status)
+}
+
+/** "fetch failed" is all that an error of `fetch` says; what happened is in its cause. */
+function dialError({ origin, protocol }: URL, failed: Error): HeadraceError {
+  const cause = failed.cause as { code?: string; message?: string } | undefined
+  const why = cause?.message || cause?.code || failed.message
+  const untrusted = protocol === 'https:' && /CERT|SIGNED/.test(cause?.code ?? '')
+  const hint = untrusted ? '; NODE_EXTRA_CA_CERTS=authority.pem, of the folder of the cluster, makes it trusted' : ''
+  return new HeadraceError('dial_failed', `no coordinator answers at ${origin}: ${why}${hint}`, { cause: failed })
 }
 
 interface ErrorAnswer {

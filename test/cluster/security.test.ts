@@ -88,6 +88,17 @@ describe('a cluster with certificates', () => {
     await plain.up.stop()
   })
 
+  it('is asked by the command line as soon as its authority is trusted, and says how', async () => {
+    const plan = ['plan', '--prompt-tokens', '5000', '--url', url]
+    assert.match(await refusal(...plan), /certificate.*NODE_EXTRA_CA_CERTS/)
+    process.env['NODE_EXTRA_CA_CERTS'] = join(folder, 'authority.pem') // read when a process starts: this one's has been
+    try {
+      assert.match(await output(...plan), /would use .*answers/)
+    } finally {
+      delete process.env['NODE_EXTRA_CA_CERTS']
+    }
+  })
+
   it('lets nobody in without a token, or with one that is used, or of another cluster', async () => {
     const common = ['worker', '--model', bundledModel, '--join', url, '--log-level', 'silent']
     assert.match(await refusal(...common), /needs --state.*\[bad_config\]/)
