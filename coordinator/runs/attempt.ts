@@ -8,7 +8,7 @@ import { keepTickets } from '../security/ticket-office.ts'
 import { type Assigning, assignAll, assignRepair, planWorkers, refreshTickets } from './assign.ts'
 import type { Repair } from './events.ts'
 import { type News, NewsQueue, type WorkerNews } from './news.ts'
-import { checkedGap, type Gap, gapsOf, isLate, laggard, type Part, partOf, tokensOfPart } from './parts.ts'
+import { checkedGap, type Gap, gapsOf, isLate, laggard, type Part, partOf, stuck, tokensOfPart } from './parts.ts'
 import type { Watch } from './progress.ts'
 
 export interface AttemptOptions extends Assigning {
@@ -203,7 +203,8 @@ class Attempt {
 
   #stalled(seconds: number): void {
     const error = new HeadraceError('worker_failed', `no progress for ${seconds.toFixed(0)} s`)
-    const part = laggard(this.#parts)
+    // Others may wait for just what does not get through.
+    const part = stuck(this.#parts) ?? laggard(this.#parts)
     if (part === undefined && this.#doubted) throw this.#decodeLost(error)
     this.#doubt()
     if (part === undefined) return

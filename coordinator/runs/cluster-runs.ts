@@ -1,11 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import type { Clock, Random } from '../../shared/clock.ts'
-import { abortError, asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
 import { asRunId, asWorkerId, type RunId, type WorkerId } from '../../shared/ids.ts'
-import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.ts'
-import { isResumed, type Plan, type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
+import type { ModelShape } from '../../shared/model-shape.ts'
+import { isResumed, type Plan, type Strategy, type Wire } from '../../shared/plan.ts'
 import type { Precision } from '../../shared/precision.ts'
-import { othersOf, prefillBytes } from '../../shared/prefill-memory.ts'
 import type { BlockCheck, Checked } from '../../shared/protocol/control.ts'
 import { planFacts, repairersIn, secondsLeftOf } from '../cluster/facts.ts'
 import type { Registry } from '../cluster/registry.ts'
@@ -20,10 +19,11 @@ import { forecastAfter, NO_FORECAST } from './forecast.ts'
 import { resumption } from './kept-kv.ts'
 import { measurementsOf } from './measurements.ts'
 import { decodeMemory, needOf } from './needs.ts'
+import { Occupancy, type Occupied } from './occupancy.ts'
 import type { Part } from './parts.ts'
 import { Progress } from './progress.ts'
 import type { QueueLimits } from './queue.ts'
-import { type Occupied, runRequest } from './run.ts'
+import { runRequest } from './run.ts'
 import { drawChecks } from './self-check.ts'
 
 export interface ClusterRunsOptions {
@@ -56,9 +56,8 @@ export class ClusterRuns implements Runs {
   readonly #of: ClusterRunsOptions
   readonly #admission: Admission
   readonly #progress: Progress
+  readonly #occupancy: Occupancy
   readonly #live = new Set<AbortController>()
-  /** Runs that wait for workers to have less to do. */
-  readonly #waiting = new Set<() => void>()
   #closed: HeadraceError | undefined
   #forecast = NO_FORECAST
 
@@ -70,6 +69,7 @@ export class ClusterRuns implements Runs {
       decodeMemory(() => of.registry.state),
     )
     this.#progress = new Progress(of.clock)
+    this.#occupancy = new Occupancy(of.registry, of.shape)
   }
 
   async *run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
@@ -105,7 +105,7 @@ export class ClusterRuns implements Runs {
       planAgain: (id: RunId, of: RunRequest, excluded: ReadonlySet<string>, until: AbortSignal) =>
         this.#planAgain(id, of, excluded, until),
       repairers: (excluded: ReadonlySet<string>, decode: WorkerId) => repairersIn(registry.state, excluded, decode),
-      occupyPart: (part: Part) => this.#occupyPart(part),
+      occupyPart: (part: Part) => this.#occupancy.occupyPart(part),
       secondsLeft: (part: Part) => secondsLeftOf(registry.state, part),
       offsetOf: (worker: string) => bestOffset(findWorker(registry.state, asWorkerId(worker))?.clock ?? []),
       precisionOf: (worker: string) => this.#precisionOf(worker),
@@ -163,13 +163,11 @@ export class ClusterRuns implements Runs {
     for (;;) {
       try {
         const found = resumption(of, registry.state, this.#forecast.edgeSeconds)
-        return this.#occupy(run, found ?? this.#planWithout(of, new Set()), of)
+        return this.#occupancy.occupy(run, found ?? this.#planWithout(of, new Set()), of.maxTokens)
       } catch (thrown) {
-        const { code } = asHeadraceError(thrown)
-        if (code !== 'plan_impossible' || registry.state.workers.every(({ reserved }) => reserved.size === 0))
-          throw thrown
+        if (asHeadraceError(thrown).code !== 'plan_impossible' || !this.#occupancy.any) throw thrown
       }
-      await this.#nextChange(signal)
+      await this.#occupancy.changed(signal)
     }
   }
 
@@ -207,39 +205,16 @@ export class ClusterRuns implements Runs {
     try {
       for (;;) {
         try {
-          return this.#occupy(run, this.#planWithout(any, excluded), of)
+          return this.#occupancy.occupy(run, this.#planWithout(any, excluded), of.maxTokens)
         } catch (thrown) {
           why = asHeadraceError(thrown)
           if (!WORTH_A_WAIT.has(why.code)) throw why
         }
-        await this.#nextChange(patience)
+        await this.#occupancy.changed(patience)
       }
     } finally {
       ended.abort()
     }
-  }
-
-  /** Resolves when a worker has become ready, or has less to do; rejects with the signal's coded error. */
-  #nextChange(signal: AbortSignal): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const end = (): void => {
-        forget()
-        this.#waiting.delete(onChange)
-        signal.removeEventListener('abort', onAbort)
-      }
-      const onChange = (): void => {
-        end()
-        resolve()
-      }
-      const onAbort = (): void => {
-        end()
-        reject(abortError(signal))
-      }
-      const forget = this.#of.registry.onReady(onChange)
-      this.#waiting.add(onChange)
-      if (signal.aborted) onAbort()
-      else signal.addEventListener('abort', onAbort, { once: true })
-    })
   }
 
   unready(): HeadraceError | undefined {
@@ -252,41 +227,6 @@ export class ClusterRuns implements Runs {
   cluster(): ClusterView {
     const { running, waiting } = this.#admission
     return toClusterView(this.#of.registry.state, this.#of.clock.now(), { running, waiting })
-  }
-
-  #occupy(run: RunId, plan: Plan, { maxTokens }: RunRequest): Occupied {
-    const { shape } = this.#of
-    const { decode, promptTokens, prefillTokens, strategy } = plan
-    const kvBytes = shape.layers * kvBytesPerTokenLayer(shape) * (promptTokens + maxTokens)
-    const leave = new Map<string, () => void>()
-    for (const { worker, spans } of plan.workers) {
-      const part = { own: spanTokens(spans), others: othersOf(strategy, spans, prefillTokens) }
-      leave.set(worker, this.#assign(worker, run, prefillBytes(shape, part)))
-    }
-    leave.set(decode, this.#assign(decode, run, kvBytes))
-    return {
-      plan,
-      leave: (one) => {
-        for (const [worker, end] of leave) if (one === undefined || one === worker) end()
-      },
-    }
-  }
-
-  /** Who makes up for another one meets all that is before its own last position. */
-  #occupyPart({ id, by }: Part): () => void {
-    const own = spanTokens(by.spans)
-    const others = (by.spans.at(-1)?.end ?? own) - own
-    return this.#assign(asWorkerId(by.worker), asRunId(id), prefillBytes(this.#of.shape, { own, others }))
-  }
-
-  /** Returns what ends it. */
-  #assign(worker: WorkerId, run: RunId, kvBytes: number): () => void {
-    const { registry } = this.#of
-    registry.apply({ kind: 'run_assigned', worker, run, kvBytes })
-    return () => {
-      registry.apply({ kind: 'run_released', worker, run })
-      for (const wake of this.#waiting) wake()
-    }
   }
 
   /** A run that had to make up for something, or had nothing to compute, is no measure of anything. */

@@ -42,6 +42,10 @@ export function laggard(parts: readonly Part[]): Part | undefined {
     )
 }
 
+/** Who has computed all it had to, as it said, and is not done: what it has does not get through to the decode node. */
+export const stuck = (parts: readonly Part[]): Part | undefined =>
+  parts.find(({ state, finishedLayers, layers }) => state === 'computing' && finishedLayers >= layers.to)
+
 /** Below this a part is not worth the second look. */
 const LEAST_LATE_SECONDS = 5
 /** Several runs, or the hour, may have a worker take this many times what was predicted. */

@@ -11,6 +11,7 @@ import { AttemptFailed, type AttemptOptions, attemptRun } from './attempt.ts'
 import type { RunEvent, RunReport, RunRequest } from './events.ts'
 import { Following } from './following.ts'
 import type { WorkerNews } from './news.ts'
+import type { Occupied } from './occupancy.ts'
 import type { Part } from './parts.ts'
 import type { Progress } from './progress.ts'
 import type { Workers } from './workers.ts'
@@ -40,12 +41,6 @@ export interface RunDeps {
   /** What a worker's numbers are true to. */
   readonly precisionOf: (worker: string) => Precision
   readonly clock: Clock
-}
-
-/** A plan whose workers are busy with the run, from the moment it was made until `leave` is called: for one of them or for all. */
-export interface Occupied {
-  readonly plan: Plan
-  readonly leave: (worker?: string) => void
 }
 
 /** Attempts of a run that have not told a token. A cluster that loses so many decode nodes on end does not get on. */

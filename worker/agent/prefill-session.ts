@@ -52,11 +52,11 @@ export class PrefillSession extends Session {
     this.#subscribe()
   }
 
-  /** Another worker of the run is gone. */
+  /** Another worker of the run is gone. In a ring of two it is both, the one before and the one after. */
   override lost(worker: string): void {
+    if (this.#exchange.isTarget(worker)) this.#exchange.abandonTarget()
     if (worker === this.#exchange.source?.worker)
       this.#sourceLost(new HeadraceError('worker_lost', `${worker} is lost to the run`))
-    else if (this.#exchange.isTarget(worker)) this.#exchange.abandonTarget()
   }
 
   #subscribe(): void {

@@ -307,6 +307,22 @@ describe('an attempt', () => {
     await assert.rejects(last, failedAt('d1', 'worker_failed'))
   })
 
+  it('gives up on who has computed all and does not get it through, before those who may wait for it', async () => {
+    const { news, say, clock, took, controller } = start({ stallSeconds: 60 })
+    for (let layer = 0; layer < LAYERS; layer++) {
+      const next = news.next()
+      say('w2', { kind: 'layer_finished', run: 'a', layer })
+      await next
+    }
+    const next = news.next()
+    clock.advance(60)
+    await settle()
+    const asked = took('survey').map(({ command }) => command.kind === 'survey' && command.worker)
+    assert.deepEqual(asked, ['w2'])
+    controller.abort()
+    await assert.rejects(next, coded('cancelled'))
+  })
+
   it('asks for what a finished worker said it had handed over, too, when another one waits', async () => {
     const { news, say, clock, took, controller } = start({ stallSeconds: 60 })
     const first = news.next()
