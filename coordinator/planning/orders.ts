@@ -145,7 +145,7 @@ export class ChainOrders {
     const known = this.#lanes.get(key)
     if (known !== undefined) return known
     const { cost, sharedCost } = workers[member]!
-    const place = { member, next, cost: shared ? sharedCost! : cost, idleSeconds: 0 }
+    const place = { member, next, passes: undefined, cost: shared ? sharedCost! : cost, idleSeconds: 0 }
     const lane = laneOf(this.#context, this.#ask, place)
     this.#lanes.set(key, lane)
     return lane
