@@ -95,7 +95,7 @@ function memoryLimit(context: Context, { layout, seconds }: Timed): string | und
     workers: workers.map(({ budgetBytes: _, ...worker }) => worker),
     tailRoom: Number.POSITIVE_INFINITY,
   }
-  const relaxed = evaluate(roomy, layout.strategy, layout.members, false)
+  const relaxed = evaluate(roomy, { layout }, false)
   if (relaxed === undefined || relaxed.seconds > TELLING_GAIN * seconds) return undefined
   return full < 0 ? context.decode.id : workers[layout.members[full]!]!.id
 }

@@ -2,7 +2,7 @@ import { type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
 import { carriedSeconds, type Layout, mayShare, pipelineOf } from './layout.ts'
 import { type Pipeline, type Simulated, scaled, simulate } from './simulate.ts'
-import { type SplitAsk, split } from './split.ts'
+import { canDoWithin, type SplitAsk, split } from './split.ts'
 
 /** A layout and what the simulation says of it. */
 export interface Timed {
@@ -12,6 +12,8 @@ export interface Timed {
   readonly seconds: number
   /** The simulation may come to this much for the sake of wider blocks. */
   readonly limitSeconds: number
+  /** What a first look found of the same workers, in all precisions that it tried. */
+  readonly known?: readonly Timed[]
 }
 
 /** A time to first token this near to the best is as good as the best, if its numbers are more exact. */
@@ -32,26 +34,33 @@ export function draft(
   all: boolean,
 ): Timed | undefined {
   let best: Timed | undefined
+  const known: Timed[] = []
   for (const wire of new Set([context.wires[0]!, context.wires.at(-1)!])) {
     const layout = split(context, members, { strategy, wire, all, share: true })
     const timed = layout && time(context, layout)
-    if (timed !== undefined && !(timed.seconds * GOOD_ENOUGH > (best?.seconds ?? Number.POSITIVE_INFINITY)))
-      best = timed
+    if (timed === undefined) continue
+    known.push(timed)
+    if (!(timed.seconds * GOOD_ENOUGH > (best?.seconds ?? Number.POSITIVE_INFINITY))) best = timed
   }
-  return best
+  return best && { ...best, known }
 }
 
-/** The best split of these workers in this order, in the widest precision that is good enough. */
+/** The best split of the workers of a draft in their order, in the widest precision that is good enough. */
 export function evaluate(
   context: Context,
-  strategy: Strategy,
-  members: readonly number[],
+  { layout, known = [] }: Pick<Timed, 'layout' | 'known'>,
   all: boolean,
 ): Timed | undefined {
+  const { strategy, members } = layout
+  const drafts = known.filter((draft) => String(draft.layout.members) === String(members))
   const found: Found[] = []
   const ideal = context.wires.length > 1 ? idealSeconds(context, strategy, members, all) : 0
+  const narrowest = drafts.find(isIn(context.wires.at(-1)!))
+  const limit = GOOD_ENOUGH * Math.max(narrowest?.seconds ?? Number.POSITIVE_INFINITY, GOOD_ENOUGH * ideal)
   for (const wire of context.wires) {
-    const best = bestSplit(context, members, { strategy, wire, all })
+    const ask = { strategy, wire, all }
+    if (!canDoWithin(context, members, ask, limit)) continue
+    const best = bestSplit(context, members, ask, drafts.find(isIn(wire)))
     if (best === undefined) continue
     found.push(best)
     if (best.timed.seconds <= GOOD_ENOUGH * ideal) break
@@ -63,19 +72,30 @@ export function evaluate(
   return { ...refined, limitSeconds: Math.max(refined.seconds, GOOD_ENOUGH * Math.min(least, refined.seconds)) }
 }
 
+const isIn =
+  (wire: Wire) =>
+  ({ layout }: Timed): boolean =>
+    layout.prefixWires[0] === wire
+
 interface Found {
   readonly timed: Timed
   readonly ask: SplitAsk
 }
 
-/** What the decode node may take over it need not: whichever is faster. */
-function bestSplit(context: Context, members: readonly number[], ask: Omit<SplitAsk, 'share'>): Found | undefined {
+/** What the decode node may take over it need not: whichever is faster. `known`: what comes out if it may. */
+function bestSplit(
+  context: Context,
+  members: readonly number[],
+  ask: Omit<SplitAsk, 'share'>,
+  known?: Timed,
+): Found | undefined {
   const choices = ask.strategy !== 'solo' && mayShare(context, members) ? [false, true] : [false]
   let best: Found | undefined
   for (const share of choices) {
-    const layout = split(context, members, { ...ask, share })
+    const isKnown = share || choices.length === 1
+    const layout = isKnown && known !== undefined ? known.layout : split(context, members, { ...ask, share })
     if (layout === undefined) continue
-    const timed = time(context, layout)
+    const timed = layout === known?.layout ? known : time(context, layout)
     if (best === undefined || timed.seconds < best.timed.seconds) best = { timed, ask: { ...ask, share } }
   }
   return best

@@ -81,9 +81,9 @@ const WORTH_A_LOOK = 1.2
 const MOST_LOOKED_AT = 5
 
 function lookedAt(context: Context, timed: Timed, all: boolean): Timed {
-  const { strategy, members } = timed.layout
+  const { members } = timed.layout
   if (members.length === 0) return timed
-  const found = evaluate(context, strategy, members, all)
+  const found = evaluate(context, timed, all)
   return found === undefined || found.layout.members.length !== members.length ? timed : found
 }
 
