@@ -1,6 +1,6 @@
-import { type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
+import type { Strategy, Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
-import { carriedSeconds, type Layout, mayShare, pipelineOf } from './layout.ts'
+import { type Layout, mayShare, pipelineOf } from './layout.ts'
 import { type Pipeline, type Simulated, scaled, simulate } from './simulate.ts'
 import { canDoWithin, type SplitAsk, split } from './split.ts'
 
@@ -127,48 +127,4 @@ function refine(context: Context, { timed, ask }: Found): Timed {
 function idleSeconds({ shape }: Context, { pipeline, simulated }: Timed): number[] {
   const own = [...simulated.finished].map((end, i) => end / shape.layers - pipeline.work.layer[i]!)
   return [...own, simulated.ttftSeconds / shape.layers - pipeline.tail.layer]
-}
-
-/**
- * Blocks are made wider where it costs next to nothing: those for the decode node first, then those for later workers from
- * the tail on, since what the head makes passes most links. A ring's blocks all pass all links but one.
- */
-export function widen(context: Context, timed: Timed): Timed {
-  const count = timed.layout.members.length
-  let best = onlyNeeded(timed, context)
-  const keepIfGood = (change: Partial<Layout>): boolean => {
-    const layout = { ...best.layout, ...change }
-    if (carriedSeconds(context, layout) > timed.limitSeconds) return false
-    const next = time(context, layout, timed.limitSeconds)
-    if (next.seconds > timed.limitSeconds) return false
-    best = next
-    return true
-  }
-  const narrow = context.wires.indexOf(timed.layout.handoffWires[0] ?? 'f32')
-  const wider = context.wires.slice(0, narrow)
-  const uniform = (wire: Wire): Wire[] => Array.from({ length: count }, () => wire)
-  const together = wider.some((wire) => keepIfGood({ handoffWires: uniform(wire) }))
-  // Where all links are alike, what has been too much for one worker is too much for any that has as much to send.
-  let tooMuch = Number.POSITIVE_INFINITY
-  for (let at = count - 1; at >= 0 && !together; at--)
-    wider.some((wire) => {
-      const more =
-        spanTokens(best.layout.spans[at]!) * (context.wireBytes[wire] - context.wireBytes[context.wires[narrow]!])
-      if (more >= tooMuch) return false
-      const good = keepIfGood({ handoffWires: best.layout.handoffWires.with(at, wire) })
-      if (!good && context.network.alike) tooMuch = more
-      return good
-    })
-  if (timed.layout.strategy === 'ring') wider.some((wire) => keepIfGood({ prefixWires: uniform(wire) }))
-  else
-    for (let at = count - 2; at >= 0; at--)
-      if (!wider.some((wire) => keepIfGood({ prefixWires: best.layout.prefixWires.with(at, wire) }))) break
-  return best
-}
-
-/** What is sent to nobody is not made narrow. */
-function onlyNeeded(timed: Timed, context: Context): Timed {
-  const { layout } = timed
-  if (layout.members.length === 0 || (layout.strategy === 'ring' && layout.members.length > 1)) return timed
-  return { ...timed, layout: { ...layout, prefixWires: layout.prefixWires.with(-1, context.wires[0]!) } }
 }
