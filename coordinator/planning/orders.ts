@@ -25,22 +25,18 @@ export function ordersToTry(context: Context, { least, most }: Sizes, ask: Order
   const count = context.workers.length
   const from = Math.max(2, least)
   if (count > MAX_EXHAUSTIVE) {
-    return sizesBetween(from, most).map((size) =>
-      slowCardsFirst(
-        context,
-        context.workers.slice(0, size).map((_, i) => i),
-      ),
-    )
+    return sizesBetween(from, most).map((size) => slowCardsFirst(context, [...context.workers.keys()].slice(0, size)))
   }
   const search = ask.strategy === 'ring' ? new RingOrders(context, ask.wire) : new ChainOrders(context, ask)
   const best = new Map<number, Rated[]>()
   const kept = context.network.alike ? 1 : KEPT_ORDERS
+  const ranked = slowCardsFirst(context, [...context.workers.keys()])
   for (let subset = 1; subset < 2 ** count; subset++) {
-    const members = context.workers.map((_, i) => i).filter((i) => (subset >> i) & 1)
+    const members = ranked.filter((i) => (subset >> i) & 1)
     if (members.length < from || members.length > most) continue
     const rivals = best.get(members.length) ?? []
     const limits = { best: secondsOf(rivals[0]), worst: secondsOf(rivals[kept - 1]) }
-    const found = search.rate(slowCardsFirst(context, members), limits)
+    const found = search.rate(members, limits)
     best.set(members.length, [...rivals, ...found].toSorted((x, y) => x.seconds - y.seconds).slice(0, kept))
   }
   return [...best.values()].flat().map(({ order }) => order)
