@@ -1,8 +1,8 @@
 import type { Strategy, Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
-import { type Layout, mayShare, pipelineOf } from './layout.ts'
+import { carriedSeconds, type Layout, mayShare, pipelineOf } from './layout.ts'
 import { type Pipeline, type Simulated, scaled, simulate } from './simulate.ts'
-import { canDoWithin, type SplitAsk, split } from './split.ts'
+import { type SplitAsk, split } from './split.ts'
 
 /** A layout and what the simulation says of it. */
 export interface Timed {
@@ -58,9 +58,7 @@ export function evaluate(
   const narrowest = drafts.find(isIn(context.wires.at(-1)!))
   const limit = GOOD_ENOUGH * Math.max(narrowest?.seconds ?? Number.POSITIVE_INFINITY, GOOD_ENOUGH * ideal)
   for (const wire of context.wires) {
-    const ask = { strategy, wire, all }
-    if (!canDoWithin(context, members, ask, limit)) continue
-    const best = bestSplit(context, members, ask, drafts.find(isIn(wire)))
+    const best = bestSplit(context, members, { strategy, wire, all }, { limit, known: drafts.find(isIn(wire)) })
     if (best === undefined) continue
     found.push(best)
     if (best.timed.seconds <= GOOD_ENOUGH * ideal) break
@@ -82,20 +80,23 @@ interface Found {
   readonly ask: SplitAsk
 }
 
-/** What the decode node may take over it need not: whichever is faster. `known`: what comes out if it may. */
+/**
+ * What the decode node may take over it need not: whichever is faster. What its links alone make slower than `limit` is
+ * not simulated. `known`: what comes out if the decode node may.
+ */
 function bestSplit(
   context: Context,
   members: readonly number[],
   ask: Omit<SplitAsk, 'share'>,
-  known?: Timed,
+  { limit = Number.POSITIVE_INFINITY, known }: { limit?: number; known?: Timed | undefined } = {},
 ): Found | undefined {
   const choices = ask.strategy !== 'solo' && mayShare(context, members) ? [false, true] : [false]
   let best: Found | undefined
   for (const share of choices) {
-    const isKnown = share || choices.length === 1
-    const layout = isKnown && known !== undefined ? known.layout : split(context, members, { ...ask, share })
-    if (layout === undefined) continue
-    const timed = layout === known?.layout ? known : time(context, layout)
+    const draft = share || choices.length === 1 ? known : undefined
+    const layout = draft?.layout ?? split(context, members, { ...ask, share })
+    if (layout === undefined || carriedSeconds(context, layout) > limit) continue
+    const timed = draft ?? time(context, layout)
     if (best === undefined || timed.seconds < best.timed.seconds) best = { timed, ask: { ...ask, share } }
   }
   return best

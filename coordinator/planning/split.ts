@@ -5,7 +5,7 @@ import type { Context } from './context.ts'
 import { costOf, fits, type Layout, mayShare, PREFIX_LAYERS } from './layout.ts'
 import { CHAIN_END, CHAIN_LINK, costWithMoving, DECODE_NODE, type Passes, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
-import { chainSpans, isEnoughForChain, type Lane, ringSpans } from './partition.ts'
+import { chainSpans, type Lane, ringSpans } from './partition.ts'
 
 export interface SplitAsk {
   readonly strategy: Strategy
@@ -38,35 +38,9 @@ export function split(context: Context, members: readonly number[], ask: SplitAs
 
 function spansOf(context: Context, members: readonly number[], ask: SplitAsk): Span[][] | undefined {
   const tail = tailLane(context, members, ask)
-  const lanes = lanesOf(context, members, ask, tail)
-  if (ask.strategy === 'ring') return ringSpans(lanes, context.promptTokens, tail)
-  const spans = chainSpans([...lanes, tail], context.promptTokens)
-  return ask.all && spans !== undefined ? evenedOut(spans).slice(0, -1) : spans?.slice(0, -1)
-}
-
-/**
- * False if no split of these workers in this order can be simulated to take so little: all layers but the last take the
- * period of the steady state at least.
- */
-export function canDoWithin(
-  context: Context,
-  members: readonly number[],
-  ask: Omit<SplitAsk, 'share'>,
-  seconds: number,
-): boolean {
-  if (ask.strategy === 'ring' || seconds === Number.POSITIVE_INFINITY) return true
-  // the decode node's share may cost its neighbours more than it takes off them
-  return [true, false].some((share) => {
-    const tail = tailLane(context, members, { ...ask, share })
-    const lanes = [...lanesOf(context, members, ask, tail), tail]
-    return isEnoughForChain(lanes, context.promptTokens, seconds / (context.shape.layers - 1))
-  })
-}
-
-function lanesOf(context: Context, members: readonly number[], ask: Omit<SplitAsk, 'share'>, tail: Lane): Lane[] {
   const ring = ask.strategy === 'ring' ? ringPasses(members.length) : undefined
   const company = { members, tail: (tail.most ?? 1) > 1 }
-  return members.map((member, at) =>
+  const lanes = members.map((member, at) =>
     laneOf(context, ask, {
       member,
       next: ring === undefined ? members[at + 1] : undefined,
@@ -75,6 +49,9 @@ function lanesOf(context: Context, members: readonly number[], ask: Omit<SplitAs
       idleSeconds: ask.idle?.[at] ?? 0,
     }),
   )
+  if (ask.strategy === 'ring') return ringSpans(lanes, context.promptTokens, tail)
+  const spans = chainSpans([...lanes, tail], context.promptTokens)
+  return ask.all && spans !== undefined ? evenedOut(spans).slice(0, -1) : spans?.slice(0, -1)
 }
 
 interface Place {
