@@ -35,12 +35,13 @@ export function draft(
 ): Timed | undefined {
   let best: Timed | undefined
   const known: Timed[] = []
-  for (const wire of new Set([context.wires[0]!, context.wires.at(-1)!])) {
+  const isWorse = (seconds: number) => best !== undefined && seconds >= GOOD_ENOUGH * best.seconds
+  for (const wire of new Set([context.wires.at(-1)!, context.wires[0]!])) {
     const layout = split(context, members, { strategy, wire, all, share: true })
-    const timed = layout && time(context, layout)
-    if (timed === undefined) continue
+    if (layout === undefined || isWorse(carriedSeconds(context, layout))) continue
+    const timed = time(context, layout)
     known.push(timed)
-    if (!(timed.seconds * GOOD_ENOUGH > (best?.seconds ?? Number.POSITIVE_INFINITY))) best = timed
+    if (!isWorse(timed.seconds)) best = timed
   }
   return best && { ...best, known }
 }
