@@ -1,7 +1,7 @@
 import type { Strategy, Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
 import { carriedSeconds, type Layout, mayShare, pipelineOf } from './layout.ts'
-import { type Pipeline, type Simulated, scaled, simulate } from './simulate.ts'
+import { type Pipeline, type Simulated, simulate } from './simulate.ts'
 import { type SplitAsk, split } from './split.ts'
 
 /** A layout and what the simulation says of it. */
@@ -106,7 +106,7 @@ function bestSplit(
 /** What no precision can be better than: links that carry everything at once. */
 function idealSeconds(context: Context, strategy: Strategy, members: readonly number[], all: boolean): number {
   const best = bestSplit(context, members, { strategy, wire: 'f32', all, freeLinks: true })
-  return best === undefined ? 0 : simulate(scaled(best.timed.pipeline, 0, 1)).ttftSeconds
+  return best === undefined ? 0 : simulate(best.timed.pipeline, { links: 0, latency: 1 }).ttftSeconds
 }
 
 /**

@@ -58,6 +58,14 @@ export interface Tail {
   readonly lastAfterLast: number
 }
 
+/** How many times as long links take for bytes, and how many times as far they are. */
+interface Slower {
+  readonly links: number
+  readonly latency: number
+}
+
+const AS_IT_IS: Slower = { links: 1, latency: 1 }
+
 export interface Simulated {
   readonly ttftSeconds: number
   /** When each worker's last block is at the decode node. */
@@ -68,11 +76,11 @@ export interface Simulated {
 const CREDIT_LAYERS = 3
 const KEPT = CREDIT_LAYERS + 1
 
-export function simulate(pipeline: Pipeline): Simulated {
+export function simulate(pipeline: Pipeline, slower: Slower = AS_IT_IS): Simulated {
   const { layers, ring, tail, handoff } = pipeline
   const workers = handoff.own.length
   const state = startOf(workers, pipeline.cards)
-  lay(pipeline, state)
+  lay(pipeline, slower, state)
   const { atTail, handedOff } = state
   let tailDone = 0
   for (let layer = 0; layer < layers - 1; layer++) {
@@ -87,7 +95,7 @@ export function simulate(pipeline: Pipeline): Simulated {
   }
   projectOnly(workers, state)
   const ttftSeconds = later(tailDone + tail.lastLayer, atTail[LAST]! + tail.lastAfterLast)
-  return { ttftSeconds, finished: handoff.latency.map((seconds, i) => handedOff[i]! + seconds) }
+  return { ttftSeconds, finished: handoff.latency.map((seconds, i) => handedOff[i]! + seconds * slower.latency) }
 }
 
 /** Unlike `Math.max` and `Math.min` these need not look for NaN and negative zero. */
@@ -115,7 +123,7 @@ const HANDOFF_CARDS = 2
 const CARDS = 4
 
 /** One table instead of twenty lists: each number is read once for every layer. */
-function lay({ work, prefix, handoff }: Pipeline, { seconds, cards }: State): void {
+function lay({ work, prefix, handoff }: Pipeline, slower: Slower, { seconds, cards }: State): void {
   for (let i = 0; i < work.layer.length; i++) {
     const row = i * ROW
     seconds[row + LAYER] = work.layer[i]!
@@ -123,8 +131,8 @@ function lay({ work, prefix, handoff }: Pipeline, { seconds, cards }: State): vo
     seconds[row + FIRST_BLOCK] = work.firstBlock[i]!
     seconds[row + AFTER_FIRST] = work.afterFirst[i]!
     seconds[row + AFTER_LAST] = work.afterLast[i]!
-    layTransfer(prefix, i, row + PREFIX, seconds)
-    layTransfer(handoff, i, row + HANDOFF, seconds)
+    layTransfer(prefix, i, slower, row + PREFIX, seconds)
+    layTransfer(handoff, i, slower, row + HANDOFF, seconds)
     const pair = i * CARDS
     cards[pair] = prefix.out[i]!
     cards[pair + 1] = prefix.in[i]!
@@ -133,13 +141,14 @@ function lay({ work, prefix, handoff }: Pipeline, { seconds, cards }: State): vo
   }
 }
 
-function layTransfer(transfers: Transfers, i: number, link: number, seconds: Float64Array): void {
-  seconds[link + LATENCY] = transfers.latency[i]!
-  seconds[link + OWN] = transfers.own[i]!
-  seconds[link + RELAYED] = transfers.relayed[i]!
-  seconds[link + BLOCK] = transfers.block[i]!
-  seconds[link + OUT] = transfers.outSeconds[i]!
-  seconds[link + IN] = transfers.inSeconds[i]!
+function layTransfer(t: Transfers, i: number, slower: Slower, link: number, seconds: Float64Array): void {
+  const { links, latency } = slower
+  seconds[link + LATENCY] = t.latency[i]! * latency
+  seconds[link + OWN] = t.own[i]! * links
+  seconds[link + RELAYED] = t.relayed[i]! * links
+  seconds[link + BLOCK] = t.block[i]! * links
+  seconds[link + OUT] = t.outSeconds[i]! * links
+  seconds[link + IN] = t.inSeconds[i]! * links
 }
 
 interface State {
@@ -341,18 +350,4 @@ function throughCards(link: number, pair: number, begin: number, { seconds, card
   cardFree[out] = sent
   cardFree[into] = received
   return later(sent, received)
-}
-
-/** The same pipeline on links of other speed and length. */
-export function scaled(pipeline: Pipeline, links: number, latency: number): Pipeline {
-  const change = (t: Transfers): Transfers => ({
-    ...t,
-    latency: t.latency.map((seconds) => seconds * latency),
-    own: t.own.map((seconds) => seconds * links),
-    relayed: t.relayed.map((seconds) => seconds * links),
-    block: t.block.map((seconds) => seconds * links),
-    outSeconds: t.outSeconds.map((seconds) => seconds * links),
-    inSeconds: t.inSeconds.map((seconds) => seconds * links),
-  })
-  return { ...pipeline, prefix: change(pipeline.prefix), handoff: change(pipeline.handoff) }
 }
