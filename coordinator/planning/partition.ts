@@ -27,7 +27,7 @@ export interface Lane {
   readonly handoffSeconds?: number
   /** Seconds for each token before the lane's start on its way into the lane's host. */
   readonly ingressSeconds?: number
-  /** The network card that prefix and hand-off leave through together: seconds for each of their tokens. */
+  /** The network card that prefix and hand-off leave through together: seconds for each token, no more than the links'. */
   readonly card?: { readonly prefixSeconds: number; readonly handoffSeconds: number } | undefined
   readonly room?: Room | undefined
   /** Tokens that it must and may have. */
