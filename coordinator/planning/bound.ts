@@ -6,7 +6,7 @@ import type { Bound } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
 import { evaluate, type Timed } from './evaluate.ts'
 import { type Layout, prefillTokens, workerBytes } from './layout.ts'
-import { scaled, simulate, type Transfers } from './simulate.ts'
+import { simulate, type Transfers } from './simulate.ts'
 
 export interface Limit {
   readonly bound: Bound
@@ -25,7 +25,7 @@ export function limitOf(context: Context, timed: Timed): Limit {
   if (memory !== undefined) return { bound: 'memory', boundBy: `memory of ${memory}` }
   const { pipeline, seconds, layout } = timed
   const grown = (links: number, latency: number) =>
-    (simulate(scaled(pipeline, 1 + links * LITTLE, 1 + latency * LITTLE)).ttftSeconds - seconds) / LITTLE
+    (simulate(pipeline, { links: 1 + links * LITTLE, latency: 1 + latency * LITTLE }).ttftSeconds - seconds) / LITTLE
   const travelling = grown(1, 1)
   const computing = seconds - travelling
   if (computing >= travelling) return { bound: 'compute', boundBy: `${slowest(context, timed)} computes` }
@@ -95,7 +95,7 @@ function memoryLimit(context: Context, { layout, seconds }: Timed): string | und
     workers: workers.map(({ budgetBytes: _, ...worker }) => worker),
     tailRoom: Number.POSITIVE_INFINITY,
   }
-  const relaxed = evaluate(roomy, layout.strategy, layout.members, false)
+  const relaxed = evaluate(roomy, { layout }, false)
   if (relaxed === undefined || relaxed.seconds > TELLING_GAIN * seconds) return undefined
   return full < 0 ? context.decode.id : workers[layout.members[full]!]!.id
 }

@@ -1,7 +1,7 @@
-import { type Strategy, spanTokens, type Wire } from '../../shared/plan.ts'
+import type { Strategy, Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
 import { carriedSeconds, type Layout, mayShare, pipelineOf } from './layout.ts'
-import { type Pipeline, type Simulated, scaled, simulate } from './simulate.ts'
+import { type Pipeline, type Simulated, simulate } from './simulate.ts'
 import { type SplitAsk, split } from './split.ts'
 
 /** A layout and what the simulation says of it. */
@@ -12,6 +12,8 @@ export interface Timed {
   readonly seconds: number
   /** The simulation may come to this much for the sake of wider blocks. */
   readonly limitSeconds: number
+  /** What a first look found of the same workers, in all precisions that it tried. */
+  readonly known?: readonly Timed[]
 }
 
 /** A time to first token this near to the best is as good as the best, if its numbers are more exact. */
@@ -32,26 +34,32 @@ export function draft(
   all: boolean,
 ): Timed | undefined {
   let best: Timed | undefined
-  for (const wire of new Set([context.wires[0]!, context.wires.at(-1)!])) {
+  const known: Timed[] = []
+  const isWorse = (seconds: number) => best !== undefined && seconds >= GOOD_ENOUGH * best.seconds
+  for (const wire of new Set([context.wires.at(-1)!, context.wires[0]!])) {
     const layout = split(context, members, { strategy, wire, all, share: true })
-    const timed = layout && time(context, layout)
-    if (timed !== undefined && !(timed.seconds * GOOD_ENOUGH > (best?.seconds ?? Number.POSITIVE_INFINITY)))
-      best = timed
+    if (layout === undefined || isWorse(carriedSeconds(context, layout))) continue
+    const timed = time(context, layout)
+    known.push(timed)
+    if (!isWorse(timed.seconds)) best = timed
   }
-  return best
+  return best && { ...best, known }
 }
 
-/** The best split of these workers in this order, in the widest precision that is good enough. */
+/** The best split of the workers of a draft in their order, in the widest precision that is good enough. */
 export function evaluate(
   context: Context,
-  strategy: Strategy,
-  members: readonly number[],
+  { layout, known = [] }: Pick<Timed, 'layout' | 'known'>,
   all: boolean,
 ): Timed | undefined {
+  const { strategy, members } = layout
+  const drafts = known.filter((draft) => String(draft.layout.members) === String(members))
   const found: Found[] = []
   const ideal = context.wires.length > 1 ? idealSeconds(context, strategy, members, all) : 0
+  const narrowest = drafts.find(isIn(context.wires.at(-1)!))
+  const limit = GOOD_ENOUGH * Math.max(narrowest?.seconds ?? Number.POSITIVE_INFINITY, GOOD_ENOUGH * ideal)
   for (const wire of context.wires) {
-    const best = bestSplit(context, members, { strategy, wire, all })
+    const best = bestSplit(context, members, { strategy, wire, all }, { limit, known: drafts.find(isIn(wire)) })
     if (best === undefined) continue
     found.push(best)
     if (best.timed.seconds <= GOOD_ENOUGH * ideal) break
@@ -63,19 +71,33 @@ export function evaluate(
   return { ...refined, limitSeconds: Math.max(refined.seconds, GOOD_ENOUGH * Math.min(least, refined.seconds)) }
 }
 
+const isIn =
+  (wire: Wire) =>
+  ({ layout }: Timed): boolean =>
+    layout.prefixWires[0] === wire
+
 interface Found {
   readonly timed: Timed
   readonly ask: SplitAsk
 }
 
-/** What the decode node may take over it need not: whichever is faster. */
-function bestSplit(context: Context, members: readonly number[], ask: Omit<SplitAsk, 'share'>): Found | undefined {
+/**
+ * What the decode node may take over it need not: whichever is faster. What its links alone make slower than `limit` is
+ * not simulated. `known`: what comes out if the decode node may.
+ */
+function bestSplit(
+  context: Context,
+  members: readonly number[],
+  ask: Omit<SplitAsk, 'share'>,
+  { limit = Number.POSITIVE_INFINITY, known }: { limit?: number; known?: Timed | undefined } = {},
+): Found | undefined {
   const choices = ask.strategy !== 'solo' && mayShare(context, members) ? [false, true] : [false]
   let best: Found | undefined
   for (const share of choices) {
-    const layout = split(context, members, { ...ask, share })
-    if (layout === undefined) continue
-    const timed = time(context, layout)
+    const draft = share || choices.length === 1 ? known : undefined
+    const layout = draft?.layout ?? split(context, members, { ...ask, share })
+    if (layout === undefined || carriedSeconds(context, layout) > limit) continue
+    const timed = draft ?? time(context, layout)
     if (best === undefined || timed.seconds < best.timed.seconds) best = { timed, ask: { ...ask, share } }
   }
   return best
@@ -84,7 +106,7 @@ function bestSplit(context: Context, members: readonly number[], ask: Omit<Split
 /** What no precision can be better than: links that carry everything at once. */
 function idealSeconds(context: Context, strategy: Strategy, members: readonly number[], all: boolean): number {
   const best = bestSplit(context, members, { strategy, wire: 'f32', all, freeLinks: true })
-  return best === undefined ? 0 : simulate(scaled(best.timed.pipeline, 0, 1)).ttftSeconds
+  return best === undefined ? 0 : simulate(best.timed.pipeline, { links: 0, latency: 1 }).ttftSeconds
 }
 
 /**
@@ -107,48 +129,4 @@ function refine(context: Context, { timed, ask }: Found): Timed {
 function idleSeconds({ shape }: Context, { pipeline, simulated }: Timed): number[] {
   const own = [...simulated.finished].map((end, i) => end / shape.layers - pipeline.work.layer[i]!)
   return [...own, simulated.ttftSeconds / shape.layers - pipeline.tail.layer]
-}
-
-/**
- * Blocks are made wider where it costs next to nothing: those for the decode node first, then those for later workers from
- * the tail on, since what the head makes passes most links. A ring's blocks all pass all links but one.
- */
-export function widen(context: Context, timed: Timed): Timed {
-  const count = timed.layout.members.length
-  let best = onlyNeeded(timed, context)
-  const keepIfGood = (change: Partial<Layout>): boolean => {
-    const layout = { ...best.layout, ...change }
-    if (carriedSeconds(context, layout) > timed.limitSeconds) return false
-    const next = time(context, layout, timed.limitSeconds)
-    if (next.seconds > timed.limitSeconds) return false
-    best = next
-    return true
-  }
-  const narrow = context.wires.indexOf(timed.layout.handoffWires[0] ?? 'f32')
-  const wider = context.wires.slice(0, narrow)
-  const uniform = (wire: Wire): Wire[] => Array.from({ length: count }, () => wire)
-  const together = wider.some((wire) => keepIfGood({ handoffWires: uniform(wire) }))
-  // Where all links are alike, what has been too much for one worker is too much for any that has as much to send.
-  let tooMuch = Number.POSITIVE_INFINITY
-  for (let at = count - 1; at >= 0 && !together; at--)
-    wider.some((wire) => {
-      const more =
-        spanTokens(best.layout.spans[at]!) * (context.wireBytes[wire] - context.wireBytes[context.wires[narrow]!])
-      if (more >= tooMuch) return false
-      const good = keepIfGood({ handoffWires: best.layout.handoffWires.with(at, wire) })
-      if (!good && context.network.alike) tooMuch = more
-      return good
-    })
-  if (timed.layout.strategy === 'ring') wider.some((wire) => keepIfGood({ prefixWires: uniform(wire) }))
-  else
-    for (let at = count - 2; at >= 0; at--)
-      if (!wider.some((wire) => keepIfGood({ prefixWires: best.layout.prefixWires.with(at, wire) }))) break
-  return best
-}
-
-/** What is sent to nobody is not made narrow. */
-function onlyNeeded(timed: Timed, context: Context): Timed {
-  const { layout } = timed
-  if (layout.members.length === 0 || (layout.strategy === 'ring' && layout.members.length > 1)) return timed
-  return { ...timed, layout: { ...layout, prefixWires: layout.prefixWires.with(-1, context.wires[0]!) } }
 }

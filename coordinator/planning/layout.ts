@@ -104,20 +104,30 @@ export function pipelineOf(context: Context, layout: Layout): Pipeline {
   return { layers: shape.layers, ring, work, prefix, handoff, tail, cards: 2 * network.out.length }
 }
 
-/** No simulation comes to less: every layer's blocks have to come to the decode node, over their links and into its host. */
-export function carriedSeconds(
-  { shape, network, wireBytes }: Context,
-  { members, spans, handoffWires }: Layout,
-): number {
+/**
+ * No simulation comes to less: every layer's blocks have to come to the decode node, over their links and into its host,
+ * and those of all layers but the last to the workers that follow.
+ */
+export function carriedSeconds(context: Context, layout: Layout): number {
+  const { shape, network, wireBytes } = context
+  const { members, spans, handoffWires, prefixWires } = layout
+  const ring = layout.strategy === 'ring'
   const decode = network.size - 1
   const host = network.host[decode]!
-  let [slowest, entering] = [0, 0]
+  const made = spans.map((own, at) => spanTokens(own) * wireBytes[prefixWires[at]!])
+  const allMade = made.reduce((sum, own) => sum + own, 0)
+  let [slowest, entering, passing, before] = [0, 0, 0, 0]
   for (const [at, member] of members.entries()) {
     const bytes = spanTokens(spans[at]!) * wireBytes[handoffWires[at]!]
     slowest = Math.max(slowest, bytes / rateOf(network, member, decode))
     if (network.host[member] !== host) entering += bytes
+    const from = members.at(at - 1)!
+    const passed = ring ? allMade - made[at]! : before
+    if (passed > 0) passing = Math.max(passing, passed / rateOf(network, from, member))
+    before += made[at]!
   }
-  return shape.layers * Math.max(slowest, entering / network.in[host]!)
+  const handedOff = shape.layers * Math.max(slowest, entering / network.in[host]!)
+  return Math.max(handedOff, (shape.layers - 1) * passing)
 }
 
 const blockBytes = ({ blockTokens }: Context, tokens: number, bytes: number): number =>

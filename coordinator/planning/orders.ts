@@ -25,22 +25,18 @@ export function ordersToTry(context: Context, { least, most }: Sizes, ask: Order
   const count = context.workers.length
   const from = Math.max(2, least)
   if (count > MAX_EXHAUSTIVE) {
-    return sizesBetween(from, most).map((size) =>
-      slowCardsFirst(
-        context,
-        context.workers.slice(0, size).map((_, i) => i),
-      ),
-    )
+    return sizesBetween(from, most).map((size) => slowCardsFirst(context, [...context.workers.keys()].slice(0, size)))
   }
   const search = ask.strategy === 'ring' ? new RingOrders(context, ask.wire) : new ChainOrders(context, ask)
   const best = new Map<number, Rated[]>()
   const kept = context.network.alike ? 1 : KEPT_ORDERS
+  const ranked = slowCardsFirst(context, [...context.workers.keys()])
   for (let subset = 1; subset < 2 ** count; subset++) {
-    const members = context.workers.map((_, i) => i).filter((i) => (subset >> i) & 1)
+    const members = ranked.filter((i) => (subset >> i) & 1)
     if (members.length < from || members.length > most) continue
     const rivals = best.get(members.length) ?? []
     const limits = { best: secondsOf(rivals[0]), worst: secondsOf(rivals[kept - 1]) }
-    const found = search.rate(slowCardsFirst(context, members), limits)
+    const found = search.rate(members, limits)
     best.set(members.length, [...rivals, ...found].toSorted((x, y) => x.seconds - y.seconds).slice(0, kept))
   }
   return [...best.values()].flat().map(({ order }) => order)
@@ -75,6 +71,13 @@ export function slowCardsFirst({ network }: Context, members: readonly number[])
   return network.alike ? [...members] : members.toSorted((x, y) => grade(x) - grade(y))
 }
 
+/** What is the same for all orders of the same workers. */
+interface Group {
+  readonly tail: Lane
+  /** Those whose cost is that beside others of their host. */
+  readonly shared: ReadonlySet<number>
+}
+
 /** Gains below this are not worth another look for a better order. */
 const WORTHWHILE = 0.995
 const MOST_LOOKS = 4
@@ -88,7 +91,7 @@ export class ChainOrders {
   readonly #context: Context
   readonly #ask: OrderAsk & { share: boolean }
   readonly #orderMatters: boolean
-  readonly #lanes = new Map<number, Lane>()
+  readonly #lanes: Lane[] = []
 
   constructor(context: Context, ask: OrderAsk) {
     this.#context = context
@@ -98,15 +101,16 @@ export class ChainOrders {
 
   /** The order given, if it comes under the limits, and every better one that is found. */
   rate(members: number[], { best, worst }: Limits): Rated[] {
-    const given = this.#seconds(members, worst)
+    const group = this.#groupOf(members)
+    const given = this.#seconds(members, group, worst)
     const rated: Rated[] = given === Number.POSITIVE_INFINITY ? [] : [{ order: members, seconds: given }]
     if (!this.#orderMatters) return rated
     const { shape } = this.#context
     for (let look = 0; look < MOST_LOOKS; look++) {
       const target = WORTHWHILE * Math.min(best, secondsOf(rated[0])) - this.#leastLatency(members)
-      const order = Number.isFinite(target) ? this.#orderWithin(members, target / shape.layers) : undefined
+      const order = Number.isFinite(target) ? this.#orderWithin(members, group, target / shape.layers) : undefined
       if (order === undefined) break
-      const seconds = this.#seconds(order, secondsOf(rated[0]))
+      const seconds = this.#seconds(order, group, secondsOf(rated[0]))
       if (seconds >= secondsOf(rated[0])) break
       rated.unshift({ order, seconds })
     }
@@ -114,11 +118,10 @@ export class ChainOrders {
   }
 
   /** Infinity for what cannot do with less than `limit`: one pass tells, where finding out how much takes thirty. */
-  #seconds(order: readonly number[], limit: number): number {
+  #seconds(order: readonly number[], { tail, shared }: Group, limit: number): number {
     const { network, shape, promptTokens } = this.#context
-    const shared = this.#shared(order)
-    const lanes = order.map((member, at) => this.#lane(member, order[at + 1], shared[at]!))
-    lanes.push(tailLane(this.#context, order, this.#ask))
+    const lanes = order.map((member, at) => this.#lane(member, order[at + 1], shared.has(member)))
+    lanes.push(tail)
     let latency = 0
     for (const [at, member] of order.entries())
       latency += network.latency[member * network.size + (order[at + 1] ?? network.size - 1)]!
@@ -133,33 +136,32 @@ export class ChainOrders {
     return Math.max(...members.map((member) => network.latency[(member + 1) * network.size - 1]!))
   }
 
-  #shared(members: readonly number[]): boolean[] {
+  #groupOf(members: readonly number[]): Group {
     const { workers } = this.#context
-    const tail = mayShare(this.#context, members)
-    return members.map((member) => costOf(this.#context, member, { members, tail }) !== workers[member]!.cost)
+    const company = { members, tail: mayShare(this.#context, members) }
+    const shared = members.filter((member) => costOf(this.#context, member, company) !== workers[member]!.cost)
+    return { tail: tailLane(this.#context, members, this.#ask), shared: new Set(shared) }
   }
 
   #lane(member: number, next: number | undefined, shared: boolean): Lane {
     const { workers, network } = this.#context
     const key = ((next ?? network.size - 1) * network.size + member) * 2 + Number(shared)
-    const known = this.#lanes.get(key)
+    const known = this.#lanes[key]
     if (known !== undefined) return known
     const { cost, sharedCost } = workers[member]!
-    const place = { member, next, cost: shared ? sharedCost! : cost, idleSeconds: 0 }
+    const place = { member, next, passes: undefined, cost: shared ? sharedCost! : cost, idleSeconds: 0 }
     const lane = laneOf(this.#context, this.#ask, place)
-    this.#lanes.set(key, lane)
+    this.#lanes[key] = lane
     return lane
   }
 
   /** An order of these members that does all in a period, if there is one. */
-  #orderWithin(members: readonly number[], period: number): number[] | undefined {
+  #orderWithin(members: readonly number[], { tail, shared }: Group, period: number): number[] | undefined {
     const count = members.length
-    const end = spanStart(tailLane(this.#context, members, this.#ask), this.#context.promptTokens, period)
-    const shared = this.#shared(members)
-    const lanes = members.map((member, i) => [
-      ...members.map((next) => this.#lane(member, next, shared[i]!)),
-      this.#lane(member, undefined, shared[i]!),
-    ])
+    const end = spanStart(tail, this.#context.promptTokens, period)
+    const lanes = members.map((member) =>
+      [...members, undefined].map((next) => this.#lane(member, next, shared.has(member))),
+    )
     const starts = new Float64Array(2 ** count * count).fill(Number.POSITIVE_INFINITY)
     const nexts = new Int8Array(starts.length)
     for (let set = 1; set < 2 ** count; set++)

@@ -27,7 +27,7 @@ export interface Lane {
   readonly handoffSeconds?: number
   /** Seconds for each token before the lane's start on its way into the lane's host. */
   readonly ingressSeconds?: number
-  /** The network card that prefix and hand-off leave through together: seconds for each of their tokens. */
+  /** The network card that prefix and hand-off leave through together: seconds for each token, no more than the links'. */
   readonly card?: { readonly prefixSeconds: number; readonly handoffSeconds: number } | undefined
   readonly room?: Room | undefined
   /** Tokens that it must and may have. */
@@ -60,7 +60,7 @@ export function chainBoundaries(lanes: readonly Lane[], tokens: number): number[
   let end = tokens
   for (let i = lanes.length - 1; i >= 0; i--) {
     ends.unshift(end)
-    end = Math.max(0, spanStart(lanes[i]!, end, period))
+    end = spanStart(lanes[i]!, end, period)
   }
   return ends
 }
@@ -68,7 +68,7 @@ export function chainBoundaries(lanes: readonly Lane[], tokens: number): number[
 /** Seconds of a layer in steady state, of the best split. */
 export const chainPeriod = (lanes: readonly Lane[], tokens: number): number | undefined =>
   leastPeriod(
-    (period) => isEnoughForChain(lanes, tokens, period),
+    (period) => missingOfChain(lanes, tokens, period),
     spanSeconds(lanes[0]!.cost, { start: 0, end: tokens }),
     lanes.length,
   )
@@ -81,25 +81,51 @@ export function isEnoughForChain(lanes: readonly Lane[], tokens: number, period:
 }
 
 /**
+ * Tokens that a period is too short for: those left over, or that a link cannot carry on, whichever are more. Below zero
+ * so many more could be done, so that it goes through zero without a jump where the period is just enough.
+ */
+function missingOfChain(lanes: readonly Lane[], tokens: number, period: number): number {
+  let end = tokens
+  let tooMany = Number.NEGATIVE_INFINITY
+  for (let i = lanes.length - 1; i >= 0 && end > 0; i--) {
+    const { prefixSeconds, ingressSeconds } = lanes[i]!
+    tooMany = Math.max(tooMany, beyond(end, prefixSeconds, period))
+    end = reach(lanes[i]!, end, period)
+    tooMany = Math.max(tooMany, beyond(end, ingressSeconds, period))
+  }
+  return Math.max(tooMany, end)
+}
+
+/** Of these tokens those that a link cannot carry within a period. */
+const beyond = (tokens: number, seconds = 0, period: number): number =>
+  seconds > 0 ? tokens - period / seconds : Number.NEGATIVE_INFINITY
+
+/**
  * A step of the greedy pass: the first position of a lane whose span ends at `end`, if it is to be done in a period.
  * `end` itself if it gets no token; infinity if tokens that end there cannot go on within a period.
  */
 export function spanStart(lane: Lane, end: number, period: number): number {
-  const { cost, card, room, idleSeconds = 0, prefixSeconds = 0, handoffSeconds = 0, ingressSeconds = 0 } = lane
+  const { prefixSeconds = 0, ingressSeconds = 0 } = lane
   if (end * prefixSeconds > period) return Number.POSITIVE_INFINITY
+  const start = reach(lane, end, period)
+  return start * ingressSeconds > period ? Number.POSITIVE_INFINITY : Math.max(0, start)
+}
+
+/** The same, whatever can go on; below 0 by what the lane could do beyond. */
+function reach(
+  { cost, card, room, idleSeconds = 0, handoffSeconds = 0, least = 0, most }: Lane,
+  end: number,
+  period: number,
+): number {
   const { o, a, b, c = 0 } = cost
   // Of `end` tokens those that are not the lane's own are taken in: c (end - n) is c end and c less for each of n.
   let tokens = tokensBefore(Math.max(0, a - c), b, end, period - idleSeconds - o - c * end)
   if (handoffSeconds > 0) tokens = Math.min(tokens, period / handoffSeconds)
-  if (card !== undefined) {
-    const left = period - end * card.prefixSeconds
-    if (left < 0) return Number.POSITIVE_INFINITY
-    if (card.handoffSeconds > 0) tokens = Math.min(tokens, left / card.handoffSeconds)
-  }
-  tokens = Math.min(Math.max(tokens, lane.least ?? 0), lane.most ?? tokens, end)
+  if (card !== undefined && card.handoffSeconds > 0)
+    tokens = Math.min(tokens, (period - end * card.prefixSeconds) / card.handoffSeconds)
+  tokens = Math.min(Math.max(tokens, least), most ?? tokens)
   if (room !== undefined) tokens = Math.min(tokens, tokensInRoom(room, tokens, end))
-  const start = tokens > 0 ? end - tokens : end
-  return start * ingressSeconds > period ? Number.POSITIVE_INFINITY : start
+  return tokens > 0 ? end - tokens : end
 }
 
 /**
@@ -111,8 +137,7 @@ function tokensBefore(a: number, b: number, end: number, left: number): number {
   if (a === 0 && b === 0) return Number.POSITIVE_INFINITY
   if (left === 0) return 0
   const slope = a + b * end
-  const square = slope * slope - 2 * b * left
-  return square < 0 ? Number.POSITIVE_INFINITY : (2 * left) / (slope + Math.sqrt(square))
+  return (2 * left) / (slope + Math.sqrt(Math.max(0, slope * slope - 2 * b * left)))
 }
 
 /** Most of these tokens that memory has room for, with those before them. */
@@ -128,18 +153,19 @@ function tokensInRoom({ budget, own, before }: Room, tokens: number, end: number
  * the prompt. Undefined if memory allows no split.
  */
 export function ringSpans(lanes: readonly Lane[], tokens: number, tail?: Lane): Span[][] | undefined {
-  const shared = (seconds: number) => (tail === undefined ? tokens : spanStart(tail, tokens, seconds))
-  const width = (lane: Lane, i: number, seconds: number) =>
-    ringWidth(lane, i < lanes.length - 1 ? 2 : 1, shared(seconds), seconds)
-  const total = (seconds: number) => lanes.reduce((sum, lane, i) => sum + width(lane, i, seconds), 0)
+  const shared = (period: number) => (tail === undefined ? tokens : Math.max(0, reach(tail, tokens, period)))
+  const widths = (own: number, period: number) =>
+    lanes.map((lane, i) => ringWidth(lane, i < lanes.length - 1 ? 2 : 1, own, period))
+  const missing = (period: number) => {
+    const own = shared(period)
+    const done = widths(own, period).reduce((sum, width) => sum + width, 0)
+    return Math.max(own - done, beyond(own, tail?.ingressSeconds, period))
+  }
   const guess = spanSeconds(lanes[0]!.cost, { start: 0, end: tokens })
-  const period = leastPeriod((seconds) => total(seconds) >= shared(seconds), guess, lanes.length + 1)
+  const period = leastPeriod(missing, guess, lanes.length + 1)
   if (period === undefined) return undefined
-  const own = Math.round(shared(period))
-  return mirroredSpans(
-    lanes.map((lane, i) => width(lane, i, period)),
-    own,
-  )
+  const own = shared(period)
+  return mirroredSpans(widths(own, period), Math.round(own))
 }
 
 function mirroredSpans(widths: readonly number[], tokens: number): Span[][] {
@@ -157,7 +183,6 @@ function mirroredSpans(widths: readonly number[], tokens: number): Span[][] {
 
 /** Tokens, front and back together, that a worker's `launches` spans hold if it is to finish within the period. */
 function ringWidth({ cost, room, least = 0 }: Lane, launches: number, tokens: number, seconds: number): number {
-  if (tokens === Number.POSITIVE_INFINITY) return 0
   const { o, a, b, c = 0 } = cost
   const left = seconds - launches * o - c * tokens
   const perToken = Math.max(0, a - c) + (b * tokens) / 2
@@ -177,26 +202,62 @@ function mirrored(start: number, end: number, tokens: number): Span[] {
 }
 
 /**
- * The least period that is enough, to far less than a token's time; undefined if none is.
+ * The least period that is enough, to far less than a token's time; undefined if none is. Bisected, so that workers that
+ * are alike get the very same; most of its steps are answered by what `closeIn` has found out before.
+ * @param missing what it lacks at a period, falling; at or below zero the period is enough
  * @param alone about what the first lane takes alone, so that `lanes` of them take about a part of it
  */
-function leastPeriod(isEnough: (seconds: number) => boolean, alone: number, lanes: number): number | undefined {
-  if (isEnough(0)) return 0
-  let tooShort = 0
-  let enough = Math.max(alone, 1e-12) / lanes
-  for (let step = 0; !isEnough(enough); step++) {
+function leastPeriod(missing: (seconds: number) => number, alone: number, lanes: number): number | undefined {
+  let tooShort: End = { seconds: 0, missing: missing(0) }
+  if (tooShort.missing <= 0) return 0
+  let enough = endAt(missing, Math.max(alone, 1e-12) / lanes)
+  for (let step = 0; !(enough.missing <= 0); step++) {
     if (step === MOST_DOUBLINGS) return undefined
     tooShort = enough
-    enough *= 2
+    enough = endAt(missing, 2 * enough.seconds)
   }
-  for (let step = 0; step < 60 && enough - tooShort > PRECISION * enough; step++) {
-    const middle = (tooShort + enough) / 2
-    if (isEnough(middle)) enough = middle
-    else tooShort = middle
+  let [below, above] = closeIn(missing, tooShort, enough)
+  let [least, most] = [tooShort.seconds, enough.seconds]
+  for (let step = 0; step < 60 && most - least > PRECISION * most; step++) {
+    const middle = (least + most) / 2
+    if (middle > below && middle < above) {
+      if (missing(middle) <= 0) above = middle
+      else below = middle
+    }
+    if (middle >= above) most = middle
+    else least = middle
   }
-  return enough
+  return most
+}
+
+interface End {
+  readonly seconds: number
+  readonly missing: number
+}
+
+const endAt = (missing: (seconds: number) => number, seconds: number): End => ({ seconds, missing: missing(seconds) })
+
+/**
+ * Two periods next to each other, one too short and one enough. The line through the last two points says where the next
+ * is, at least a step of the precision inside, so that both ends close in; where it points outside, the middle is next.
+ */
+function closeIn(missing: (seconds: number) => number, tooShort: End, enough: End): [below: number, above: number] {
+  let [below, above] = [tooShort.seconds, enough.seconds]
+  let [before, last] = [tooShort, enough]
+  for (let step = 0; step < MOST_STEPS && above - below > PRECISION * above; step++) {
+    const crossing = last.seconds - last.missing * ((last.seconds - before.seconds) / (last.missing - before.missing))
+    const least = (PRECISION / 2) * above
+    const inside = crossing > below - least && crossing < above + least
+    const next = inside ? Math.min(Math.max(crossing, below + least), above - least) : (below + above) / 2
+    before = last
+    last = endAt(missing, next)
+    if (last.missing <= 0) above = next
+    else below = next
+  }
+  return [below, above]
 }
 
 const MOST_DOUBLINGS = 70
+const MOST_STEPS = 20
 /** Lanes may differ in speed by a thousand, and what the others miss falls to the first of them. */
 const PRECISION = 1e-11

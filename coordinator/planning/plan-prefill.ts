@@ -7,11 +7,12 @@ import { type Plan, STRATEGIES, type Strategy } from '../../shared/plan.ts'
 import { limitOf } from './bound.ts'
 import { type Context, contextOf } from './context.ts'
 import { prefillSeconds } from './cost.ts'
-import { draft, evaluate, type Timed, time, widen } from './evaluate.ts'
+import { draft, evaluate, type Timed, time } from './evaluate.ts'
 import type { PlanFacts } from './facts.ts'
 import { companyOf, costOf, fits, prefillTokens } from './layout.ts'
 import { ordersToTry, type Sizes } from './orders.ts'
 import { sharedSpans } from './shares.ts'
+import { widen } from './widen.ts'
 
 /**
  * What a client insists on. `workers` is exact, except that a prompt may have too few tokens for them: who gets none is
@@ -81,9 +82,9 @@ const WORTH_A_LOOK = 1.2
 const MOST_LOOKED_AT = 5
 
 function lookedAt(context: Context, timed: Timed, all: boolean): Timed {
-  const { strategy, members } = timed.layout
+  const { members } = timed.layout
   if (members.length === 0) return timed
-  const found = evaluate(context, strategy, members, all)
+  const found = evaluate(context, timed, all)
   return found === undefined || found.layout.members.length !== members.length ? timed : found
 }
 

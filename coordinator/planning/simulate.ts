@@ -58,6 +58,14 @@ export interface Tail {
   readonly lastAfterLast: number
 }
 
+/** How many times as long links take for bytes, and how many times as far they are. */
+interface Slower {
+  readonly links: number
+  readonly latency: number
+}
+
+const AS_IT_IS: Slower = { links: 1, latency: 1 }
+
 export interface Simulated {
   readonly ttftSeconds: number
   /** When each worker's last block is at the decode node. */
@@ -68,26 +76,85 @@ export interface Simulated {
 const CREDIT_LAYERS = 3
 const KEPT = CREDIT_LAYERS + 1
 
-export function simulate(pipeline: Pipeline): Simulated {
-  const { layers, work, tail, handoff } = pipeline
-  const count = work.layer.length
-  const state = startOf(count, pipeline.cards)
+export function simulate(pipeline: Pipeline, slower: Slower = AS_IT_IS): Simulated {
+  const { layers, ring, tail, handoff } = pipeline
+  const workers = handoff.own.length
+  const state = startOf(workers, pipeline.cards)
+  lay(pipeline, slower, state)
+  const { atTail, handedOff } = state
   let tailDone = 0
   for (let layer = 0; layer < layers - 1; layer++) {
-    state.firstAtTail = count === 0 ? 0 : Number.POSITIVE_INFINITY
-    state.lastAtTail = 0
-    if (pipeline.ring) turnRing(pipeline, layer, state)
-    else passDown(pipeline, layer, state)
-    remember(layer, count, state)
-    const attended = Math.max(state.firstAtTail + tail.afterFirst, state.lastAtTail + tail.afterLast)
-    tailDone = Math.max(tailDone + tail.layer, attended)
+    atTail[FIRST] = workers === 0 ? 0 : Number.POSITIVE_INFINITY
+    atTail[LAST] = 0
+    grant(workers, ring, layer, state)
+    if (ring) turnRing(workers, state)
+    else passDown(workers, state)
+    remember(layer, workers, state)
+    const attended = later(atTail[FIRST]! + tail.afterFirst, atTail[LAST]! + tail.afterLast)
+    tailDone = later(tailDone + tail.layer, attended)
   }
-  projectOnly(pipeline, state)
-  const ttftSeconds = Math.max(tailDone + tail.lastLayer, state.lastAtTail + tail.lastAfterLast)
-  return { ttftSeconds, finished: handoff.latency.map((seconds, i) => state.handedOff[i]! + seconds) }
+  projectOnly(workers, state)
+  const ttftSeconds = later(tailDone + tail.lastLayer, atTail[LAST]! + tail.lastAfterLast)
+  return { ttftSeconds, finished: handoff.latency.map((seconds, i) => handedOff[i]! + seconds * slower.latency) }
+}
+
+/** Unlike `Math.max` and `Math.min` these need not look for NaN and negative zero. */
+const later = (a: number, b: number): number => (a > b ? a : b)
+const sooner = (a: number, b: number): number => (a < b ? a : b)
+
+/** Where in a worker's row of a table that is all durations: its layer and its parts, then its two transfers. */
+const LAYER = 0
+const PROJECTED = 1
+const FIRST_BLOCK = 2
+const AFTER_FIRST = 3
+const AFTER_LAST = 4
+const PREFIX = 5
+const HANDOFF = 11
+const ROW = 17
+/** Where in a transfer. */
+const LATENCY = 0
+const OWN = 1
+const RELAYED = 2
+const BLOCK = 3
+const OUT = 4
+const IN = 5
+/** Where in a worker's cards. */
+const HANDOFF_CARDS = 2
+const CARDS = 4
+
+/** One table instead of twenty lists: each number is read once for every layer. */
+function lay({ work, prefix, handoff }: Pipeline, slower: Slower, { seconds, cards }: State): void {
+  for (let i = 0; i < work.layer.length; i++) {
+    const row = i * ROW
+    seconds[row + LAYER] = work.layer[i]!
+    seconds[row + PROJECTED] = work.projected[i]!
+    seconds[row + FIRST_BLOCK] = work.firstBlock[i]!
+    seconds[row + AFTER_FIRST] = work.afterFirst[i]!
+    seconds[row + AFTER_LAST] = work.afterLast[i]!
+    layTransfer(prefix, i, slower, row + PREFIX, seconds)
+    layTransfer(handoff, i, slower, row + HANDOFF, seconds)
+    const pair = i * CARDS
+    cards[pair] = prefix.out[i]!
+    cards[pair + 1] = prefix.in[i]!
+    cards[pair + HANDOFF_CARDS] = handoff.out[i]!
+    cards[pair + HANDOFF_CARDS + 1] = handoff.in[i]!
+  }
+}
+
+function layTransfer(t: Transfers, i: number, slower: Slower, link: number, seconds: Float64Array): void {
+  const { links, latency } = slower
+  seconds[link + LATENCY] = t.latency[i]! * latency
+  seconds[link + OWN] = t.own[i]! * links
+  seconds[link + RELAYED] = t.relayed[i]! * links
+  seconds[link + BLOCK] = t.block[i]! * links
+  seconds[link + OUT] = t.outSeconds[i]! * links
+  seconds[link + IN] = t.inSeconds[i]! * links
 }
 
 interface State {
+  /** What the pipeline lasts, and its cards; see `lay`. */
+  readonly seconds: Float64Array
+  readonly cards: Int32Array
   /** When each worker has finished its layer, and its own blocks of this one have begun and ended to be there. */
   readonly done: Float64Array
   readonly first: Float64Array
@@ -102,9 +169,14 @@ interface State {
   /** When what comes to each worker in this layer begins and ends to be there. */
   readonly firstIn: Float64Array
   readonly lastIn: Float64Array
-  firstAtTail: number
-  lastAtTail: number
+  /** When each worker has room for this layer and can pass it on. */
+  readonly credit: Float64Array
+  /** When the first block of this layer is at the decode node, and when the last one is: `FIRST` and `LAST`. */
+  readonly atTail: Float64Array
 }
+
+const FIRST = 0
+const LAST = 1
 
 /** Nothing has begun. The same memory each time: whoever simulates is done with it when the next one does. */
 function startOf(count: number, cards: number): State {
@@ -120,6 +192,8 @@ function startOf(count: number, cards: number): State {
 function emptyState(count: number, cards: number): State {
   const zeros = (length: number) => new Float64Array(length)
   return {
+    seconds: zeros(count * ROW),
+    cards: new Int32Array(count * CARDS),
     done: zeros(count),
     first: zeros(count),
     projected: zeros(count),
@@ -130,79 +204,78 @@ function emptyState(count: number, cards: number): State {
     cardFree: zeros(cards),
     firstIn: zeros(count),
     lastIn: zeros(count),
-    firstAtTail: 0,
-    lastAtTail: 0,
+    credit: zeros(count),
+    atTail: zeros(2),
   }
 }
 
 let scratch = emptyState(16, 64)
 
 /** The last layer is projected, and its blocks go to the decode node only. */
-function projectOnly({ work, handoff }: Pipeline, state: State): void {
-  const { done } = state
-  state.lastAtTail = 0
-  for (let i = 0; i < work.layer.length; i++) {
-    handOff(handoff, i, done[i]! + work.firstBlock[i]!, done[i]! + work.projected[i]!, state)
-    done[i]! += work.projected[i]!
+function projectOnly(workers: number, state: State): void {
+  const { seconds, done, atTail } = state
+  atTail[LAST] = 0
+  for (let i = 0; i < workers; i++) {
+    const row = i * ROW
+    handOff(i, done[i]! + seconds[row + FIRST_BLOCK]!, done[i]! + seconds[row + PROJECTED]!, state)
   }
 }
 
 /** One layer of a chain: everything flows one way, so each worker is settled before the next. */
-function passDown({ work, prefix, handoff }: Pipeline, layer: number, state: State): void {
-  const { done, carried } = state
-  const count = work.layer.length
+function passDown(workers: number, state: State): void {
+  const { seconds, done, carried, credit } = state
   let firstCome = Number.NEGATIVE_INFINITY
   let lastCome = Number.NEGATIVE_INFINITY
-  for (let i = 0; i < count; i++) {
+  for (let i = 0; i < workers; i++) {
+    const row = i * ROW
     const start = done[i]!
-    const first = start + work.firstBlock[i]!
-    const projected = start + work.projected[i]!
-    const attended = Math.max(firstCome + work.afterFirst[i]!, lastCome + work.afterLast[i]!)
-    done[i] = Math.max(start + work.layer[i]!, attended)
+    const first = start + seconds[row + FIRST_BLOCK]!
+    const projected = start + seconds[row + PROJECTED]!
+    const attended = later(firstCome + seconds[row + AFTER_FIRST]!, lastCome + seconds[row + AFTER_LAST]!)
+    done[i] = later(start + seconds[row + LAYER]!, attended)
     const to = i + 1
-    if (to < count) {
-      const own = prefix.own[to]!
-      const relayed = prefix.relayed[to]!
-      const block = prefix.block[to]!
-      const latency = prefix.latency[to]!
-      const credit = creditTime(to, to + 1 < count ? to + 1 : -1, layer, count, state) + latency
-      const begin = Math.max(carried[to]!, credit, i === 0 ? first : Math.min(first, firstCome))
-      const bothEnd = Math.max(begin + own + relayed, Math.max(begin, first) + own, projected + block)
-      const relayEnd = Math.max(Math.max(begin, firstCome) + relayed, lastCome + block)
-      const end = throughCards(prefix, to, begin, Math.max(bothEnd, relayEnd), state)
+    if (to < workers) {
+      const link = row + ROW + PREFIX
+      const own = seconds[link + OWN]!
+      const relayed = seconds[link + RELAYED]!
+      const block = seconds[link + BLOCK]!
+      const latency = seconds[link + LATENCY]!
+      const begin = later(later(carried[to]!, credit[to]!), i === 0 ? first : sooner(first, firstCome))
+      const bothEnd = later(later(begin + own + relayed, later(begin, first) + own), projected + block)
+      const relayEnd = later(later(begin, firstCome) + relayed, lastCome + block)
+      const end = later(later(bothEnd, relayEnd), throughCards(link, to * CARDS, begin, state))
       carried[to] = end
       firstCome = begin + block + latency
       lastCome = end + latency
     }
-    handOff(handoff, i, first, projected, state)
+    handOff(i, first, projected, state)
   }
 }
 
 /** One layer of a ring: all that a worker makes goes round, so each waits for all others. */
-function turnRing({ work, prefix, handoff }: Pipeline, layer: number, state: State): void {
-  const { done, first, projected, carried, firstIn, lastIn } = state
-  const count = work.layer.length
-  for (let i = 0; i < count; i++) {
-    first[i] = done[i]! + work.firstBlock[i]!
-    projected[i] = done[i]! + work.projected[i]!
+function turnRing(workers: number, state: State): void {
+  const { seconds, done, first, projected, carried, credit, firstIn, lastIn } = state
+  for (let i = 0; i < workers; i++) {
+    first[i] = done[i]! + seconds[i * ROW + FIRST_BLOCK]!
+    projected[i] = done[i]! + seconds[i * ROW + PROJECTED]!
   }
-  if (count > 1) {
-    arriveRound(prefix, state)
-    for (let i = 0; i < count; i++) {
-      const latency = prefix.latency[i]!
-      const credit = creditTime(i, i + 1 < count ? i + 1 : 0, layer, count, state) + latency
-      const begin = Math.max(carried[i]!, credit, first[i > 0 ? i - 1 : count - 1]!)
-      const whole = begin + prefix.own[i]! + prefix.relayed[i]!
-      const end = throughCards(prefix, i, begin, Math.max(whole, lastIn[i]!), state)
-      carried[i] = end
-      firstIn[i] = begin + prefix.block[i]! + latency
-      lastIn[i] = end + latency
+  if (workers > 1) {
+    arriveRound(workers, state)
+    for (let i = 0; i < workers; i++) {
+      const link = i * ROW + PREFIX
+      const begin = later(later(carried[i]!, credit[i]!), first[i > 0 ? i - 1 : workers - 1]!)
+      const whole = begin + seconds[link + OWN]! + seconds[link + RELAYED]!
+      carried[i] = later(later(whole, lastIn[i]!), throughCards(link, i * CARDS, begin, state))
+      firstIn[i] = begin + seconds[link + BLOCK]! + seconds[link + LATENCY]!
+      lastIn[i] = carried[i]! + seconds[link + LATENCY]!
     }
   }
-  for (let i = 0; i < count; i++) {
-    handOff(handoff, i, first[i]!, projected[i]!, state)
-    done[i]! += work.layer[i]!
-    if (count > 1) done[i] = Math.max(done[i]!, firstIn[i]! + work.afterFirst[i]!, lastIn[i]! + work.afterLast[i]!)
+  for (let i = 0; i < workers; i++) {
+    const row = i * ROW
+    handOff(i, first[i]!, projected[i]!, state)
+    const own = done[i]! + seconds[row + LAYER]!
+    const others = later(firstIn[i]! + seconds[row + AFTER_FIRST]!, lastIn[i]! + seconds[row + AFTER_LAST]!)
+    done[i] = workers > 1 ? later(own, others) : own
   }
 }
 
@@ -211,30 +284,39 @@ function turnRing({ work, prefix, handoff }: Pipeline, layer: number, state: Sta
  * block's time and the latency of each hop. (The last hop's latency is left out: the caller adds it.) Everyone else is a
  * maker, so the maximum over the others is one over those before and one over those behind on the circle.
  */
-function arriveRound({ latency, block }: Transfers, { projected, lastIn }: State): void {
-  const count = latency.length
+function arriveRound(workers: number, { seconds, projected, lastIn }: State): void {
   let way = 0
   let before = Number.NEGATIVE_INFINITY
-  for (let i = 0; i < count; i++) {
-    if (i > 0) way += latency[i]! + block[i]!
+  for (let i = 0; i < workers; i++) {
+    if (i > 0) way += hop(seconds, i)
     lastIn[i] = before + way
-    before = Math.max(before, projected[i]! - way)
+    before = later(before, projected[i]! - way)
   }
-  const round = way + latency[0]! + block[0]!
+  const round = way + seconds[PREFIX + LATENCY]! + seconds[PREFIX + BLOCK]!
   let behind = Number.NEGATIVE_INFINITY
-  for (let i = count - 1; i >= 0; i--) {
-    lastIn[i] = Math.max(lastIn[i]!, behind + round + way) - latency[i]!
-    behind = Math.max(behind, projected[i]! - way)
-    if (i > 0) way -= latency[i]! + block[i]!
+  for (let i = workers - 1; i >= 0; i--) {
+    lastIn[i] = later(lastIn[i]!, behind + round + way) - seconds[i * ROW + PREFIX + LATENCY]!
+    behind = later(behind, projected[i]! - way)
+    if (i > 0) way -= hop(seconds, i)
   }
 }
 
-/** The receiver has finished, and passed on, the layer that lies the window behind this one. */
-function creditTime(receiver: number, next: number, layer: number, count: number, state: State): number {
-  if (layer < CREDIT_LAYERS) return Number.NEGATIVE_INFINITY
-  const row = ((layer - CREDIT_LAYERS) % KEPT) * count
-  const finished = state.pastDone[row + receiver]!
-  return next < 0 ? finished : Math.max(finished, state.pastCarried[row + next]!)
+const hop = (seconds: Float64Array, to: number): number =>
+  seconds[to * ROW + PREFIX + LATENCY]! + seconds[to * ROW + PREFIX + BLOCK]!
+
+/** A layer is sent when the receiver has finished, and passed on, the one that lies the window behind it. */
+function grant(workers: number, ring: boolean, layer: number, { seconds, credit, pastDone, pastCarried }: State): void {
+  if (layer < CREDIT_LAYERS) {
+    credit.fill(Number.NEGATIVE_INFINITY, 0, workers)
+    return
+  }
+  const past = ((layer - CREDIT_LAYERS) % KEPT) * workers
+  for (let i = 0; i < workers; i++) {
+    const next = i + 1 < workers ? i + 1 : 0
+    const finished = pastDone[past + i]!
+    const passed = ring || next > 0 ? later(finished, pastCarried[past + next]!) : finished
+    credit[i] = passed + seconds[i * ROW + PREFIX + LATENCY]!
+  }
 }
 
 function remember(layer: number, count: number, { done, carried, pastDone, pastCarried }: State): void {
@@ -245,38 +327,27 @@ function remember(layer: number, count: number, { done, carried, pastDone, pastC
   }
 }
 
-function handOff(handoff: Transfers, i: number, first: number, projected: number, state: State): void {
-  const begin = Math.max(state.handedOff[i]!, first)
-  const whole = Math.max(begin + handoff.own[i]!, projected + handoff.block[i]!)
-  const end = throughCards(handoff, i, begin, whole, state)
-  const latency = handoff.latency[i]!
-  state.handedOff[i] = end
-  state.firstAtTail = Math.min(state.firstAtTail, begin + handoff.block[i]! + latency)
-  state.lastAtTail = Math.max(state.lastAtTail, end + latency)
+function handOff(i: number, first: number, projected: number, state: State): void {
+  const { seconds, handedOff, atTail } = state
+  const way = i * ROW + HANDOFF
+  const block = seconds[way + BLOCK]!
+  const latency = seconds[way + LATENCY]!
+  const begin = later(handedOff[i]!, first)
+  const carried = later(begin + seconds[way + OWN]!, projected + block)
+  const end = later(carried, throughCards(way, i * CARDS + HANDOFF_CARDS, begin, state))
+  handedOff[i] = end
+  atTail[FIRST] = sooner(atTail[FIRST]!, begin + block + latency)
+  atTail[LAST] = later(atTail[LAST]!, end + latency)
 }
 
-/** A card adds what it has to carry to what it still has to carry. */
-function throughCards(transfers: Transfers, i: number, begin: number, end: number, { cardFree }: State): number {
-  const out = transfers.out[i]!
-  if (out < 0) return end
-  const into = transfers.in[i]!
-  const sent = Math.max(cardFree[out]!, begin) + transfers.outSeconds[i]!
-  const received = Math.max(cardFree[into]!, begin) + transfers.inSeconds[i]!
+/** When the cards are done with a transfer: each adds what it has to carry to what it still has to carry. */
+function throughCards(link: number, pair: number, begin: number, { seconds, cards, cardFree }: State): number {
+  const out = cards[pair]!
+  if (out < 0) return begin
+  const into = cards[pair + 1]!
+  const sent = later(cardFree[out]!, begin) + seconds[link + OUT]!
+  const received = later(cardFree[into]!, begin) + seconds[link + IN]!
   cardFree[out] = sent
   cardFree[into] = received
-  return Math.max(end, sent, received)
-}
-
-/** The same pipeline on links of other speed and length. */
-export function scaled(pipeline: Pipeline, links: number, latency: number): Pipeline {
-  const change = (t: Transfers): Transfers => ({
-    ...t,
-    latency: t.latency.map((seconds) => seconds * latency),
-    own: t.own.map((seconds) => seconds * links),
-    relayed: t.relayed.map((seconds) => seconds * links),
-    block: t.block.map((seconds) => seconds * links),
-    outSeconds: t.outSeconds.map((seconds) => seconds * links),
-    inSeconds: t.inSeconds.map((seconds) => seconds * links),
-  })
-  return { ...pipeline, prefix: change(pipeline.prefix), handoff: change(pipeline.handoff) }
+  return later(sent, received)
 }

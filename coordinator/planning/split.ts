@@ -40,12 +40,13 @@ export function split(context: Context, members: readonly number[], ask: SplitAs
 function spansOf(context: Context, members: readonly number[], ask: SplitAsk): Span[][] | undefined {
   const tail = tailLane(context, members, ask)
   const ring = ask.strategy === 'ring' ? ringPasses(members.length) : undefined
+  const company = { members, tail: (tail.most ?? 1) > 1 }
   const lanes = members.map((member, at) =>
     laneOf(context, ask, {
       member,
       next: ring === undefined ? members[at + 1] : undefined,
-      ...(ring && { passes: ring }),
-      cost: costOf(context, member, { members, tail: (tail.most ?? 1) > 1 }),
+      passes: ring,
+      cost: costOf(context, member, company),
       idleSeconds: ask.idle?.[at] ?? 0,
     }),
   )
@@ -58,8 +59,8 @@ interface Place {
   readonly member: number
   /** Whom its prefix goes to. */
   readonly next: number | undefined
-  /** Of a ring; absent: those of a chain. */
-  readonly passes?: Passes
+  /** Of a ring; undefined: those of a chain. */
+  readonly passes: Passes | undefined
   readonly cost: Cost
   readonly idleSeconds: number
 }
@@ -70,7 +71,8 @@ const RING_LEAST = 2
 /** What limits a worker at its place in a chain. */
 export function laneOf(context: Context, ask: Bytes & { all: boolean }, place: Place): Lane {
   const { network, workers } = context
-  const { member, next, idleSeconds, passes = next === undefined ? CHAIN_END : CHAIN_LINK } = place
+  const { member, next, idleSeconds } = place
+  const passes = place.passes ?? (next === undefined ? CHAIN_END : CHAIN_LINK)
   const bytes = bytesOf(context, ask)
   const cost = costWithMoving(place.cost, passes)
   const decode = network.size - 1
