@@ -63,6 +63,9 @@ export function inlineCompute(
       onKept = listener
     },
     failed: new AbortController().signal,
-    close: () => engine.close(),
+    close: () => {
+      host.close()
+      return engine.close()
+    },
   }
 }

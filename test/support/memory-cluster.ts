@@ -15,6 +15,7 @@ import { createLog } from '../../shared/log.ts'
 import type { Plan, Span } from '../../shared/plan.ts'
 import { type Cost, PROTOCOL_VERSION, type Role } from '../../shared/protocol/control.ts'
 import { Agent } from '../../worker/agent/agent.ts'
+import type { Compute } from '../../worker/compute/compute.ts'
 import type { ComputeEvent } from '../../worker/compute/messages.ts'
 import { createEngine } from '../../worker/engine/create-engine.ts'
 import type { Engine } from '../../worker/engine/engine.ts'
@@ -54,6 +55,7 @@ export interface MemoryWorkerOptions {
 
 export interface MemoryWorker {
   readonly agent: Agent
+  readonly compute: Compute
   /** All its links break at once, and nothing more is heard of it. */
   kill(): void
   readonly metrics: WorkerMetrics
@@ -134,6 +136,7 @@ export class MemoryCluster {
     const dialer: Dialer = {
       dial: async (to, limits, signal) => kept(await this.network.dial(to, limits, signal)),
     }
+    const compute = inlineCompute(engine, cost, of.meddle, of.kvBudgetBytes)
     const agent = new Agent({
       coordinatorUrl: COORDINATOR,
       join: {
@@ -159,7 +162,7 @@ export class MemoryCluster {
       session: {
         worker: of.name,
         fingerprint,
-        compute: inlineCompute(engine, cost, of.meddle, of.kvBudgetBytes),
+        compute,
         dialling: new PeerDialling({ dialer, worker: of.name, fingerprint, log }),
         listening,
         metrics,
@@ -174,7 +177,7 @@ export class MemoryCluster {
       for (const link of links) link.close(new HeadraceError('link_closed', 'killed'))
       void agent.leave(0)
     }
-    const worker = { agent, metrics, kill, served: agent.serve() }
+    const worker = { agent, compute, metrics, kill, served: agent.serve() }
     worker.served.catch(() => undefined) // tests that care await it
     this.workers.set(of.name, worker)
     return worker
@@ -205,6 +208,7 @@ export class MemoryCluster {
 
   async stop(): Promise<void> {
     await Promise.all([...this.workers.values()].map(({ agent }) => agent.leave(0)))
+    await Promise.all([...this.workers.values()].map(({ compute }) => compute.close()))
     this.registry.close()
   }
 }

@@ -90,6 +90,11 @@ export class ComputeHost {
     }
   }
 
+  /** No more commands will come, and nothing outlives its run any more. */
+  close(): void {
+    this.#memory.close()
+  }
+
   #fetch({ run, id, wanted, wire }: Extract<RunCommand, { kind: 'fetch' }>): void {
     this.#runs
       .get(run)

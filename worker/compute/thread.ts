@@ -35,7 +35,10 @@ try {
     collectGarbage,
   })
   port.on('message', (command: ComputeCommand) => {
-    if (command.kind === 'end') process.exit()
+    if (command.kind === 'end') {
+      host.close()
+      process.exit()
+    }
     host.handle(command)
   })
   post({ kind: 'loaded', shape: engine.shape, f16: engine.f16 === true })

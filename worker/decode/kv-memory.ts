@@ -32,6 +32,7 @@ export class KvMemory {
   /** In the order of keeping. */
   readonly #kept = new Map<string, Kept>()
   #taken = 0
+  #closed = false
 
   constructor(of: KvMemoryOptions) {
     this.#of = of
@@ -82,8 +83,12 @@ export class KvMemory {
   /** A run gives what it took, of `bytes`, and the KV in there stays. */
   keep(name: string, kv: PromptKv, bytes: number): void {
     this.#drop(name)
-    const over = new AbortController()
     this.#taken -= bytes
+    if (this.#closed) {
+      this.#of.engine.release(...kv.kv_layers)
+      return
+    }
+    const over = new AbortController()
     this.#kept.set(name, { ...kv, bytes, over })
     this.#of.clock.sleep(KEEP_SECONDS, over.signal).then(
       () => this.#drop(name),
@@ -105,6 +110,12 @@ export class KvMemory {
     this.#forget(name, kept)
     this.#taken += kept.bytes
     return kept
+  }
+
+  /** Nothing is kept any more. */
+  close(): void {
+    this.#closed = true
+    for (const name of this.#kept.keys()) this.#drop(name)
   }
 
   #drop(name: string): void {

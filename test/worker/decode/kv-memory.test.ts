@@ -101,4 +101,13 @@ describe('the KV memory of a decode node', () => {
     await setImmediate()
     assert.deepEqual([released.length, memory.taken], [1, 30])
   })
+
+  it('keeps nothing any more when it is closed', () => {
+    const { memory, released, told, keep } = start()
+    const a = keep('a', 30)
+    memory.close()
+    const b = keep('b', 30)
+    assert.deepEqual([released, told.at(-1)], [[...a.kv_layers, ...b.kv_layers], []])
+    assert.deepEqual([memory.taken, memory.kept.bytes], [0, 0])
+  })
 })
