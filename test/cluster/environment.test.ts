@@ -16,12 +16,12 @@ describe('an environment variable', () => {
   const address = { HEADRACE_URL: 'http://127.0.0.1:1', HEADRACE_PROMPT_TOKENS: '7' }
 
   it('stands for a flag', () => {
-    assert.match(headrace(['plan'], address), /no coordinator answers at http:\/\/127\.0\.0\.1:1 \[dial_failed\]/)
+    assert.match(headrace(['plan'], address), /no coordinator answers at http:\/\/127\.0\.0\.1:1: .+ \[dial_failed\]/)
   })
 
   it('gives way to the flag', () => {
     const said = headrace(['plan', '--url', 'http://127.0.0.1:2'], address)
-    assert.match(said, /no coordinator answers at http:\/\/127\.0\.0\.1:2 \[dial_failed\]/)
+    assert.match(said, /no coordinator answers at http:\/\/127\.0\.0\.1:2: .+ \[dial_failed\]/)
   })
 
   it('of another command is passed over', () => {
