@@ -4,7 +4,7 @@ import { matmulTransposed } from './linear/f32.ts'
 import type { Linear } from './linear/linear.ts'
 import { activated, biased, normed, scaled } from './parts.ts'
 
-/** Less than any row's sum that has seen a key; an empty row has 0 and must give 0, not NaN. */
+/** Lost in the sum of any row that has seen a key; an empty row has 0 and must give 0, not NaN. */
 const SMALLEST_SUM = 1e-30
 
 /** Normalised attention, output projection, residual, MLP, residual, with the norms where the model has them. */
@@ -41,11 +41,11 @@ function joinAttention(
   { multiplicand }: Linear,
   g: GraphBuilder,
 ): { residual: Value; input: Value } {
-  const { hidden, heads, headDim, norms, normEpsilon, biases, residualScale } = shape
+  const { hidden, heads, headDim, norms, biases, residualScale } = shape
   const o = g.input('o', [heads, 'S', headDim])
   const l = g.input('l', [heads, 'S', 1])
   const x = g.input('x', [1, 'S', hidden])
-  const normalised = g.op('Div', [o, g.op('Max', [l, g.float(SMALLEST_SUM)])])
+  const normalised = g.op('Div', [o, g.op('Add', [l, g.float(SMALLEST_SUM)])])
   const attention_seq_heads_hdim = g.op('Transpose', [normalised], { perm: { ints: [1, 0, 2] } })
   const attention = g.op('Reshape', [attention_seq_heads_hdim, g.ints(1, -1, heads * headDim)])
   const product = multiplicand(g, attention, heads * headDim, true)('o_weight', hidden)
@@ -56,12 +56,9 @@ function joinAttention(
     const residual = g.op('Add', [added, x])
     return { residual, input: residual }
   }
-  const gain = g.input('mlp_norm', [hidden])
   // x first: its dimensions are known, the sum takes them over, and what follows can be computed in place
-  const [input, , , residual] = g.ops(4, 'SkipSimplifiedLayerNormalization@com.microsoft', [x, added, gain], {
-    epsilon: { float: normEpsilon },
-  }) as [Value, Value, Value, Value]
-  return { residual, input }
+  const residual = g.op('Add', [x, added])
+  return { residual, input: normed(g, residual, 'mlp', hidden, shape) }
 }
 
 /** A gated MLP (arXiv 2002.05202). */
