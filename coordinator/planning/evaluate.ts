@@ -20,8 +20,12 @@ export interface Timed {
 const GOOD_ENOUGH = 1.01
 const REFINEMENTS = 3
 
-export function time(context: Context, layout: Layout, limitSeconds = 0): Timed {
-  const pipeline = pipelineOf(context, layout)
+export function time(
+  context: Context,
+  layout: Layout,
+  limitSeconds = 0,
+  pipeline: Pipeline = pipelineOf(context, layout),
+): Timed {
   const simulated = simulate(pipeline)
   return { layout, pipeline, simulated, seconds: simulated.ttftSeconds, limitSeconds }
 }
@@ -127,6 +131,6 @@ function refine(context: Context, { timed, ask }: Found): Timed {
 }
 
 function idleSeconds({ shape }: Context, { pipeline, simulated }: Timed): number[] {
-  const own = [...simulated.finished].map((end, i) => end / shape.layers - pipeline.work.layer[i]!)
+  const own = simulated.finished.map((end, at) => end / shape.layers - pipeline.work[at]![0])
   return [...own, simulated.ttftSeconds / shape.layers - pipeline.tail.layer]
 }
