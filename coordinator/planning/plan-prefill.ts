@@ -180,7 +180,7 @@ function toPlan(context: Context, timed: Timed): Plan {
   const workers = members.map((member, at) =>
     Object.freeze({
       worker: context.workers[member]!.id,
-      spans: Object.freeze(spans[at]!.map((span) => Object.freeze({ ...span }))),
+      spans: Object.freeze(spans[at]!.map(({ start, end }) => Object.freeze({ start, end }))),
       computeSeconds: prefillSeconds(costOf(context, member, company), spans[at]!, context.shape),
       prefixWire: prefixWires[at]!,
       handoffWire: handoffWires[at]!,

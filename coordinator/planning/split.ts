@@ -6,7 +6,7 @@ import type { Context } from './context.ts'
 import { costOf, fits, type Layout, mayShare } from './layout.ts'
 import { CHAIN_END, CHAIN_LINK, costWithMoving, DECODE_NODE, type Passes, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
-import { chainSpans, type Lane, ringSpans } from './partition.ts'
+import { chainSpans, type Lane, ringSpans, spanStart } from './partition.ts'
 
 export interface SplitAsk {
   readonly strategy: Strategy
@@ -112,6 +112,13 @@ export function tailLane(context: Context, members: readonly number[], ask: Tail
     most: ask.share && ask.strategy !== 'solo' && mayShare(context, members) ? Math.max(1, tailRoom) : 1,
   }
 }
+
+/**
+ * Whether the decode node's host can take in within a period of a layer what any split hands off: all that the decode
+ * node itself has no time for.
+ */
+export const canEnter = (context: Context, members: readonly number[], ask: TailAsk, period: number): boolean =>
+  spanStart(tailLane(context, members, ask), context.promptTokens, period) < Number.POSITIVE_INFINITY
 
 type Bytes = Pick<SplitAsk, 'wire' | 'freeLinks'>
 type TailAsk = Bytes & Pick<SplitAsk, 'strategy' | 'share' | 'idle'>
