@@ -37,6 +37,7 @@ export function ordersToTry(context: Context, { least, most }: Sizes, ask: Order
     const rivals = best.get(members.length) ?? []
     const limits = { best: secondsOf(rivals[0]), worst: secondsOf(rivals[kept - 1]) }
     const found = search.rate(members, limits)
+    if (found.length === 0) continue
     best.set(members.length, [...rivals, ...found].toSorted((x, y) => x.seconds - y.seconds).slice(0, kept))
   }
   return [...best.values()].flat().map(({ order }) => order)
