@@ -47,7 +47,9 @@ export function draft(
     known.push(timed)
     if (timed.seconds < limit) best = timed
   }
-  return best && { ...best, known }
+  if (best === undefined) return undefined
+  const { layout, pipeline, simulated, seconds, limitSeconds } = best
+  return { layout, pipeline, simulated, seconds, limitSeconds, known }
 }
 
 /** The best split of the workers of a draft in their order, in the widest precision that is good enough. */

@@ -86,9 +86,15 @@ export function isEnoughForChain(lanes: readonly Lane[], tokens: number, period:
  * than sum (tau - o_i) / a_i.
  */
 export function isEnoughArithmetic(lanes: readonly Lane[], tokens: number, period: number): boolean {
-  const ratio = lanes.reduce((least, { cost: { a, b } }) => Math.min(least, a > 0 ? b / a : 0), Number.POSITIVE_INFINITY)
+  const ratio = lanes.reduce(
+    (least, { cost: { a, b } }) => Math.min(least, a > 0 ? b / a : 0),
+    Number.POSITIVE_INFINITY,
+  )
   const tokenMost = 1 + ratio * tokens
-  const done = lanes.reduce((sum, { cost: { o, a }, most = tokens }) => sum + Math.min(most * tokenMost, Math.max(0, period - o) / a), 0)
+  const done = lanes.reduce(
+    (sum, { cost: { o, a }, most = tokens }) => sum + Math.min(most * tokenMost, Math.max(0, period - o) / a),
+    0,
+  )
   return !(done * (1 + MARGIN) < tokens + (ratio * tokens * tokens) / 2)
 }
 

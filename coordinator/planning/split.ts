@@ -6,7 +6,7 @@ import type { Context } from './context.ts'
 import { costOf, fits, type Layout, mayShare } from './layout.ts'
 import { CHAIN_END, CHAIN_LINK, costWithMoving, DECODE_NODE, type Passes, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
-import { chainSpans, type Lane, ringSpans, spanStart } from './partition.ts'
+import { chainSpans, isEnoughArithmetic, type Lane, ringSpans, spanStart } from './partition.ts'
 
 export interface SplitAsk {
   readonly strategy: Strategy
@@ -119,6 +119,15 @@ export function tailLane(context: Context, members: readonly number[], ask: Tail
  */
 export const canEnter = (context: Context, members: readonly number[], ask: TailAsk, period: number): boolean =>
   spanStart(tailLane(context, members, ask), context.promptTokens, period) < Number.POSITIVE_INFINITY
+
+/** Whether these workers and the decode node could have the first token in so many seconds if all links were free. */
+export function canCompute(context: Context, members: readonly number[], seconds: number): boolean {
+  const { shape, promptTokens } = context
+  const tail = tailLane(context, members, { strategy: 'chain', wire: 'f32', share: true })
+  const company = { members, tail: (tail.most ?? 1) > 1 }
+  const lanes: Lane[] = members.map((member) => ({ cost: costOf(context, member, company) }))
+  return isEnoughArithmetic([...lanes, tail], promptTokens, seconds / (shape.layers - 1))
+}
 
 type Bytes = Pick<SplitAsk, 'wire' | 'freeLinks'>
 type TailAsk = Bytes & Pick<SplitAsk, 'strategy' | 'share' | 'idle'>
