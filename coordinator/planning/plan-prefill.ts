@@ -58,18 +58,29 @@ export function planPrefill(facts: PlanFacts, ask: PlanAsk = {}): Planned {
 }
 
 function planned(context: Context, best: readonly Timed[]): Planned {
-  const [first, ...others] = best.toSorted(byPreference)
-  if (first === undefined) throw withoutRoom(context)
-  const chosen = toPlan(context, first)
-  let candidates: readonly Plan[] | undefined
-  return Object.freeze({
-    chosen,
-    // What limits the others takes as long to find out as a fifth of the search, and a run does not ask.
-    get candidates() {
-      candidates ??= Object.freeze([chosen, ...others.map((timed) => toPlan(context, timed))])
-      return candidates
-    },
-  })
+  const sorted = best.toSorted(byPreference)
+  if (sorted.length === 0) throw withoutRoom(context)
+  return new Explained(context, sorted)
+}
+
+/** What limits the candidates takes as long to find out as a fifth of the search, and a run does not ask. */
+class Explained implements Planned {
+  readonly chosen: Plan
+  readonly #context: Context
+  readonly #others: readonly Timed[]
+  #candidates: readonly Plan[] | undefined
+
+  constructor(context: Context, [first, ...others]: readonly Timed[]) {
+    this.chosen = toPlan(context, first!)
+    this.#context = context
+    this.#others = others
+    Object.freeze(this)
+  }
+
+  get candidates(): readonly Plan[] {
+    this.#candidates ??= Object.freeze([this.chosen, ...this.#others.map((timed) => toPlan(this.#context, timed))])
+    return this.#candidates
+  }
 }
 
 /** The same workers in the same order, with what the client says each should have. */
