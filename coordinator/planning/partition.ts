@@ -60,7 +60,8 @@ export function chainBoundaries(lanes: readonly Lane[], tokens: number): number[
   let end = tokens
   for (let i = lanes.length - 1; i >= 0; i--) {
     ends.unshift(end)
-    end = spanStart(lanes[i]!, end, period)
+    // The period is enough for the links, but for what rounding makes of it.
+    end = Math.max(0, reach(lanes[i]!, end, period))
   }
   return ends
 }

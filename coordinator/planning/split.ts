@@ -117,8 +117,12 @@ export function tailLane(context: Context, members: readonly number[], ask: Tail
  * Whether the decode node's host can take in within a period of a layer what any split hands off: all that the decode
  * node itself has no time for.
  */
-export const canEnter = (context: Context, members: readonly number[], ask: TailAsk, period: number): boolean =>
-  spanStart(tailLane(context, members, ask), context.promptTokens, period) < Number.POSITIVE_INFINITY
+export function canEnter(context: Context, members: readonly number[], ask: TailAsk, period: number): boolean {
+  const tail = tailLane(context, members, ask)
+  // Without what taking tokens in costs it, which its own tokens save: no split gives it more than this.
+  const { o, a, b } = tail.cost
+  return spanStart({ ...tail, cost: { o, a, b } }, context.promptTokens, period) < Number.POSITIVE_INFINITY
+}
 
 /** Whether these workers and the decode node could have the first token in so many seconds if all links were free. */
 export function canCompute(context: Context, members: readonly number[], seconds: number): boolean {

@@ -87,6 +87,15 @@ describe('arithmetic alone', () => {
 })
 
 describe('chain', () => {
+  test('is not undone by rounding where a link is busy all the time', () => {
+    for (let tokens = 2; tokens <= 100; tokens++)
+      for (const ingressSeconds of [1e-5, 7e-5, 1e-4, 3e-4, 1e-3]) {
+        const worker = { cost: { o: 0, a: 1e-7, b: 0 } }
+        const tail = { cost: { o: 0, a: 0, b: 0 }, ingressSeconds, least: 1, most: 1 }
+        assert.deepEqual(chainBoundaries([worker, tail], tokens), [tokens - 1, tokens])
+      }
+  })
+
   const balanced: [string, ModelShape, number, number[]][] = [
     ['Llama 7B, 4k', LLAMA_7B, 4096, [52, 48]],
     ['Llama 7B, 4k', LLAMA_7B, 4096, [26, 25, 25, 24]],
