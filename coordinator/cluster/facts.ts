@@ -6,6 +6,7 @@ import { layerSeconds } from '../planning/cost.ts'
 import type { DecodeFacts, PlanFacts, PrefillFacts } from '../planning/facts.ts'
 import type { Repairer } from '../planning/repair.ts'
 import type { Part } from '../runs/parts.ts'
+import { pooledCosts } from './alike.ts'
 import { type ClusterState, findWorker, type PrefillWorker, readyDecode, readyPrefill, type Worker } from './state.ts'
 
 export interface Wanted {
@@ -24,7 +25,7 @@ export function planFacts(state: ClusterState, { excluded, ...wanted }: Wanted):
   const taken = ({ id }: Worker): boolean => !excluded?.has(id)
   return {
     ...wanted,
-    workers: readyPrefill(state).filter(taken).map(prefillFacts),
+    workers: pooledCosts(readyPrefill(state)).filter(taken).map(prefillFacts),
     decode: readyDecode(state).filter(taken).map(decodeFacts),
     links: state.links,
   }

@@ -15,7 +15,7 @@ import { basename, join, relative } from 'node:path'
 import yargs from 'yargs'
 import { hideBin } from 'yargs/helpers'
 import { root } from '../support/paths.ts'
-import { packageFolders, packagesImported } from './harness/packages.ts'
+import { modulesImported, packageFolders, packagesImported } from './harness/packages.ts'
 import { mebibytes } from './harness/report.ts'
 
 /**
@@ -77,7 +77,7 @@ function stageAll(stage: string, programs: readonly string[]): void {
   ]
   take(join(stage, 'headrace'), own)
   const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { dependencies: object }
-  const modules = builtModules(join(root, 'dist', 'test', 'bench'))
+  const modules = modulesImported(builtModules(join(root, 'dist', 'test', 'bench')))
   const imported = modules.flatMap((file) => packagesImported(readFileSync(file, 'utf8')))
   take(join(stage, 'modules'), packageFolders(root, [...Object.keys(dependencies), ...imported]))
   mkdirSync(join(stage, 'node', 'bin'), { recursive: true })

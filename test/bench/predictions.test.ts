@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { describe, it } from 'node:test'
-import { packagesImported } from './harness/packages.ts'
+import { temporaryFolder } from '../support/temporary.ts'
+import { modulesImported, packagesImported } from './harness/packages.ts'
 import { accuracyOf, accuracyText, regretOf, relativeError } from './harness/predictions.ts'
 import { inversions } from './harness/statistics.ts'
 import { everyCandidate } from './harness/trials.ts'
@@ -42,5 +45,14 @@ describe('packing', () => {
     const source =
       "import OpenAI from 'openai';\nimport 'yargs/helpers';\nimport x from './own.js';\nimport { y } from 'node:fs'\nawait import('@scope/name/part')"
     assert.deepEqual(packagesImported(source), ['openai', 'yargs', '@scope/name'])
+  })
+
+  it('follows imports from module to module, in a circle too', async () => {
+    await using folder = await temporaryFolder()
+    const [a, b, c] = ['a.js', 'b.js', 'c.js'].map((name) => join(folder.path, name)) as [string, string, string]
+    await writeFile(a, "import { x } from './b.js'\nimport y from 'openai'")
+    await writeFile(b, "export { z } from './c.js'\nimport './a.js'")
+    await writeFile(c, '')
+    assert.deepEqual(modulesImported([a]).sort(), [a, b, c])
   })
 })

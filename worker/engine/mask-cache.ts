@@ -5,8 +5,8 @@ export const EMPTY_MAX = -1e30
 /** Added to the score of a key a query may not see. Below EMPTY_MAX, so that its weight is 0 in an empty row too. */
 const HIDDEN_KEY = -2e30
 
-/** A run uses very few: the diagonal, and one more where its last chunk is short. */
-const MAX_MASKS = 16
+/** A run uses few: those of the diagonal's strips, and as many again where its last chunk is short or a window ends. */
+const MAX_MASKS = 32
 
 /**
  * Additive masks: 0 where the key's position is not after the query's, and less than `window` before it. They depend on

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { abortError, asHeadraceError, HeadraceError, isErrorCode } from '../../shared/errors.ts'
 import { DATA_LIMITS, type Dialer, type Link } from '../../shared/link/link.ts'
 import type { Log } from '../../shared/log.ts'
@@ -19,6 +20,8 @@ export class PeerDialling {
 
   constructor(of: { dialer: Dialer; worker: string; fingerprint: string; log: Log }) {
     this.#of = of
+    // Each dialling listens while it lasts: a decode node dials all workers of a run at once.
+    setMaxListeners(0, this.#closing.signal)
   }
 
   /** Asks the worker at `url` for its blocks of a run; they come to `receiver` until `end` is called. */

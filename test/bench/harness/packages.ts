@@ -14,6 +14,19 @@ export function packagesImported(source: string): string[] {
   return [...new Set([...names].map(([, name]) => name!))]
 }
 
+/** These modules and all that they import, directly or not, by their paths. */
+export function modulesImported(files: readonly string[]): string[] {
+  const found = new Set<string>()
+  const waiting = [...files]
+  for (let file = waiting.pop(); file !== undefined; file = waiting.pop()) {
+    if (found.has(file)) continue
+    found.add(file)
+    for (const [, path] of readFileSync(file, 'utf8').matchAll(/(?:^|\s)(?:from|import)\s*\(?\s*'(\.{1,2}\/[^']+)'/g))
+      waiting.push(join(dirname(file), path!))
+  }
+  return [...found]
+}
+
 /** Folders below `node_modules` of these packages and all that they depend on; one inside another is not listed. */
 export function packageFolders(root: string, names: readonly string[]): string[] {
   const found = new Set<string>()

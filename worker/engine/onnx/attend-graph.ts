@@ -18,6 +18,46 @@ export function attendGraph(shape: ModelShape, g: GraphBuilder, { shifted, maske
   return g.build(`attend${shifted ? '_shifted' : ''}${masked ? '_masked' : ''}`)
 }
 
+/**
+ * A chunk's own keys. The mask throws away the half of their scores above the diagonal, so the rows are cut into strips,
+ * of which each sees no key beyond its last row's own: of that half, a quarter is left. `k0_2` and `v0_2` are those of
+ * head 0 for strip 2, from the chunk's first key on.
+ */
+export function triangleGraph(shape: ModelShape, g: GraphBuilder): Uint8Array {
+  const { heads, kvHeads, headDim } = shape
+  const group = heads / kvHeads
+  const masks = STRIPS.map((i) => g.input(`mask${i}`, [`S${i}`, `T${i}`]))
+  for (let head = 0; head < kvHeads; head++) {
+    const q = g.input(`q${head}`, [group, 'S', headDim])
+    const rows = g.ops(STRIPS.length, 'Split', [q], { axis: 1, num_outputs: STRIPS.length })
+    const folded = STRIPS.map((i) => {
+      const k = g.input(`k${head}_${i}`, [`T${i}`, headDim])
+      const scores = scoresOf(g, shape, rows[i]!, k, masks[i])
+      return foldWeights(g, scores, g.input(`v${head}_${i}`, [`T${i}`, headDim]))
+    })
+    for (const [name, width] of [
+      ['o', headDim],
+      ['l', 1],
+    ] as const) {
+      const all = g.op(
+        'Concat',
+        folded.map((strip) => strip[name]),
+        { axis: 1 },
+      )
+      const old = g.input(`${name}${head}`, [group, 'S', width])
+      g.output(`${name}${head}_out`, g.op('Add', [old, all]), [group, 'S', width])
+    }
+  }
+  return g.build('attend_triangle')
+}
+
+/** More of them save less and less, and each is a call of every kernel. */
+const STRIPS = [0, 1, 2, 3] as const
+
+/** Where each strip of so many rows ends, as ONNX's `Split` cuts them: the last may be shorter. */
+export const stripEnds = (tokens: number): number[] =>
+  STRIPS.map((i) => Math.min(tokens, (i + 1) * Math.ceil(tokens / STRIPS.length)))
+
 interface AttendKind {
   /** The state has a maximum for each row, which is taken off its scores. */
   readonly shifted: boolean
@@ -25,13 +65,12 @@ interface AttendKind {
 }
 
 function attendHead(g: GraphBuilder, shape: ModelShape, head: number, mask?: Value) {
-  const { heads, kvHeads, headDim, scoreScale } = shape
+  const { heads, kvHeads, headDim } = shape
   const group = heads / kvHeads
   const q = g.input(`q${head}`, [group, 'S', headDim])
   const k = g.input(`k${head}`, ['T', headDim])
-  const all = capped(g, matmulTransposed(g, q, k, scoreScale), shape.scoreCap)
   return {
-    scores: mask === undefined ? all : g.op('Add', [all, mask]),
+    scores: scoresOf(g, shape, q, k, mask),
     v: g.input(`v${head}`, ['T', headDim]),
     old: (name: string, width = 1) => g.input(`${name}${head}`, [group, 'S', width]),
     put: (name: string, value: Value, width = 1) => g.output(`${name}${head}_out`, value, [group, 'S', width]),
@@ -41,11 +80,22 @@ function attendHead(g: GraphBuilder, shape: ModelShape, head: number, mask?: Val
 
 type HeadIo = ReturnType<typeof attendHead>
 
+function scoresOf(g: GraphBuilder, { scoreScale, scoreCap }: ModelShape, q: Value, k: Value, mask?: Value): Value {
+  const all = capped(g, matmulTransposed(g, q, k, scoreScale), scoreCap)
+  return mask === undefined ? all : g.op('Add', [all, mask])
+}
+
 /** o += exp(scores) V and l += the row's sum of exp(scores). */
 function foldUnshifted(g: GraphBuilder, { scores, v, old, put, headDim }: HeadIo): void {
+  const { o, l } = foldWeights(g, scores, v)
+  put('l', g.op('Add', [old('l'), l]))
+  put('o', g.op('Add', [old('o', headDim), o]), headDim)
+}
+
+function foldWeights(g: GraphBuilder, scores: Value, v: Value) {
   const weights = g.op('Exp', [scores])
-  put('l', g.op('Add', [old('l'), g.op('ReduceSum', [weights, g.ints(-1)], { keepdims: 1 })]))
-  put('o', g.op('Add', [old('o', headDim), g.op('MatMul', [weights, v])]), headDim)
+  const l = g.op('ReduceSum', [weights, g.ints(-1)], { keepdims: 1 })
+  return { l, o: g.op('MatMul', [weights, v]) }
 }
 
 /** The same of scores less the row's maximum. `m_out` must not be the buffer of `m`: it is written before `m` is last read. */

@@ -3,6 +3,7 @@ import type { Accumulator, Positions } from '../engine.ts'
 import type { Floats, HostKv, HostQuery } from '../host-tensors.ts'
 import { type KeyRange, keyRanges } from '../key-ranges.ts'
 import { EMPTY_MAX, MaskCache } from '../mask-cache.ts'
+import { stripEnds } from './attend-graph.ts'
 import { foldState } from './one-row.ts'
 import type { SessionSet, Slot } from './session-set.ts'
 import type { TensorPool } from './tensor-pool.ts'
@@ -10,6 +11,9 @@ import type { TensorPool } from './tensor-pool.ts'
 /** Keys of one call to a graph: 512 measured best for chunks of 256 tokens. Fewer rows may see more at once. */
 const KEYS_PER_CALL = 512
 const SCORES_PER_CALL = KEYS_PER_CALL * 256
+
+/** Rows below this are not worth being cut into strips. */
+const LEAST_TRIANGLE = 64
 
 /**
  * A row's sum of exp(score), no maximum taken off, stays within these, or the row is not in the safe range of float32:
@@ -77,12 +81,15 @@ export class Attention {
   async #foldUnshifted(query: HostQuery, kv: HostKv, range: Seen, state: SoftmaxState): Promise<boolean> {
     const { o_heads_seq_hdim: o, l_heads_seq: l } = state
     const [nextO, nextL] = [this.#pool.take(o.length), this.#pool.take(l.length)]
-    const slots = this.#slots(query, kv, range)
+    const own = range.masked && range.start === query.start && range.count === query.tokens
+    const triangle = own && query.tokens >= LEAST_TRIANGLE
+    const slots = triangle ? this.#triangleSlots(query, kv, range) : this.#slots(query, kv, range)
     this.#perKvHead(slots, query, [
       { name: 'o', from: o, to: nextO },
       { name: 'l', from: l, to: nextL },
     ])
-    await this.#graphs.run(range.masked ? 'attendMasked' : 'attend', slots.inputs, slots.outputs)
+    const graph = triangle ? 'attendTriangle' : range.masked ? 'attendMasked' : 'attend'
+    await this.#graphs.run(graph, slots.inputs, slots.outputs)
     const seen_seq = range.window === undefined ? undefined : seenSoFar(state.seen_seq, query, range, range.window)
     const sound = nextL.every((sum, row) =>
       seen_seq === undefined || seen_seq[row % query.tokens] ? sum >= LEAST_SUM && sum <= LARGEST_SUM : sum === 0,
@@ -120,6 +127,22 @@ export class Attention {
         this.#masks.get(query.tokens, range.count, range.start - query.start, range.window),
         [query.tokens, range.count],
       ]
+    const slots = { inputs, outputs: {} }
+    this.#perKvHead(slots, query, [{ name: 'q', from: query.q_heads_seq_hdim }])
+    return slots
+  }
+
+  /** The same where keys and queries are the same tokens: for each strip of rows, the keys up to its last one. */
+  #triangleSlots(query: HostQuery, kv: HostKv, { start, count, window }: Seen): MutableSlots {
+    const inputs: Record<string, Slot> = {}
+    for (const [i, end] of stripEnds(count).entries()) {
+      const first = i * stripEnds(count)[0]!
+      inputs[`mask${i}`] = [this.#masks.get(end - first, end, -first, window), [end - first, end]]
+      for (let head = 0; head < this.#shape.kvHeads; head++) {
+        inputs[`k${head}_${i}`] = [kv.keys(head, start, end), [end, kv.headDim]]
+        inputs[`v${head}_${i}`] = [kv.values(head, start, end), [end, kv.headDim]]
+      }
+    }
     const slots = { inputs, outputs: {} }
     this.#perKvHead(slots, query, [{ name: 'q', from: query.q_heads_seq_hdim }])
     return slots

@@ -1,5 +1,5 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
-import { attendGraph } from './attend-graph.ts'
+import { attendGraph, triangleGraph } from './attend-graph.ts'
 import type { Dim, GraphBuilder } from './graph-builder.ts'
 import type { Linear } from './linear/linear.ts'
 import { expertGraph, joinGraph, mixGraph } from './mix-graph.ts'
@@ -28,6 +28,7 @@ export const PLAIN_GRAPHS = {
   attendMasked: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, { shifted: false, masked: true }),
   attendShifted: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, { shifted: true, masked: false }),
   attendShiftedMasked: (shape: ModelShape, g: GraphBuilder) => attendGraph(shape, g, { shifted: true, masked: true }),
+  attendTriangle: triangleGraph,
   attendOne: attendOneGraph,
   ...WIRE_GRAPHS,
 } as const
