@@ -77,7 +77,10 @@ export interface Simulated {
 const CREDIT_LAYERS = 3
 const KEPT = CREDIT_LAYERS + 1
 
-/** Where in a worker's row of durations: its layer and its parts, then its two transfers. */
+/**
+ * Where in a worker's row of durations: its layer and its parts, then its two transfers. Not exported: V8 makes constants
+ * only of what a module keeps to itself, and the loops below read some twenty of these for each worker and layer.
+ */
 const LAYER = 0
 const PROJECTED = 1
 const FIRST_BLOCK = 2
