@@ -6,7 +6,7 @@ import type { Bound } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
 import { evaluate, type Timed } from './evaluate.ts'
 import { type Layout, prefillTokens, workerBytes } from './layout.ts'
-import { simulate, type Transfers } from './simulate.ts'
+import { simulate, type Transfer } from './simulate.ts'
 
 export interface Limit {
   readonly bound: Bound
@@ -40,7 +40,7 @@ const wayOf = ({ strategy, members }: Layout): string =>
   members.length < 2 ? 'hand-off' : strategy === 'ring' ? 'ring' : 'chain'
 
 function slowest({ workers, decode }: Context, { pipeline, layout }: Timed): string {
-  const seconds = [...pipeline.work.layer]
+  const seconds = pipeline.work.map(([layer]) => layer)
   const most = Math.max(0, ...seconds)
   return layout.members.length === 0 || pipeline.tail.layer > most
     ? decode.id
@@ -49,25 +49,25 @@ function slowest({ workers, decode }: Context, { pipeline, layout }: Timed): str
 
 /** The link, or the network card that several links share, that is busy for the longest time of a layer. */
 function busiestLink({ workers, decode, network }: Context, { pipeline, layout }: Timed): string {
-  const { prefix, handoff } = pipeline
   const names = layout.members.map((member): string => workers[member]!.id)
   const count = names.length
   const links: Busy[] = []
   const cards = new Map<number, Busy & { links: number }>()
-  const add = (t: Transfers, at: number, from: string, to: string): void => {
-    const seconds = t.own[at]! + t.relayed[at]!
+  const add = (transfer: Transfer, from: string, to: string): void => {
+    const [, own, relayed, , outSeconds, inSeconds, out, into] = transfer
+    const seconds = own + relayed
     if (seconds > 0) links.push({ seconds, words: `link ${from} to ${to}` })
     const share = (card: number, seconds: number, words: string): void => {
       const before = cards.get(card) ?? { seconds: 0, links: 0 }
       cards.set(card, { seconds: before.seconds + seconds, links: before.links + 1, words })
     }
-    if (t.out[at]! < 0) return
-    share(t.out[at]!, t.outSeconds[at]!, `links from ${from}`)
-    share(t.in[at]!, t.inSeconds[at]!, `links to ${to}`)
+    if (out < 0) return
+    share(out, outSeconds, `links from ${from}`)
+    share(into, inSeconds, `links to ${to}`)
   }
   names.forEach((name, at) => {
-    if (at > 0 || pipeline.ring) add(prefix, at, names[(at + count - 1) % count]!, name)
-    add(handoff, at, name, decode.id)
+    if (at > 0 || pipeline.ring) add(pipeline.prefix[at]!, names[(at + count - 1) % count]!, name)
+    add(pipeline.handoff[at]!, name, decode.id)
   })
   const inward = 2 * network.host[network.size - 1]! + 1
   for (const [card, { seconds, links: sharing, words }] of cards)

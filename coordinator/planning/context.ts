@@ -6,7 +6,7 @@ import { stateBytesPerToken } from '../../shared/prefill-memory.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { spanSeconds } from './cost.ts'
 import type { DecodeFacts, PlanFacts, PrefillFacts } from './facts.ts'
-import { type Network, networkOf } from './network.ts'
+import { linkFrom, type Network, networkOf } from './network.ts'
 import { wireBytesPerTokenLayer, wiresDownTo } from './wire.ts'
 
 /** Facts as the planner works with them, the same for all candidates. */
@@ -41,8 +41,7 @@ export function contextOf(facts: PlanFacts): Context {
   const stateBytes = stateBytesPerToken(shape)
   const neededBytes = (promptTokens + (facts.maxTokens ?? 0)) * kvBytes * shape.layers
   const decode = decodeNode(facts, neededBytes)
-  const known = networkOf(facts.workers, decode, facts.links)
-  const workers = fastestFirst(facts, known)
+  const workers = fastestFirst(facts, decode)
   const free = (decode.budgetBytes ?? Number.POSITIVE_INFINITY) - neededBytes
   return {
     shape,
@@ -81,13 +80,12 @@ function decodeNode({ decode }: PlanFacts, neededBytes: number): DecodeFacts {
 }
 
 /** In the order of how soon each would have the whole prompt alone and handed off. */
-function fastestFirst({ workers, promptTokens, shape }: PlanFacts, network: Network): PrefillFacts[] {
-  const decode = network.size - 1
-  const alone = workers.map(({ cost }, i) => {
-    const link = i * network.size + decode
-    const carried = (promptTokens * kvBytesPerTokenLayer(shape)) / network.rate[link]!
-    const layer = Math.max(spanSeconds(cost, { start: 0, end: promptTokens }), carried)
-    return layer * shape.layers + network.latency[link]!
+function fastestFirst({ workers, promptTokens, shape, links }: PlanFacts, decode: DecodeFacts): PrefillFacts[] {
+  const alone = workers.map((worker) => {
+    const { bytesPerSecond, rttSeconds } = linkFrom(worker, decode, links)
+    const carried = (promptTokens * kvBytesPerTokenLayer(shape)) / bytesPerSecond
+    const layer = Math.max(spanSeconds(worker.cost, { start: 0, end: promptTokens }), carried)
+    return layer * shape.layers + rttSeconds / 2
   })
   return workers
     .map((worker, i) => ({ worker, seconds: alone[i]! }))

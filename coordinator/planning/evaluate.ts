@@ -2,7 +2,7 @@ import type { Strategy, Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
 import { carriedSeconds, type Layout, mayShare, pipelineOf } from './layout.ts'
 import { type Pipeline, type Simulated, simulate } from './simulate.ts'
-import { type SplitAsk, split } from './split.ts'
+import { canEnter, type SplitAsk, split } from './split.ts'
 
 /** A layout and what the simulation says of it. */
 export interface Timed {
@@ -20,8 +20,12 @@ export interface Timed {
 const GOOD_ENOUGH = 1.01
 const REFINEMENTS = 3
 
-export function time(context: Context, layout: Layout, limitSeconds = 0): Timed {
-  const pipeline = pipelineOf(context, layout)
+export function time(
+  context: Context,
+  layout: Layout,
+  limitSeconds = 0,
+  pipeline: Pipeline = pipelineOf(context, layout),
+): Timed {
   const simulated = simulate(pipeline)
   return { layout, pipeline, simulated, seconds: simulated.ttftSeconds, limitSeconds }
 }
@@ -35,15 +39,17 @@ export function draft(
 ): Timed | undefined {
   let best: Timed | undefined
   const known: Timed[] = []
-  const isWorse = (seconds: number) => best !== undefined && seconds >= GOOD_ENOUGH * best.seconds
   for (const wire of new Set([context.wires.at(-1)!, context.wires[0]!])) {
-    const layout = split(context, members, { strategy, wire, all, share: true })
-    if (layout === undefined || isWorse(carriedSeconds(context, layout))) continue
+    const limit = best === undefined ? Number.POSITIVE_INFINITY : GOOD_ENOUGH * best.seconds
+    const layout = splitWithin(context, members, { strategy, wire, all, share: true }, limit)
+    if (layout === undefined) continue
     const timed = time(context, layout)
     known.push(timed)
-    if (!isWorse(timed.seconds)) best = timed
+    if (timed.seconds < limit) best = timed
   }
-  return best && { ...best, known }
+  if (best === undefined) return undefined
+  const { layout, pipeline, simulated, seconds, limitSeconds } = best
+  return { layout, pipeline, simulated, seconds, limitSeconds, known }
 }
 
 /** The best split of the workers of a draft in their order, in the widest precision that is good enough. */
@@ -82,25 +88,34 @@ interface Found {
 }
 
 /**
- * What the decode node may take over it need not: whichever is faster. What its links alone make slower than `limit` is
- * not simulated. `known`: what comes out if the decode node may.
+ * What the decode node may take over it need not: whichever is faster, if its links do not alone make it slower than
+ * `limit`. `known`: what comes out if the decode node may.
  */
 function bestSplit(
   context: Context,
   members: readonly number[],
-  ask: Omit<SplitAsk, 'share'>,
+  { strategy, wire, all, freeLinks = false }: Omit<SplitAsk, 'share'>,
   { limit = Number.POSITIVE_INFINITY, known }: { limit?: number; known?: Timed | undefined } = {},
 ): Found | undefined {
-  const choices = ask.strategy !== 'solo' && mayShare(context, members) ? [false, true] : [false]
+  const choices = strategy !== 'solo' && mayShare(context, members) ? [false, true] : [false]
   let best: Found | undefined
   for (const share of choices) {
+    const ask = { strategy, wire, all, freeLinks, share }
     const draft = share || choices.length === 1 ? known : undefined
-    const layout = draft?.layout ?? split(context, members, { ...ask, share })
-    if (layout === undefined || carriedSeconds(context, layout) > limit) continue
+    const layout = draft?.layout ?? splitWithin(context, members, ask, limit)
+    if (layout === undefined) continue
     const timed = draft ?? time(context, layout)
-    if (best === undefined || timed.seconds < best.timed.seconds) best = { timed, ask: { ...ask, share } }
+    if (best === undefined || timed.seconds < best.timed.seconds) best = { timed, ask }
   }
   return best
+}
+
+/** Undefined too if what links have to carry takes longer than `limit` seconds: that need not be simulated. */
+function splitWithin(context: Context, members: readonly number[], ask: SplitAsk, limit: number): Layout | undefined {
+  if (limit === Number.POSITIVE_INFINITY) return split(context, members, ask)
+  if (!canEnter(context, members, ask, limit / (context.shape.layers - 1))) return undefined
+  const layout = split(context, members, ask)
+  return layout !== undefined && carriedSeconds(context, layout) <= limit ? layout : undefined
 }
 
 /** What no precision can be better than: links that carry everything at once. */
@@ -127,6 +142,6 @@ function refine(context: Context, { timed, ask }: Found): Timed {
 }
 
 function idleSeconds({ shape }: Context, { pipeline, simulated }: Timed): number[] {
-  const own = [...simulated.finished].map((end, i) => end / shape.layers - pipeline.work.layer[i]!)
+  const own = simulated.finished.map((end, at) => end / shape.layers - pipeline.work[at]![0])
   return [...own, simulated.ttftSeconds / shape.layers - pipeline.tail.layer]
 }

@@ -13,7 +13,7 @@ import {
 } from './cost.ts'
 import { movedTokens } from './moving.ts'
 import { rateOf } from './network.ts'
-import type { Pipeline, Tail, Transfers, Work } from './simulate.ts'
+import type { Pipeline, Tail, Transfer, Work } from './simulate.ts'
 
 /** A candidate before it is written out as a plan. */
 export interface Layout {
@@ -68,41 +68,28 @@ export const fits = (context: Context, layout: Layout): boolean =>
   })
 
 /** The durations of a layout. */
-export function pipelineOf(context: Context, layout: Layout): Pipeline {
-  const { shape, network } = context
-  const { members, spans } = layout
-  const ring = layout.strategy === 'ring'
-  const count = members.length
-  const work = emptyWork()
-  const [prefix, handoff] = [emptyTransfers(), emptyTransfers()]
-  const tokens = spans.map(spanTokens)
-  const total = tokens.reduce((sum, own) => sum + own, 0)
-  const moved = movedTokens(layout.strategy, spans)
-  const made = tokens.map((own, at) => own * context.wireBytes[layout.prefixWires[at]!])
-  const allMade = made.reduce((sum, own) => sum + own, 0)
-  const company = companyOf(layout, context)
-  let before = 0
-  members.forEach((member, at) => {
-    const cost = costOf(context, member, company)
-    const { prefix: passed, received, relayed } = moved[at]!
-    putWork(work, context, cost, { spans: spans[at]!, others: received, own: passed + tokens[at]!, relayed })
-    const from = (at + count - 1) % count
-    const carried = ring ? allMade - made[at]! : before
-    if (at > 0 || (ring && count > 1))
-      putTransfer(prefix, context, members[from]!, member, {
-        own: made[from]!,
-        relayed: carried - made[from]!,
-        block: blockBytes(context, tokens[from]!, made[from]!),
-      })
-    else putTransfer(prefix, context, member, member, NOTHING)
-    before += made[at]!
-    const own = tokens[at]! * context.wireBytes[layout.handoffWires[at]!]
-    const block = blockBytes(context, tokens[at]!, own)
-    putTransfer(handoff, context, member, network.size - 1, { own, relayed: 0, block })
-  })
-  const tail = tailSeconds(context, total)
-  return { layers: shape.layers, ring, work, prefix, handoff, tail, cards: 2 * network.out.length }
-}
+export const pipelineOf = (context: Context, layout: Layout): Pipeline => ({
+  layers: context.shape.layers,
+  ring: layout.strategy === 'ring',
+  work: worksOf(context, layout),
+  prefix: prefixesOf(context, layout),
+  handoff: handoffsOf(context, layout),
+  tail: tailSeconds(context, prefillTokens(layout)),
+  cards: 2 * context.network.out.length,
+})
+
+/** The same, where only these wires of the layout are others than those that `pipeline` is of. */
+export const rewired = (context: Context, layout: Layout, pipeline: Pipeline, wires: Wires): Pipeline => ({
+  layers: pipeline.layers,
+  ring: pipeline.ring,
+  work: pipeline.work,
+  prefix: wires === 'prefixWires' ? prefixesOf(context, layout) : pipeline.prefix,
+  handoff: wires === 'handoffWires' ? handoffsOf(context, layout) : pipeline.handoff,
+  tail: pipeline.tail,
+  cards: pipeline.cards,
+})
+
+export type Wires = 'prefixWires' | 'handoffWires'
 
 /**
  * No simulation comes to less: every layer's blocks have to come to the decode node, over their links and into its host,
@@ -130,37 +117,31 @@ export function carriedSeconds(context: Context, layout: Layout): number {
   return Math.max(handedOff, (shape.layers - 1) * passing)
 }
 
-const blockBytes = ({ blockTokens }: Context, tokens: number, bytes: number): number =>
-  tokens <= blockTokens ? bytes : (bytes * blockTokens) / tokens
-
-const emptyWork = (): Work => ({ layer: [], projected: [], firstBlock: [], afterFirst: [], afterLast: [] })
-
-interface Part {
-  readonly spans: readonly Span[]
-  /** Tokens of other workers that these meet, and those of them that go on to the next worker. */
-  readonly others: number
-  readonly relayed: number
-  /** Own tokens, as often as they leave. */
-  readonly own: number
-}
-
-function putWork(work: Work, context: Context, cost: Cost, part: Part): void {
+function worksOf(context: Context, layout: Layout): Work[] {
   const { shape, blockTokens } = context
-  const { spans, others } = part
-  const { s = 0 } = cost
-  const tokens = spanTokens(spans)
-  const projected = projectSeconds(cost, spans, shape)
-  const mixed = mixSeconds(cost, tokens, shape)
-  const first = spans[0]!
-  const last = spans.at(-1)!
-  const block = Math.min(blockTokens, others)
-  const taken = takeInSeconds(cost, others) + s * (others + part.relayed)
-  work.layer.push(layerSeconds(cost, spans) + taken + s * part.own)
-  work.projected.push(projected)
-  work.firstBlock.push((projected * Math.min(blockTokens, first.end - first.start)) / tokens)
-  work.afterFirst.push(prefixAttentionSeconds(cost, spans) + taken + mixed)
-  const blockTaken = others === 0 ? 0 : (taken * block) / others
-  work.afterLast.push(cost.b * (last.end - last.start) * block + blockTaken + mixed)
+  const company = companyOf(layout, context)
+  const moved = movedTokens(layout.strategy, layout.spans)
+  return layout.members.map((member, at) => {
+    const cost = costOf(context, member, company)
+    const spans = layout.spans[at]!
+    const { prefix, received, relayed } = moved[at]!
+    const { s = 0 } = cost
+    const tokens = spanTokens(spans)
+    const projected = projectSeconds(cost, spans, shape)
+    const mixed = mixSeconds(cost, tokens, shape)
+    const first = spans[0]!
+    const last = spans.at(-1)!
+    const block = Math.min(blockTokens, received)
+    const taken = takeInSeconds(cost, received) + s * (received + relayed)
+    const blockTaken = received === 0 ? 0 : (taken * block) / received
+    return [
+      layerSeconds(cost, spans) + taken + s * (prefix + tokens),
+      projected,
+      (projected * Math.min(blockTokens, first.end - first.start)) / tokens,
+      prefixAttentionSeconds(cost, spans) + taken + mixed,
+      cost.b * (last.end - last.start) * block + blockTaken + mixed,
+    ]
+  })
 }
 
 /** The decode node's own tokens, from `start` on. Of the last layer it computes the last token alone, then the logits. */
@@ -183,36 +164,57 @@ function tailSeconds({ shape, promptTokens, blockTokens, tailCost }: Context, st
   }
 }
 
-interface Bytes {
-  readonly own: number
-  readonly relayed: number
-  readonly block: number
+function prefixesOf(context: Context, { strategy, members, spans, prefixWires }: Layout): Transfer[] {
+  const { wireBytes } = context
+  const ring = strategy === 'ring'
+  const made = spans.map((own, at) => spanTokens(own) * wireBytes[prefixWires[at]!])
+  const allMade = made.reduce((sum, own) => sum + own, 0)
+  let before = 0
+  return members.map((member, at) => {
+    const from = at > 0 ? at - 1 : members.length - 1
+    const own = made[from]!
+    const carried = ring ? allMade - made[at]! : before
+    before += made[at]!
+    if (at === 0 && (!ring || from === 0)) return transferOf(context, member, member, 0, 0, 0)
+    return transferOf(context, members[from]!, member, own, carried - own, blockBytes(own, spans[from]!, context))
+  })
 }
 
-const emptyTransfers = (): Transfers => ({
-  latency: [],
-  own: [],
-  relayed: [],
-  block: [],
-  out: [],
-  outSeconds: [],
-  in: [],
-  inSeconds: [],
-})
+function handoffsOf(context: Context, { members, spans, handoffWires }: Layout): Transfer[] {
+  const { wireBytes, network } = context
+  return members.map((member, at) => {
+    const own = spanTokens(spans[at]!) * wireBytes[handoffWires[at]!]
+    return transferOf(context, member, network.size - 1, own, 0, blockBytes(own, spans[at]!, context))
+  })
+}
 
-const NOTHING: Bytes = { own: 0, relayed: 0, block: 0 }
+const blockBytes = (bytes: number, spans: readonly Span[], { blockTokens }: Context): number => {
+  const tokens = spanTokens(spans)
+  return tokens <= blockTokens ? bytes : (bytes * blockTokens) / tokens
+}
 
-function putTransfer(t: Transfers, { network }: Context, from: number, to: number, bytes: Bytes): void {
+/** Bytes of a layer from one to another: what `from` made, what it passes on, and a block. */
+function transferOf(
+  { network }: Context,
+  from: number,
+  to: number,
+  own: number,
+  relayed: number,
+  block: number,
+): Transfer {
   const { size, host } = network
-  const [sender, receiver] = [host[from]!, host[to]!]
+  const sender = host[from]!
+  const receiver = host[to]!
   const rate = rateOf(network, from, to)
   const inside = sender === receiver
-  t.latency.push(network.latency[from * size + to]!)
-  t.own.push(bytes.own / rate)
-  t.relayed.push(bytes.relayed / rate)
-  t.block.push(bytes.block / rate)
-  t.out.push(inside ? -1 : 2 * sender)
-  t.outSeconds.push(inside ? 0 : (bytes.own + bytes.relayed) / network.out[sender]!)
-  t.in.push(inside ? -1 : 2 * receiver + 1)
-  t.inSeconds.push(inside ? 0 : (bytes.own + bytes.relayed) / network.in[receiver]!)
+  return [
+    network.latency[from * size + to]!,
+    own / rate,
+    relayed / rate,
+    block / rate,
+    inside ? 0 : (own + relayed) / network.out[sender]!,
+    inside ? 0 : (own + relayed) / network.in[receiver]!,
+    inside ? -1 : 2 * sender,
+    inside ? -1 : 2 * receiver + 1,
+  ]
 }

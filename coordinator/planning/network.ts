@@ -55,6 +55,10 @@ export function networkOf(workers: readonly PrefillFacts[], decode: DecodeFacts,
 
 type Links = ReadonlyMap<string, LinkFacts>
 
+/** As measured, or assumed. */
+export const linkFrom = (from: Host, to: Host, links: Links): LinkFacts =>
+  links.get(linkKey(from.id, to.id)) ?? assumed(from, to)
+
 /** The coordinator's round trips to both ends say how far they are from each other at most. */
 function assumed(from: Host, to: Host): LinkFacts {
   if (from.host === to.host) return LOOPBACK

@@ -6,7 +6,7 @@
 import type { Context } from './context.ts'
 import { costOf, mayShare } from './layout.ts'
 import { cardRate } from './network.ts'
-import { chainPeriod, isEnoughForChain, type Lane, spanStart } from './partition.ts'
+import { chainPeriod, isEnoughArithmetic, isEnoughForChain, type Lane, spanStart } from './partition.ts'
 import { RingOrders } from './ring-orders.ts'
 import { laneOf, type SplitAsk, tailLane } from './split.ts'
 
@@ -37,6 +37,7 @@ export function ordersToTry(context: Context, { least, most }: Sizes, ask: Order
     const rivals = best.get(members.length) ?? []
     const limits = { best: secondsOf(rivals[0]), worst: secondsOf(rivals[kept - 1]) }
     const found = search.rate(members, limits)
+    if (found.length === 0) continue
     best.set(members.length, [...rivals, ...found].toSorted((x, y) => x.seconds - y.seconds).slice(0, kept))
   }
   return [...best.values()].flat().map(({ order }) => order)
@@ -78,6 +79,12 @@ interface Group {
   readonly shared: ReadonlySet<number>
 }
 
+/** The earliest start of each set of workers with each of them first, and who comes next then: `[set * count + first]`. */
+interface Reached {
+  readonly starts: Float64Array
+  readonly nexts: Int8Array
+}
+
 /** Gains below this are not worth another look for a better order. */
 const WORTHWHILE = 0.995
 const MOST_LOOKS = 4
@@ -92,8 +99,13 @@ export class ChainOrders {
   readonly #ask: OrderAsk & { share: boolean }
   readonly #orderMatters: boolean
   readonly #lanes: Lane[] = []
+  /** The same memory for each search. */
+  readonly #reached: Reached
 
   constructor(context: Context, ask: OrderAsk) {
+    const count = context.workers.length
+    const states = 2 ** count * count
+    this.#reached = { starts: new Float64Array(states), nexts: new Int8Array(states) }
     this.#context = context
     this.#ask = { ...ask, share: true }
     this.#orderMatters = !context.network.alike || context.workers.some(({ budgetBytes }) => budgetBytes !== undefined)
@@ -158,32 +170,34 @@ export class ChainOrders {
   /** An order of these members that does all in a period, if there is one. */
   #orderWithin(members: readonly number[], { tail, shared }: Group, period: number): number[] | undefined {
     const count = members.length
-    const end = spanStart(tail, this.#context.promptTokens, period)
-    const lanes = members.map((member) =>
-      [...members, undefined].map((next) => this.#lane(member, next, shared.has(member))),
-    )
-    const starts = new Float64Array(2 ** count * count).fill(Number.POSITIVE_INFINITY)
-    const nexts = new Int8Array(starts.length)
+    const { promptTokens } = this.#context
+    const last = members.map((member) => this.#lane(member, undefined, shared.has(member)))
+    if (!isEnoughArithmetic([...last, tail], promptTokens, period)) return undefined
+    const lanes = members.map((member) => members.map((next) => this.#lane(member, next, shared.has(member))))
+    const end = spanStart(tail, promptTokens, period)
+    const { starts, nexts } = this.#reached
+    starts.fill(Number.POSITIVE_INFINITY, 0, 2 ** count * count)
     for (let set = 1; set < 2 ** count; set++)
       for (let first = 0; first < count; first++) {
         if (!((set >> first) & 1)) continue
         const at = set * count + first
         const rest = set & ~(1 << first)
-        if (rest === 0) starts[at] = spanStart(lanes[first]![count]!, end, period)
+        if (rest === 0) starts[at] = spanStart(last[first]!, end, period)
         for (let next = 0; next < count; next++) {
-          if (!((rest >> next) & 1)) continue
-          const start = spanStart(lanes[first]![next]!, starts[rest * count + next]!, period)
+          const after = starts[rest * count + next]!
+          if (!((rest >> next) & 1) || after === Number.POSITIVE_INFINITY) continue
+          const start = spanStart(lanes[first]![next]!, after, period)
           if (!(start < starts[at]!)) continue
           starts[at] = start
           nexts[at] = next
         }
       }
-    return orderFrom(members, starts, nexts)
+    return orderFrom(members, this.#reached)
   }
 }
 
 /** Follows the choices of the best first worker that reaches the prompt's start. */
-function orderFrom(members: readonly number[], starts: Float64Array, nexts: Int8Array): number[] | undefined {
+function orderFrom(members: readonly number[], { starts, nexts }: Reached): number[] | undefined {
   const count = members.length
   let set = 2 ** count - 1
   let first = 0

@@ -60,7 +60,8 @@ export function chainBoundaries(lanes: readonly Lane[], tokens: number): number[
   let end = tokens
   for (let i = lanes.length - 1; i >= 0; i--) {
     ends.unshift(end)
-    end = spanStart(lanes[i]!, end, period)
+    // The period is enough for the links, but for what rounding makes of it.
+    end = Math.max(0, reach(lanes[i]!, end, period))
   }
   return ends
 }
@@ -79,6 +80,27 @@ export function isEnoughForChain(lanes: readonly Lane[], tokens: number, period:
   for (let i = lanes.length - 1; i >= 0 && end > 0; i--) end = spanStart(lanes[i]!, end, period)
   return end <= 0
 }
+
+/**
+ * Whether these lanes can compute so much in a period in any order, were all else free. Spans that tile the prompt have
+ * sum n_i (P_i + n_i/2) = L^2/2, so with r the least of all b_i/a_i, those of a period tau fill L + r L^2/2 with no more
+ * than sum (tau - o_i) / a_i.
+ */
+export function isEnoughArithmetic(lanes: readonly Lane[], tokens: number, period: number): boolean {
+  const ratio = lanes.reduce(
+    (least, { cost: { a, b } }) => Math.min(least, a > 0 ? b / a : 0),
+    Number.POSITIVE_INFINITY,
+  )
+  const tokenMost = 1 + ratio * tokens
+  const done = lanes.reduce(
+    (sum, { cost: { o, a }, most = tokens }) => sum + Math.min(most * tokenMost, Math.max(0, period - o) / a),
+    0,
+  )
+  return !(done * (1 + MARGIN) < tokens + (ratio * tokens * tokens) / 2)
+}
+
+/** For what rounding does. */
+const MARGIN = 1e-9
 
 /**
  * Tokens that a period is too short for: those left over, or that a link cannot carry on, whichever are more. Below zero

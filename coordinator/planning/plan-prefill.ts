@@ -12,6 +12,7 @@ import type { PlanFacts } from './facts.ts'
 import { companyOf, costOf, fits, prefillTokens } from './layout.ts'
 import { ordersToTry, type Sizes } from './orders.ts'
 import { sharedSpans } from './shares.ts'
+import { canCompute } from './split.ts'
 import { widen } from './widen.ts'
 
 /**
@@ -57,9 +58,29 @@ export function planPrefill(facts: PlanFacts, ask: PlanAsk = {}): Planned {
 }
 
 function planned(context: Context, best: readonly Timed[]): Planned {
-  const candidates = best.toSorted(byPreference).map((timed) => toPlan(context, timed))
-  if (candidates.length === 0) throw withoutRoom(context)
-  return Object.freeze({ chosen: candidates[0]!, candidates: Object.freeze(candidates) })
+  const sorted = best.toSorted(byPreference)
+  if (sorted.length === 0) throw withoutRoom(context)
+  return new Explained(context, sorted)
+}
+
+/** What limits the candidates takes as long to find out as a fifth of the search, and a run does not ask. */
+class Explained implements Planned {
+  readonly chosen: Plan
+  readonly #context: Context
+  readonly #others: readonly Timed[]
+  #candidates: readonly Plan[] | undefined
+
+  constructor(context: Context, [first, ...others]: readonly Timed[]) {
+    this.chosen = toPlan(context, first!)
+    this.#context = context
+    this.#others = others
+    Object.freeze(this)
+  }
+
+  get candidates(): readonly Plan[] {
+    this.#candidates ??= Object.freeze([this.chosen, ...this.#others.map((timed) => toPlan(this.#context, timed))])
+    return this.#candidates
+  }
 }
 
 /** The same workers in the same order, with what the client says each should have. */
@@ -130,12 +151,26 @@ function drafted(context: Context, ask: PlanAsk, sizes: Sizes): Timed[] {
     .filter((strategy) => ask.strategy === undefined || ask.strategy === strategy)
     .flatMap((strategy) => ordersIn(context, strategy, sizes, all).map((order) => draft(context, strategy, order, all)))
   const withTail = ask.strategy === undefined && sizes.least <= 1 && context.decode.cost !== undefined
-  const pairs = withTail ? context.workers.map((_, i) => draft(context, 'chain', [i], all)) : []
+  const pairs = withTail ? pairsWithTail(context, all) : []
   const timed = [...ones, ...pairs, ...splits].filter((each) => each !== undefined)
   // Who asks for `solo` means a worker.
   const mayBeAlone = context.decode.cost !== undefined && !all && ask.strategy === undefined
   const alone = decodeAlone(context, 'solo')
   return mayBeAlone && fits(context, alone.layout) ? [...timed, alone] : timed
+}
+
+/** Each worker with the decode node, but those that arithmetic alone makes slower than another: the best one is listed. */
+function pairsWithTail(context: Context, all: boolean): Timed[] {
+  const pairs: Timed[] = []
+  let limit = Number.POSITIVE_INFINITY
+  for (const member of context.workers.keys()) {
+    if (!canCompute(context, [member], limit)) continue
+    const pair = draft(context, 'chain', [member], all)
+    if (pair === undefined) continue
+    pairs.push(pair)
+    if (isSplit(context, pair) && !all) limit = Math.min(limit, pair.seconds)
+  }
+  return pairs
 }
 
 function decodeAlone(context: Context, strategy: Strategy): Timed {
@@ -151,21 +186,24 @@ function ordersIn(context: Context, strategy: Strategy, sizes: Sizes, all: boole
 }
 
 /** Keeps every solo and the best layout of each strategy and size; of an exact number, the layouts that come nearest. */
-function bestOfEachKind(timings: readonly Timed[], { workers, promptTokens }: Context, ask: PlanAsk): Timed[] {
+function bestOfEachKind(timings: readonly Timed[], context: Context, ask: PlanAsk): Timed[] {
   const largest = Math.max(...timings.map(({ layout }) => layout.members.length))
   const best = new Map<string, Timed>()
   for (const timed of timings) {
     const { strategy, members } = timed.layout
     if (ask.workers !== undefined && members.length < largest) continue
     // a split that shrank to one worker is the solo that stands there already
-    const noSplit = members.length === 1 && prefillTokens(timed.layout) === promptTokens - 1
-    if (ask.strategy === undefined && strategy !== 'solo' && noSplit && ask.workers === undefined) continue
-    const kind = strategy === 'solo' ? `solo ${workers[members[0]!]?.id}` : `${strategy} ${members.length}`
+    if (ask.strategy === undefined && strategy !== 'solo' && !isSplit(context, timed) && ask.workers === undefined)
+      continue
+    const kind = strategy === 'solo' ? `solo ${context.workers[members[0]!]?.id}` : `${strategy} ${members.length}`
     const rival = best.get(kind)
     if (rival === undefined || byPreference(timed, rival) < 0) best.set(kind, timed)
   }
   return [...best.values()]
 }
+
+const isSplit = ({ promptTokens }: Context, { layout }: Timed): boolean =>
+  layout.members.length > 1 || prefillTokens(layout) < promptTokens - 1
 
 /** Fastest first; among equals fewer workers, then solo before chain before ring. */
 const byPreference = (x: Timed, y: Timed): number =>
@@ -180,7 +218,7 @@ function toPlan(context: Context, timed: Timed): Plan {
   const workers = members.map((member, at) =>
     Object.freeze({
       worker: context.workers[member]!.id,
-      spans: Object.freeze(spans[at]!.map((span) => Object.freeze({ ...span }))),
+      spans: Object.freeze(spans[at]!.map(({ start, end }) => Object.freeze({ start, end }))),
       computeSeconds: prefillSeconds(costOf(context, member, company), spans[at]!, context.shape),
       prefixWire: prefixWires[at]!,
       handoffWire: handoffWires[at]!,

@@ -6,7 +6,7 @@ import type { Context } from './context.ts'
 import { costOf, fits, type Layout, mayShare } from './layout.ts'
 import { CHAIN_END, CHAIN_LINK, costWithMoving, DECODE_NODE, type Passes, ringPasses } from './moving.ts'
 import { rateOf } from './network.ts'
-import { chainSpans, type Lane, ringSpans } from './partition.ts'
+import { chainSpans, isEnoughArithmetic, type Lane, ringSpans, spanStart } from './partition.ts'
 
 export interface SplitAsk {
   readonly strategy: Strategy
@@ -111,6 +111,26 @@ export function tailLane(context: Context, members: readonly number[], ask: Tail
     // solo is one worker that does it all
     most: ask.share && ask.strategy !== 'solo' && mayShare(context, members) ? Math.max(1, tailRoom) : 1,
   }
+}
+
+/**
+ * Whether the decode node's host can take in within a period of a layer what any split hands off: all that the decode
+ * node itself has no time for.
+ */
+export function canEnter(context: Context, members: readonly number[], ask: TailAsk, period: number): boolean {
+  const tail = tailLane(context, members, ask)
+  // Without what taking tokens in costs it, which its own tokens save: no split gives it more than this.
+  const { o, a, b } = tail.cost
+  return spanStart({ ...tail, cost: { o, a, b } }, context.promptTokens, period) < Number.POSITIVE_INFINITY
+}
+
+/** Whether these workers and the decode node could have the first token in so many seconds if all links were free. */
+export function canCompute(context: Context, members: readonly number[], seconds: number): boolean {
+  const { shape, promptTokens } = context
+  const tail = tailLane(context, members, { strategy: 'chain', wire: 'f32', share: true })
+  const company = { members, tail: (tail.most ?? 1) > 1 }
+  const lanes: Lane[] = members.map((member) => ({ cost: costOf(context, member, company) }))
+  return isEnoughArithmetic([...lanes, tail], promptTokens, seconds / (shape.layers - 1))
 }
 
 type Bytes = Pick<SplitAsk, 'wire' | 'freeLinks'>

@@ -5,7 +5,7 @@
 import { spanTokens, type Wire } from '../../shared/plan.ts'
 import type { Context } from './context.ts'
 import { type Timed, time } from './evaluate.ts'
-import { carriedSeconds, type Layout } from './layout.ts'
+import { carriedSeconds, type Layout, rewired, type Wires } from './layout.ts'
 
 export function widen(context: Context, timed: Timed): Timed {
   const { layout } = timed
@@ -16,8 +16,6 @@ export function widen(context: Context, timed: Timed): Timed {
   else widening.keepEach('prefixWires', places.slice(1))
   return widening.best
 }
-
-type Kind = 'prefixWires' | 'handoffWires'
 
 class Widening {
   best: Timed
@@ -33,12 +31,12 @@ class Widening {
   }
 
   /** All places together, as wide as it can afford. */
-  keepFirst(kind: Kind, places: readonly number[]): boolean {
+  keepFirst(kind: Wires, places: readonly number[]): boolean {
     return this.#wider.some((wire) => this.#keep(kind, places, wire))
   }
 
   /** Each place by itself, one after the other; prefixes up to the first that has to stay narrow. */
-  keepEach(kind: Kind, places: readonly number[]): void {
+  keepEach(kind: Wires, places: readonly number[]): void {
     // Where all links are alike, what has been too much for one worker is too much for any that has as much to send.
     let tooMuch = Number.POSITIVE_INFINITY
     const learns = kind === 'handoffWires' && this.#context.network.alike
@@ -60,7 +58,7 @@ class Widening {
   }
 
   /** How many of these can be wider, the first ones first. Wider blocks are never faster, so several are tried at once. */
-  #keepMost(kind: Kind, places: readonly number[], wire: Wire): number {
+  #keepMost(kind: Wires, places: readonly number[], wire: Wire): number {
     let [kept, tooMany, step] = [0, places.length + 1, 1]
     while (kept + 1 < tooMany) {
       const next = Math.min(kept + step, tooMany - 1)
@@ -72,12 +70,12 @@ class Widening {
     return kept
   }
 
-  #keep(kind: Kind, places: readonly number[], wire: Wire): boolean {
+  #keep(kind: Wires, places: readonly number[], wire: Wire): boolean {
     const { limitSeconds } = this.best
     const wires = this.best.layout[kind].map((own, at) => (places.includes(at) ? wire : own))
     const layout: Layout = { ...this.best.layout, [kind]: wires }
     if (carriedSeconds(this.#context, layout) > limitSeconds) return false
-    const next = time(this.#context, layout, limitSeconds)
+    const next = time(this.#context, layout, limitSeconds, rewired(this.#context, layout, this.best.pipeline, kind))
     if (next.seconds > limitSeconds) return false
     this.best = next
     return true

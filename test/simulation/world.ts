@@ -335,7 +335,7 @@ export class SmallBlockRuns extends ClusterRuns {
   }
 
   override plan(...of: Parameters<ClusterRuns['plan']>): Planned {
-    const planned = super.plan(...of)
-    return { ...planned, chosen: { ...planned.chosen, blockTokens: this.#blockTokens } }
+    const { chosen, candidates } = super.plan(...of)
+    return { chosen: { ...chosen, blockTokens: this.#blockTokens }, candidates }
   }
 }

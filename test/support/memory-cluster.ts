@@ -223,8 +223,8 @@ class ReplannedRuns extends ClusterRuns {
   }
 
   override plan(promptTokens: number, ask?: Parameters<ClusterRuns['plan']>[1]): Planned {
-    const planned = super.plan(promptTokens, ask)
-    return { ...planned, chosen: this.#replan(planned.chosen) }
+    const { chosen, candidates } = super.plan(promptTokens, ask)
+    return { chosen: this.#replan(chosen), candidates }
   }
 }
 

@@ -8,6 +8,7 @@ import { carriedSeconds, fits, type Layout } from '../../../coordinator/planning
 import { ChainOrders, ordersToTry, slowCardsFirst } from '../../../coordinator/planning/orders.ts'
 import { planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
 import { RingOrders } from '../../../coordinator/planning/ring-orders.ts'
+import { canCompute, canEnter } from '../../../coordinator/planning/split.ts'
 import type { HeadraceError } from '../../../shared/errors.ts'
 import { asWorkerId } from '../../../shared/ids.ts'
 import { kvBytesPerTokenLayer } from '../../../shared/model-shape.ts'
@@ -247,13 +248,20 @@ describe('for any cluster', () => {
     )
   })
 
-  test('no plan comes to less than its hand-off has to carry, which is what the search leaves plans out by', () => {
+  test('no plan comes to less than the bounds by which the search leaves plans out', () => {
     fc.assert(
       fc.property(anyCluster, (cluster) => {
         const context = contextOf(cluster)
         for (const plan of unless('plan_impossible', () => planPrefill(cluster))?.candidates ?? []) {
-          const least = carriedSeconds(context, layoutOf(plan, context.workers))
-          assert.ok(least <= plan.predictedTtftSeconds * (1 + 1e-9), `${least} of ${plan.predictedTtftSeconds}`)
+          const layout = layoutOf(plan, context.workers)
+          const limit = plan.predictedTtftSeconds * (1 + 1e-9)
+          const least = carriedSeconds(context, layout)
+          assert.ok(least <= limit, `${least} of ${plan.predictedTtftSeconds}`)
+          assert.ok(canCompute(context, layout.members, limit))
+          const wire = cluster.narrowestWire
+          const ask = { strategy: plan.strategy, wire, share: true }
+          if (plan.workers.length > 0)
+            assert.ok(canEnter(context, layout.members, ask, limit / (context.shape.layers - 1)))
         }
       }),
       { ...SEEDED, numRuns: 100 },

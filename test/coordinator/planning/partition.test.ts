@@ -55,7 +55,47 @@ function closedForm(a: number, b: number, speeds: readonly number[], tokens: num
   })
 }
 
+describe('arithmetic alone', () => {
+  const isEnough = (costs: readonly Cost[], tokens: number, period: number) =>
+    partition.isEnoughArithmetic(lanes(costs), tokens, period)
+
+  test('is enough wherever some order of these lanes is', () => {
+    fc.assert(
+      fc.property(manyCosts, promptLength, fc.double({ min: 0.5, max: 2, noNaN: true }), (costs, tokens, scale) => {
+        const period = scale * partition.chainPeriod(lanes(costs), tokens)!
+        if (partition.isEnoughForChain(lanes(costs), tokens, period)) assert.ok(isEnough(costs, tokens, period))
+      }),
+      SEEDED,
+    )
+  })
+
+  test('says exactly how long lanes of one ratio take', () => {
+    const costs = [1e12, 3e12, 7e12].map((flops) => flopCost(LLAMA_31_8B, flops, 1e-4))
+    const period = partition.chainPeriod(lanes(costs), 8192)!
+    assert.ok(isEnough(costs, 8192, period))
+    assert.ok(!isEnough(costs, 8192, period * (1 - 1e-6)))
+  })
+
+  test('counts no more tokens of a lane than it may have', () => {
+    const [cost, tail] = [flopCost(LLAMA_31_8B, 1e12), flopCost(LLAMA_31_8B, 1e12)]
+    const period = partition.chainPeriod(lanes([cost]), 8192)!
+    const bounded = (most: number) =>
+      partition.isEnoughArithmetic([{ cost }, { cost: tail, most }], 8192, period * 0.999)
+    assert.ok(bounded(8192))
+    assert.ok(!bounded(1))
+  })
+})
+
 describe('chain', () => {
+  test('is not undone by rounding where a link is busy all the time', () => {
+    for (let tokens = 2; tokens <= 100; tokens++)
+      for (const ingressSeconds of [1e-5, 7e-5, 1e-4, 3e-4, 1e-3]) {
+        const worker = { cost: { o: 0, a: 1e-7, b: 0 } }
+        const tail = { cost: { o: 0, a: 0, b: 0 }, ingressSeconds, least: 1, most: 1 }
+        assert.deepEqual(chainBoundaries([worker, tail], tokens), [tokens - 1, tokens])
+      }
+  })
+
   const balanced: [string, ModelShape, number, number[]][] = [
     ['Llama 7B, 4k', LLAMA_7B, 4096, [52, 48]],
     ['Llama 7B, 4k', LLAMA_7B, 4096, [26, 25, 25, 24]],
