@@ -26,7 +26,7 @@ export function attendGraph(shape: ModelShape, g: GraphBuilder, { shifted, maske
 export function triangleGraph(shape: ModelShape, g: GraphBuilder): Uint8Array {
   const { heads, kvHeads, headDim } = shape
   const group = heads / kvHeads
-  const masks = STRIPS.map((i) => g.input(`mask${i}`, [`S${i}`, `T${i}`]))
+  const masks = STRIPS.map((i) => g.input(`mask_${i}`, [`S${i}`, `T${i}`]))
   for (let head = 0; head < kvHeads; head++) {
     const q = g.input(`q${head}`, [group, 'S', headDim])
     const rows = g.ops(STRIPS.length, 'Split', [q], { axis: 1, num_outputs: STRIPS.length })
@@ -54,9 +54,22 @@ export function triangleGraph(shape: ModelShape, g: GraphBuilder): Uint8Array {
 /** More of them save less and less, and each is a call of every kernel. */
 const STRIPS = [0, 1, 2, 3] as const
 
-/** Where each strip of so many rows ends, as ONNX's `Split` cuts them: the last may be shorter. */
-export const stripEnds = (tokens: number): number[] =>
-  STRIPS.map((i) => Math.min(tokens, (i + 1) * Math.ceil(tokens / STRIPS.length)))
+/** Rows `[first, first + rows)` of a chunk, and how many keys they see; `suffix` is of the names of what is its own. */
+export interface Strip {
+  readonly suffix: string
+  readonly first: number
+  readonly rows: number
+  readonly keys: number
+}
+
+/** A chunk's own tokens, as ONNX's `Split` cuts them: the last strip may be shorter. */
+export function stripsOf(tokens: number): Strip[] {
+  const most = Math.ceil(tokens / STRIPS.length)
+  return STRIPS.map((i) => {
+    const [first, keys] = [i * most, Math.min(tokens, (i + 1) * most)]
+    return { suffix: `_${i}`, first, rows: keys - first, keys }
+  })
+}
 
 interface AttendKind {
   /** The state has a maximum for each row, which is taken off its scores. */

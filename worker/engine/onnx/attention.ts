@@ -3,7 +3,7 @@ import type { Accumulator, Positions } from '../engine.ts'
 import type { Floats, HostKv, HostQuery } from '../host-tensors.ts'
 import { type KeyRange, keyRanges } from '../key-ranges.ts'
 import { EMPTY_MAX, MaskCache } from '../mask-cache.ts'
-import { stripEnds } from './attend-graph.ts'
+import { type Strip, stripsOf } from './attend-graph.ts'
 import { foldState } from './one-row.ts'
 import type { SessionSet, Slot } from './session-set.ts'
 import type { TensorPool } from './tensor-pool.ts'
@@ -83,7 +83,7 @@ export class Attention {
     const [nextO, nextL] = [this.#pool.take(o.length), this.#pool.take(l.length)]
     const own = range.masked && range.start === query.start && range.count === query.tokens
     const triangle = own && query.tokens >= LEAST_TRIANGLE
-    const slots = triangle ? this.#triangleSlots(query, kv, range) : this.#slots(query, kv, range)
+    const slots = this.#slots(query, kv, range, triangle ? stripsOf(query.tokens) : undefined)
     this.#perKvHead(slots, query, [
       { name: 'o', from: o, to: nextO },
       { name: 'l', from: l, to: nextL },
@@ -115,33 +115,16 @@ export class Attention {
     state.m_heads_seq = nextM
   }
 
-  /** Queries, keys, values and mask of a range. */
-  #slots(query: HostQuery, kv: HostKv, range: Seen): MutableSlots {
+  /** Queries, and of each strip of them the keys that it may see, their values and its mask. */
+  #slots(query: HostQuery, kv: HostKv, range: Seen, strips = [whole(query, range)]): MutableSlots {
     const inputs: Record<string, Slot> = {}
-    for (let head = 0; head < this.#shape.kvHeads; head++) {
-      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [range.count, kv.headDim]]
-      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [range.count, kv.headDim]]
-    }
-    if (range.masked)
-      inputs['mask'] = [
-        this.#masks.get(query.tokens, range.count, range.start - query.start, range.window),
-        [query.tokens, range.count],
-      ]
-    const slots = { inputs, outputs: {} }
-    this.#perKvHead(slots, query, [{ name: 'q', from: query.q_heads_seq_hdim }])
-    return slots
-  }
-
-  /** The same where keys and queries are the same tokens: for each strip of rows, the keys up to its last one. */
-  #triangleSlots(query: HostQuery, kv: HostKv, { start, count, window }: Seen): MutableSlots {
-    const inputs: Record<string, Slot> = {}
-    for (const [i, end] of stripEnds(count).entries()) {
-      const first = i * stripEnds(count)[0]!
-      inputs[`mask${i}`] = [this.#masks.get(end - first, end, -first, window), [end - first, end]]
+    for (const { suffix, first, rows, keys } of strips) {
       for (let head = 0; head < this.#shape.kvHeads; head++) {
-        inputs[`k${head}_${i}`] = [kv.keys(head, start, end), [end, kv.headDim]]
-        inputs[`v${head}_${i}`] = [kv.values(head, start, end), [end, kv.headDim]]
+        inputs[`k${head}${suffix}`] = [kv.keys(head, range.start, keys), [keys, kv.headDim]]
+        inputs[`v${head}${suffix}`] = [kv.values(head, range.start, keys), [keys, kv.headDim]]
       }
+      const offset = range.start - query.start - first
+      if (range.masked) inputs[`mask${suffix}`] = [this.#masks.get(rows, keys, offset, range.window), [rows, keys]]
     }
     const slots = { inputs, outputs: {} }
     this.#perKvHead(slots, query, [{ name: 'q', from: query.q_heads_seq_hdim }])
@@ -196,6 +179,14 @@ export class Attention {
     return m_heads_seq
   }
 }
+
+/** All queries as one strip. */
+const whole = ({ tokens }: HostQuery, { count }: KeyRange): Strip => ({
+  suffix: '',
+  first: 0,
+  rows: tokens,
+  keys: count,
+})
 
 /** Keys of one call, and how far back a query sees. */
 interface Seen extends KeyRange {
