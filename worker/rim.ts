@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { availableParallelism, hostname, totalmem } from 'node:os'
+import { availableParallelism, totalmem } from 'node:os'
 import type { TLSSocket } from 'node:tls'
 import { SERVING_LIMITS } from '../shared/link/link.ts'
 import { type LinkServer, listenLinks } from '../shared/link/ws-server.ts'
@@ -10,6 +10,7 @@ import { BLOB_PATH, serveBlob } from '../shared/model-store/serve-blob.ts'
 import { Shelf } from '../shared/model-store/shelf.ts'
 import { type Fetching, PROTOCOL_VERSION } from '../shared/protocol/control.ts'
 import type { Membership } from '../shared/security/membership.ts'
+import { machineName } from './machine.ts'
 import type { WorkerMetrics } from './metrics.ts'
 import type { PeerListening } from './peers/listening.ts'
 import type { WorkerConfig } from './worker.ts'
@@ -72,7 +73,7 @@ export class WorkerRim {
       role,
       engine,
       url: `${this.#secure ? 'wss' : 'ws'}://${this.#at(advertise ?? host)}/link`,
-      host: hostname(),
+      host: machineName(advertise ?? host),
       cores: availableParallelism(),
       threads,
       memoryBytes: totalmem(),

@@ -4,18 +4,17 @@ import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.
 import type { Wire } from '../../shared/plan.ts'
 import { stateBytesPerToken } from '../../shared/prefill-memory.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
-import { spanSeconds } from './cost.ts'
+import { slowedCost, spanSeconds } from './cost.ts'
 import type { DecodeFacts, PlanFacts, PrefillFacts } from './facts.ts'
-import { linkFrom, type Network, networkOf } from './network.ts'
+import { type Cards, cardsOf, linkFrom, type Network, networkOf } from './network.ts'
 import { wireBytesPerTokenLayer, wiresDownTo } from './wire.ts'
 
 /** Facts as the planner works with them, the same for all candidates. */
 export interface Context {
   readonly shape: ModelShape
   readonly promptTokens: number
-  /** The same for every plan, so that they decide nothing. */
+  /** The same for every plan, so that it decides nothing. */
   readonly edgeSeconds: number
-  readonly pace: number
   readonly blockTokens: number
   /** Numbered from here on: best first for the whole prompt, by name among equals. */
   readonly workers: readonly PrefillFacts[]
@@ -35,25 +34,26 @@ export interface Context {
 }
 
 /** Throws `no_decode_node`, or `plan_impossible` if none has room for the prompt. */
-export function contextOf(facts: PlanFacts): Context {
+export function contextOf(given: PlanFacts): Context {
+  const facts = paced(given)
   const { shape, promptTokens } = facts
   const kvBytes = kvBytesPerTokenLayer(shape)
   const stateBytes = stateBytesPerToken(shape)
   const neededBytes = (promptTokens + (facts.maxTokens ?? 0)) * kvBytes * shape.layers
   const decode = decodeNode(facts, neededBytes)
-  const workers = fastestFirst(facts, decode)
+  const cards = cardsOf([...facts.workers, decode], facts.links)
+  const workers = fastestFirst(facts, decode, cards)
   const free = (decode.budgetBytes ?? Number.POSITIVE_INFINITY) - neededBytes
   return {
     shape,
     promptTokens,
     edgeSeconds: facts.edgeSeconds ?? 0,
-    pace: facts.pace ?? 1,
     blockTokens: blockTokens(shape, facts.blockTokens),
     workers,
     decode,
     tailCost: decode.cost ?? fastestToken(facts),
     tailRoom: 1 + Math.floor(free / stateBytes),
-    network: networkOf(workers, decode, facts.links),
+    network: networkOf(workers, decode, facts.links, cards),
     wires: wiresDownTo(facts.narrowestWire),
     wireBytes: {
       f32: wireBytesPerTokenLayer(shape, 'f32'),
@@ -62,6 +62,24 @@ export function contextOf(facts: PlanFacts): Context {
     },
     stateBytes,
     kvBytes,
+  }
+}
+
+/** What runs take longer than was simulated is arithmetic's: links are measured, and carry no more for it. */
+function paced(facts: PlanFacts): PlanFacts {
+  const { pace = 1, workers, decode } = facts
+  if (pace === 1) return facts
+  return {
+    ...facts,
+    workers: workers.map(({ sharedCost, ...worker }) => ({
+      ...worker,
+      cost: slowedCost(worker.cost, pace),
+      ...(sharedCost !== undefined && { sharedCost: slowedCost(sharedCost, pace) }),
+    })),
+    decode: decode.map((node) => ({
+      ...node,
+      ...(node.cost !== undefined && { cost: slowedCost(node.cost, pace) }),
+    })),
   }
 }
 
@@ -80,9 +98,13 @@ function decodeNode({ decode }: PlanFacts, neededBytes: number): DecodeFacts {
 }
 
 /** In the order of how soon each would have the whole prompt alone and handed off. */
-function fastestFirst({ workers, promptTokens, shape, links }: PlanFacts, decode: DecodeFacts): PrefillFacts[] {
+function fastestFirst(
+  { workers, promptTokens, shape, links }: PlanFacts,
+  decode: DecodeFacts,
+  cards: Cards,
+): PrefillFacts[] {
   const alone = workers.map((worker) => {
-    const { bytesPerSecond, rttSeconds } = linkFrom(worker, decode, links)
+    const { bytesPerSecond, rttSeconds } = linkFrom(worker, decode, links, cards)
     const carried = (promptTokens * kvBytesPerTokenLayer(shape)) / bytesPerSecond
     const layer = Math.max(spanSeconds(worker.cost, { start: 0, end: promptTokens }), carried)
     return layer * shape.layers + rttSeconds / 2

@@ -15,6 +15,12 @@ export function spanSeconds({ o, a, b }: Cost, { start, end }: Span): number {
   return o + tokens * (a + b * (start + tokens / 2))
 }
 
+/** Of a worker that takes so many times as long for everything. */
+export function slowedCost({ o, a, b, c, s }: Cost, by: number): Cost {
+  const rest = { ...(c !== undefined && { c: c * by }), ...(s !== undefined && { s: s * by }) }
+  return { o: o * by, a: a * by, b: b * by, ...rest }
+}
+
 /** Seconds of one layer for all spans of a worker. Each span is launched on its own, so each costs one overhead. */
 export const layerSeconds = (cost: Cost, spans: readonly Span[]): number =>
   spans.reduce((sum, span) => sum + spanSeconds(cost, span), 0)

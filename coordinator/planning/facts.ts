@@ -17,7 +17,7 @@ export interface PlanFacts {
   readonly narrowestWire: Wire
   /** What runs have taken before their first and after their last piece of arithmetic, seconds. Default: 0. */
   readonly edgeSeconds?: number
-  /** What runs have taken of late over what was simulated for them. Default: 1. */
+  /** How many times as long arithmetic has taken of late, in all, as the costs of single workers say. Default: 1. */
   readonly pace?: number
   /** Most tokens wanted in one KV block. Default: 512. */
   readonly blockTokens?: number

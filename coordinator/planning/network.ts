@@ -18,7 +18,7 @@ export interface Network {
   readonly alike: boolean
 }
 
-/** A link that nobody has measured: loopback, or 1 Gbit/s of wired local network. */
+/** A link of which nothing is known: loopback, or 1 Gbit/s of wired local network. */
 const LOOPBACK: LinkFacts = { bytesPerSecond: 2e9, rttSeconds: 100e-6 }
 const WIRED: LinkFacts = { bytesPerSecond: 1.1e8, rttSeconds: 0.5e-3 }
 
@@ -27,43 +27,65 @@ const ALIKE = 1.02
 
 type Host = PrefillFacts | DecodeFacts
 
-export function networkOf(workers: readonly PrefillFacts[], decode: DecodeFacts, links: Links): Network {
+export function networkOf(workers: readonly PrefillFacts[], decode: DecodeFacts, links: Links, cards: Cards): Network {
   const all: readonly Host[] = [...workers, decode]
   const size = all.length
   const names = [...new Set(all.map(({ host }) => host))]
   const host = Int32Array.from(all, (each) => names.indexOf(each.host))
   const [rate, latency] = [new Float64Array(size * size), new Float64Array(size * size)]
-  const measuredOut = new Float64Array(names.length)
-  const measuredIn = new Float64Array(names.length)
+  const [out, into] = [new Float64Array(names.length), new Float64Array(names.length)]
   all.forEach((from, i) => {
     all.forEach((to, j) => {
-      const measured = links.get(linkKey(from.id, to.id))
-      const link = measured ?? assumed(from, to)
+      const link = linkFrom(from, to, links, cards)
       rate[i * size + j] = link.bytesPerSecond
       latency[i * size + j] = link.rttSeconds / 2
-      if (measured === undefined || from.host === to.host) return
       const [sender, receiver] = [host[i]!, host[j]!]
-      measuredOut[sender] = Math.max(measuredOut[sender]!, measured.bytesPerSecond)
-      measuredIn[receiver] = Math.max(measuredIn[receiver]!, measured.bytesPerSecond)
+      if (sender === receiver) return
+      out[sender] = Math.max(out[sender]!, link.bytesPerSecond)
+      into[receiver] = Math.max(into[receiver]!, link.bytesPerSecond)
     })
   })
-  // Nothing measured through a card: it is as fast as any link that is assumed.
-  const card = (measured: number) => measured || WIRED.bytesPerSecond
-  const network = { rate, latency, size, host, out: measuredOut.map(card), in: measuredIn.map(card) }
+  const network = { rate, latency, size, host, out, in: into }
   return { ...network, alike: isAlike(network) }
 }
 
 type Links = ReadonlyMap<string, LinkFacts>
 
-/** As measured, or assumed. */
-export const linkFrom = (from: Host, to: Host, links: Links): LinkFacts =>
-  links.get(linkKey(from.id, to.id)) ?? assumed(from, to)
+/** Of each host, by name: bytes per second of the fastest link that was measured from it, and of that to it. */
+export type Cards = ReadonlyMap<string, { readonly out?: number; readonly in?: number }>
 
-/** The coordinator's round trips to both ends say how far they are from each other at most. */
-function assumed(from: Host, to: Host): LinkFacts {
+export function cardsOf(all: readonly Host[], links: Links): Cards {
+  const cards = new Map<string, { out?: number; in?: number }>()
+  for (const from of all)
+    for (const to of all) {
+      const measured = from.host === to.host ? undefined : links.get(linkKey(from.id, to.id))
+      if (measured === undefined) continue
+      const [sender, receiver] = [cards.get(from.host), cards.get(to.host)]
+      const { bytesPerSecond } = measured
+      cards.set(from.host, { ...sender, out: Math.max(sender?.out ?? 0, bytesPerSecond) })
+      cards.set(to.host, { ...receiver, in: Math.max(receiver?.in ?? 0, bytesPerSecond) })
+    }
+  return cards
+}
+
+/** As measured, or assumed. */
+export const linkFrom = (from: Host, to: Host, links: Links, cards: Cards): LinkFacts =>
+  links.get(linkKey(from.id, to.id)) ?? assumed(from, to, cards)
+
+/**
+ * A link that was not measured is taken to be as fast as the slower of the network cards at its ends, as far as other links
+ * have told of them: mostly a card is as fast one way as the other. The coordinator's round trips to both ends say how far
+ * they are from each other at most.
+ */
+function assumed(from: Host, to: Host, cards: Cards): LinkFacts {
   if (from.host === to.host) return LOOPBACK
+  const [sender, receiver] = [cards.get(from.host), cards.get(to.host)]
+  const rates = [sender?.out ?? sender?.in, receiver?.in ?? receiver?.out].filter((rate) => rate !== undefined)
   const known = [from.rttSeconds, to.rttSeconds].filter((rtt) => rtt !== undefined)
-  return known.length === 0 ? WIRED : { ...WIRED, rttSeconds: Math.max(...known) }
+  return {
+    bytesPerSecond: rates.length === 0 ? WIRED.bytesPerSecond : Math.min(...rates),
+    rttSeconds: known.length === 0 ? WIRED.rttSeconds : Math.max(...known),
+  }
 }
 
 /** Every pair that a plan could use. Latencies under the assumed one are all the same: nothing. */

@@ -231,7 +231,7 @@ function toPlan(context: Context, timed: Timed): Plan {
     workers: Object.freeze(workers),
     decode: context.decode.id,
     blockTokens: context.blockTokens,
-    predictedTtftSeconds: context.edgeSeconds + context.pace * timed.seconds,
+    predictedTtftSeconds: context.edgeSeconds + timed.seconds,
     ...limitOf(context, timed),
   })
 }

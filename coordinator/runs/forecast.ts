@@ -8,7 +8,7 @@ export interface Forecast {
   readonly tokensPerSecond: number
   /** Seconds before the first and after the last arithmetic of a run. */
   readonly edgeSeconds: number
-  /** Seconds that the rest takes over those that were simulated: what the model leaves out, and the hour. */
+  /** Seconds that arithmetic takes over those that were simulated: what the model leaves out, and the hour. */
   readonly pace: number
 }
 
@@ -30,7 +30,9 @@ export function forecastAfter(forecast: Forecast, report: RunReport, besideOther
   if (edge === undefined) return { ...forecast, tokensPerSecond }
   const edgeSeconds = smoothed(forecast.edgeSeconds, edge)
   const predicted = plan.predictedTtftSeconds - forecast.edgeSeconds
-  if (!(predicted > 0)) return { ...forecast, tokensPerSecond, edgeSeconds }
+  // What is off where links are the limit is what is known of the links, and no arithmetic would mend it.
+  const byLinks = plan.bound === 'link' || plan.bound === 'latency'
+  if (byLinks || !(predicted > 0)) return { ...forecast, tokensPerSecond, edgeSeconds }
   const off = between(1 / MOST_OFF, (seconds - edge) / predicted, MOST_OFF)
   const pace = between(FASTEST, forecast.pace * (1 + PACE_GAIN * (off - 1)), SLOWEST)
   return { tokensPerSecond, edgeSeconds, pace }

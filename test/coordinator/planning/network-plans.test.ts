@@ -3,8 +3,9 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { contextOf } from '../../../coordinator/planning/context.ts'
 import { time } from '../../../coordinator/planning/evaluate.ts'
-import type { PlanFacts } from '../../../coordinator/planning/facts.ts'
+import { linkKey, type PlanFacts } from '../../../coordinator/planning/facts.ts'
 import { carriedSeconds, fits, type Layout } from '../../../coordinator/planning/layout.ts'
+import { cardsOf, linkFrom } from '../../../coordinator/planning/network.ts'
 import { ChainOrders, ordersToTry, slowCardsFirst } from '../../../coordinator/planning/orders.ts'
 import { planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
 import { RingOrders } from '../../../coordinator/planning/ring-orders.ts'
@@ -50,6 +51,36 @@ describe('links', () => {
     assert.ok(chosen.predictedTtftSeconds >= bytes / GIGABIT)
     assert.equal(chosen.bound, 'link')
     assert.match(chosen.boundBy, /^links? (to|w\d to) d1$/)
+  })
+
+  test('one that was not measured is as fast as the cards at its ends have proved to be', () => {
+    const workers = equalWorkers(3, server)
+    const all = [...workers, decodeNode()]
+    const rateIn = (links: PlanFacts['links'], from: string, to: string) => {
+      const of = (id: string) => all.find((each) => each.id === id)!
+      return linkFrom(of(from), of(to), links, cardsOf(all, links)).bytesPerSecond
+    }
+    const links = new Map([
+      [linkKey('w1', 'd1'), { bytesPerSecond: 0.1 * GIGABIT, rttSeconds: 0 }],
+      [linkKey('w2', 'd1'), { bytesPerSecond: 10 * GIGABIT, rttSeconds: 0 }],
+    ])
+    assert.equal(rateIn(links, 'w1', 'w2'), 0.1 * GIGABIT)
+    assert.equal(rateIn(links, 'w2', 'w1'), 0.1 * GIGABIT)
+    assert.equal(rateIn(links, 'w3', 'd1'), 10 * GIGABIT)
+    assert.equal(rateIn(links, 'w3', 'w2'), 10 * GIGABIT)
+    assert.equal(rateIn(new Map(), 'w3', 'w2'), GIGABIT)
+  })
+
+  test('what arithmetic takes longer for does not make links slower, nor faster', () => {
+    const at = (pace: number, fraction: number) => {
+      const workers = equalWorkers(3, server)
+      const links = rates(workers, () => fraction * FAST)
+      return planPrefill(facts(workers, { links, pace }), { strategy: 'chain', workers: 3 }).chosen.predictedTtftSeconds
+    }
+    const bytes = 32_768 * 32 * kvBytesPerTokenLayer(LLAMA_31_8B)
+    assert.ok(at(0.75, 0.02) >= bytes / (0.02 * FAST))
+    assert.ok(at(1.5, 0.02) < 1.05 * at(1, 0.02))
+    assert.ok(Math.abs(at(1.5, 100) / at(1, 100) - 1.5) < 0.01)
   })
 
   test('a slow network card goes to the head or stays out', () => {

@@ -35,6 +35,13 @@ describe('the forecast', () => {
     assert.equal(settled(0.2).pace, 0.75)
   })
 
+  it('learns nothing of arithmetic where links are the limit', () => {
+    for (const bound of ['link', 'latency'] as const) {
+      const plan = { ...report.plan, bound, predictedTtftSeconds: pipeline / 2 }
+      assert.equal(forecastAfter(NO_FORECAST, { ...report, plan }, false).pace, 1)
+    }
+  })
+
   it('learns nothing of a run alone from one beside others, or without a trace', () => {
     const known = settled(1.2)
     const slow = { ...report, ttftSeconds: 100 }
