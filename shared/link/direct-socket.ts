@@ -3,6 +3,13 @@ import { connect, type Socket } from 'node:net'
 /** What one read takes in at most. Larger reads are fewer; beyond this the buffer leaves the core's own cache. */
 const READ_BYTES = 2 ** 18
 
+/**
+ * On a slow link a frame comes in a thousand pieces, and waking up for each costs more than what is read. After a piece
+ * smaller than this, with the frame not yet whole, the kernel collects for a moment.
+ */
+const SMALL_BYTES = 2 ** 16
+const COLLECT_MS = 3
+
 /** The end of the HTTP response that opens a WebSocket. */
 const END_OF_RESPONSE = Buffer.from('\r\n\r\n')
 
@@ -12,7 +19,7 @@ const END_OF_RESPONSE = Buffer.from('\r\n\r\n')
  */
 export class DirectSocket {
   #socket: Socket | undefined
-  #reader: ((bytes: Uint8Array) => void) | undefined
+  #reader: ((bytes: Uint8Array) => boolean) | undefined
   /** Whether the response that opens the WebSocket was the last thing on the stream. */
   #atStart = false
 
@@ -20,15 +27,20 @@ export class DirectSocket {
   connect(host: string, port: number): Socket {
     const buffer = Buffer.allocUnsafeSlow(READ_BYTES)
     const callback = (length: number): boolean => {
-      this.#take(buffer.subarray(0, length))
-      return true
+      const wantsMore = this.#take(buffer.subarray(0, length))
+      if (!wantsMore || length >= SMALL_BYTES) return true
+      setTimeout(() => this.#readOn(), COLLECT_MS)
+      return false
     }
     this.#socket = connect({ host, port, onread: { buffer, callback } })
     return this.#socket
   }
 
-  /** Takes effect if the stream stands at the start of a WebSocket frame, as it does unless a server is in a hurry. */
-  divert(reader: (bytes: Uint8Array) => void): void {
+  /**
+   * Takes effect if the stream stands at the start of a WebSocket frame, as it does unless a server is in a hurry. The reader
+   * says whether a frame has begun and is not whole.
+   */
+  divert(reader: (bytes: Uint8Array) => boolean): void {
     if (this.#atStart) this.#reader = reader
   }
 
@@ -37,13 +49,17 @@ export class DirectSocket {
     this.#socket?.push(Buffer.from(bytes))
   }
 
-  #take(bytes: Buffer): void {
-    if (this.#reader !== undefined) {
-      this.#reader(bytes)
-      return
-    }
+  /** Unless somebody has paused it meanwhile, who will resume it. */
+  #readOn(): void {
+    if (this.#socket?.isPaused() === false) this.#socket.resume()
+  }
+
+  /** Whether a frame has begun and is not whole. */
+  #take(bytes: Buffer): boolean {
+    if (this.#reader !== undefined) return this.#reader(bytes)
     this.#atStart = bytes.subarray(-END_OF_RESPONSE.length).equals(END_OF_RESPONSE)
     this.pass(bytes)
     this.#atStart = false
+    return false
   }
 }

@@ -26,8 +26,8 @@ export class FrameReader {
     this.#of = of
   }
 
-  /** `bytes` may be overwritten afterwards. */
-  read(bytes: Uint8Array): void {
+  /** `bytes` may be overwritten afterwards. Whether a frame has begun and is not whole. */
+  read(bytes: Uint8Array): boolean {
     let at = 0
     while (at < bytes.length) {
       if (this.#passing > 0) at += this.#pass(bytes.subarray(at))
@@ -37,6 +37,7 @@ export class FrameReader {
         if (this.#headFilled === headLength(this.#head, this.#headFilled)) this.#begin()
       }
     }
+    return this.#frame !== undefined
   }
 
   /** The head of a frame is complete. */

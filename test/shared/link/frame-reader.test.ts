@@ -51,6 +51,20 @@ describe('the reader of frames', () => {
     )
   })
 
+  it('says whether a frame has begun and is not whole', () => {
+    const reader = new FrameReader({
+      maxFrameBytes: LIMIT,
+      allocate: (length) => new Uint8Array(length),
+      onFrame: () => undefined,
+      pass: () => undefined,
+    })
+    const frame = binary(1000)
+    assert.equal(reader.read(frame.subarray(0, 10)), true)
+    assert.equal(reader.read(frame.subarray(10, 900)), true)
+    assert.equal(reader.read(frame.subarray(900)), false)
+    assert.equal(reader.read(wire(0x89, 5).subarray(0, 4)), false)
+  })
+
   it('passes control frames on and reads on behind them', () => {
     const ping = wire(0x89, 5)
     const close = wire(0x88, 125)
