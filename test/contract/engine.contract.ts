@@ -97,6 +97,24 @@ function partsOfARun(name: Candidate): void {
       assert.deepEqual(await runs[1]!.feed(tokens.slice(32)), first)
     })
 
+    test('takes a token through a layer in one step as the reference does in parts', async () => {
+      const through = async (engine: Engine, at: number, start = 0) => {
+        const { kvHeads, headDim, vocab } = engine.shape
+        const kv = engine.createKv(start, 60)
+        const random = seededRandom(9)
+        const values = Float32Array.from({ length: 2 * kvHeads * at * headDim }, () => random() * 4 - 2)
+        if (at > 0) await engine.importKv(kv, start, at, f32(values))
+        const x = await engine.step(0, await engine.embed(Int32Array.from(tokensOf(1, vocab))), start + at, kv)
+        return [...(await engine.logits(x)), ...(await exported32(engine, kv, start + at, 1))]
+      }
+      for (const [at, start] of [[0], [1], [2], [37], [50], [59], [0, 100], [20, 100]] as const)
+        assert.ok(
+          maxAbsDifference(await through(engines.engine, at, start), await through(engines.oracle, at, start)) <
+            TOLERANCE,
+          `position ${at}`,
+        )
+    })
+
     test('only reads x in project, lastRow and logits', async () => {
       const { engine } = engines
       const x = await engine.embed(Int32Array.from(tokensOf(9, engine.shape.vocab)))
@@ -347,6 +365,15 @@ function refusals(name: Candidate): void {
         await assert.rejects(engine.project(0, x, start, engine.createKv(8, 6)), codeIs('kv_shape'))
     })
 
+    test('a step outside the KV that it is written into', async () => {
+      const { engine } = engines
+      for (const position of [7, 14])
+        await assert.rejects(
+          engine.step(0, await engine.embed(Int32Array.of(1)), position, engine.createKv(8, 6)),
+          codeIs('kv_shape'),
+        )
+    })
+
     test('an import or export whose length or place does not match', async () => {
       const { engine } = engines
       const kv = engine.createKv(8, 6)
@@ -373,6 +400,13 @@ const llama3Rope = {
   original_max_position_embeddings: 64,
 }
 
+const slidingMistral = {
+  architectures: ['MistralForCausalLM'],
+  model_type: 'mistral',
+  rope_theta: 10_000,
+  sliding_window: 20,
+}
+
 function shapes(name: Candidate): void {
   describe('agrees with the reference on', () => {
     const models: [string, Partial<TinyModelOptions>][] = [
@@ -382,25 +416,26 @@ function shapes(name: Candidate): void {
       ['one head', { heads: 1, kvHeads: 1, headDim: 2, hidden: 17, layers: 1, vocab: 5 }],
       ['an untied head in shards', { tied: false, shards: 3, dtype: 'BF16', vocab: 131 }],
       ['linear rope', { config: { rope_theta: 10_000, rope_scaling: { type: 'linear', factor: 2.5 } } }],
+      ['a window', { config: slidingMistral }],
       ['llama3 rope', { headDim: 32, config: { rope_parameters: llama3Rope } }],
     ]
     for (const [what, options] of models)
       describe(what, () => {
         const engines = enginesFor(name, { ...options, seed: what.length })
 
-        test('over a run with decoding', async () => {
-          const cutting = { chunkTokens: 33, blockTokens: 50 }
-          const logitsOf = async (engine: Engine) => {
-            const run = new PlainRun(engine, 100, cutting)
-            const tokens = tokensOf(93, engine.shape.vocab)
-            return [await run.feed(tokens.slice(0, 91)), await run.feed([tokens[91]!]), await run.feed([tokens[92]!])]
-          }
-          const got = await logitsOf(engines.engine)
-          const wanted = await logitsOf(engines.oracle)
-          got.forEach((logits, i) => {
-            assert.ok(maxAbsDifference(logits, wanted[i]!) < TOLERANCE)
+        for (const blockTokens of [50, 100])
+          test(`over a run with decoding, in blocks of ${blockTokens}`, async () => {
+            const logitsOf = async (engine: Engine) => {
+              const run = new PlainRun(engine, 100, { chunkTokens: 33, blockTokens })
+              const tokens = tokensOf(93, engine.shape.vocab)
+              return [await run.feed(tokens.slice(0, 91)), await run.feed([tokens[91]!]), await run.feed([tokens[92]!])]
+            }
+            const got = await logitsOf(engines.engine)
+            const wanted = await logitsOf(engines.oracle)
+            got.forEach((logits, i) => {
+              assert.ok(maxAbsDifference(logits, wanted[i]!) < TOLERANCE)
+            })
           })
-        })
       })
   })
 }

@@ -4,6 +4,7 @@ import type { ModelShape } from '../../shared/model-shape.ts'
 import type { FinishReason, Sampling } from '../../shared/protocol/run-types.ts'
 import { sample } from '../../worker/decode/sampling.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../../worker/engine/engine.ts'
+import { stepByParts } from '../../worker/engine/step-by-parts.ts'
 import { llamaShape } from '../support/llama-shape.ts'
 
 /**
@@ -239,6 +240,10 @@ export class ToyEngine implements Engine {
     this.release(x, acc)
     await this.#spend((hidden.tokens * this.#speed.token) / 2)
     return this.#born(new ToyHidden(hidden.x.map((state, i) => afterLayer(state, sum[i]!, keys[i]!))))
+  }
+
+  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
+    return stepByParts(this, layer, x, position, kv)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {

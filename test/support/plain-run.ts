@@ -9,7 +9,7 @@ export interface Cutting {
   readonly order?: (blocks: readonly Kv[]) => readonly Kv[]
 }
 
-/** One run on one engine, by the plainest loop over the five functions. */
+/** One run on one engine, by the plainest loop over its functions. */
 export class PlainRun {
   /** Per layer, ascending. */
   readonly caches: readonly (readonly Kv[])[]
@@ -20,7 +20,7 @@ export class PlainRun {
 
   constructor(engine: Engine, capacity: number, cutting: Cutting) {
     this.#engine = engine
-    this.#cutting = cutting
+    this.#cutting = { ...cutting, chunkTokens: Math.min(cutting.chunkTokens, engine.chunkTokens) }
     this.caches = Array.from({ length: engine.shape.layers }, () => {
       const starts = Array.from(
         { length: Math.ceil(capacity / cutting.blockTokens) },
@@ -48,6 +48,8 @@ export class PlainRun {
   async #layer(layer: number, x: Hidden): Promise<Hidden> {
     const engine = this.#engine
     const blocks = this.caches[layer]!
+    const isStep = x.tokens === 1 && blocks.length === 1 && this.#sequence === this.#position + 1
+    if (isStep) return engine.step(layer, x, this.#position, blocks[0]!)
     const q = await this.#project(layer, x, blocks)
     const acc = engine.accumulator(q)
     const filled = blocks.filter((block) => block.start < q.start + q.tokens)

@@ -42,11 +42,7 @@ async function step(task: DecodeTask, token: number, position: number): Promise<
   let x = await engine.embed(Int32Array.of(token))
   for (const [layer, kv] of task.kv_layers.entries()) {
     if (layer > 0) await turn.take()
-    const q = await engine.project(layer, x, position, kv)
-    const acc = engine.accumulator(q)
-    await engine.attend(layer, q, kv, acc)
-    engine.release(q)
-    x = await engine.mix(layer, x, acc)
+    x = await engine.step(layer, x, position, kv)
   }
   const logits = await engine.logits(x)
   engine.release(x)

@@ -34,6 +34,10 @@ export function engineScope(engine: Engine): EngineScope {
       live.delete(acc)
       return kept(await engine.mix(layer, x, acc))
     },
+    step: async (layer, x, position, kv) => {
+      live.delete(x)
+      return kept(await engine.step(layer, x, position, kv))
+    },
     logits: (x) => engine.logits(x),
     lastRow: (x) => kept(engine.lastRow(x)),
     accumulator: (q) => kept(engine.accumulator(q)),

@@ -40,6 +40,12 @@ export interface Engine {
   /** Normalises `acc`, output projection, residual, norm, MLP or experts, residual. Consumes `x` and `acc`: neither is used again. */
   mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden>
 
+  /**
+   * One token through a layer in one call: `project`, `attend` to itself and to all that `kv` has before `position`, and
+   * `mix`. `kv` gets its K and V. Consumes `x`.
+   */
+  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden>
+
   /** Final norm and head, of the last row of `x` only: `[vocab]`. `x` is only read. */
   logits(x: Hidden): Promise<Float32Array>
 

@@ -16,6 +16,7 @@ import {
   own,
 } from './host-tensors.ts'
 import { gather, routeRows, scatterAdd } from './routing.ts'
+import { stepByParts } from './step-by-parts.ts'
 import { decodeRows, encodeRows } from './wire-codec.ts'
 
 /** The checkpoint's own numbers in its own order. */
@@ -130,6 +131,10 @@ export class ReferenceEngine implements Engine {
     const output_seq_dim = mlp ? this.#mlp(input_seq_dim, mlp, vectors) : this.#experts(input_seq_dim, experts!)
     const added_seq_dim = this.#normed(output_seq_dim, vectors.mlp_out_norm)
     return new HostHidden(tokens, addScaled(middle_seq_dim, added_seq_dim, residualScale))
+  }
+
+  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
+    return stepByParts(this, layer, x, position, kv)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {

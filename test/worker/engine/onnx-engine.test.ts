@@ -5,11 +5,20 @@ import { MaskCache } from '../../../worker/engine/mask-cache.ts'
 import { TensorPool } from '../../../worker/engine/onnx/tensor-pool.ts'
 import { engineContract } from '../../contract/engine.contract.ts'
 import { huggingFaceContract } from '../../contract/engine-huggingface.contract.ts'
+import type { Candidate } from '../../support/candidate.ts'
 import { FIXTURES } from '../../support/paths.ts'
 import { createTinyModel } from '../../support/tiny-model.ts'
 
-engineContract('onnx')
-for (const folder of FIXTURES) huggingFaceContract('onnx', folder)
+const asDecodeNode: Candidate = {
+  title: 'onnx, with packed weights,',
+  few: true,
+  create: (folder) => createEngine('onnx', folder, { threads: 1, decodes: true }),
+}
+
+for (const candidate of ['onnx', asDecodeNode] as const) {
+  engineContract(candidate)
+  for (const folder of FIXTURES) huggingFaceContract(candidate, folder)
+}
 
 describe('the onnx engine', () => {
   test('fails by code, with the native reason, when a released tensor is used', async (t) => {

@@ -150,12 +150,9 @@ export class Attention {
 
   /** The same for a single query, which sees all of its range. */
   async #foldOne(query: HostQuery, kv: HostKv, range: KeyRange, state: SoftmaxState): Promise<void> {
-    const { heads, kvHeads, headDim } = this.#shape
+    const { heads, headDim } = this.#shape
     const inputs: Record<string, Slot> = { q: [query.q_heads_seq_hdim, [heads, headDim, 1]] }
-    for (let head = 0; head < kvHeads; head++) {
-      inputs[`k${head}`] = [kv.keys(head, range.start, range.count), [1, range.count, headDim]]
-      inputs[`v${head}`] = [kv.values(head, range.start, range.count), [1, range.count, headDim]]
-    }
+    addKeys(inputs, kv, range.start, range.count)
     const [o, l, m] = [this.#pool.take(heads * headDim), this.#pool.take(heads), this.#pool.take(heads)]
     await this.#graphs.run('attendOne', inputs, {
       o: [o, [heads, 1, headDim]],
@@ -177,6 +174,14 @@ export class Attention {
     for (const [row, sum] of state.l_heads_seq.entries()) m_heads_seq[row] = sum > 0 ? 0 : EMPTY_MAX
     state.m_heads_seq = m_heads_seq
     return m_heads_seq
+  }
+}
+
+/** Keys and values of all heads at `[start, start + count)`, as a graph of one row reads them. */
+export function addKeys(inputs: Record<string, Slot>, kv: HostKv, start: number, count: number): void {
+  for (let head = 0; head < kv.kvHeads; head++) {
+    inputs[`k${head}`] = [kv.keys(head, start, count), [1, count, kv.headDim]]
+    inputs[`v${head}`] = [kv.values(head, start, count), [1, count, kv.headDim]]
   }
 }
 

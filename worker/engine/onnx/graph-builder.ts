@@ -4,7 +4,7 @@ import { bytesField, type Field, floatField, intField, join, messageField, textF
 export type Value = string
 
 /** What a tensor is made of. */
-export type Element = 'float32' | 'float16' | 'int8' | 'uint8' | 'int64'
+export type Element = 'float32' | 'float16' | 'int8' | 'uint8' | 'int64' | 'bool'
 
 /** An attribute of a node: a bare number is an integer, as most are. */
 export type Attribute =
@@ -13,11 +13,12 @@ export type Attribute =
   | { readonly ints: readonly number[] }
   | { readonly type: Element }
   | { readonly text: string }
+  | { readonly graph: () => Field[] }
 
 /** A dimension: a number where the model fixes it, a letter where it varies between calls. */
 export type Dim = number | string
 
-const ELEMENTS: Readonly<Record<Element, number>> = { float32: 1, uint8: 2, int8: 3, int64: 7, float16: 10 }
+const ELEMENTS: Readonly<Record<Element, number>> = { float32: 1, uint8: 2, int8: 3, int64: 7, bool: 9, float16: 10 }
 const IR_VERSION = 10
 const OPSET = 21
 /** Domain of ONNX Runtime's own operators. */
@@ -25,6 +26,8 @@ const MICROSOFT = 'com.microsoft'
 
 /** Buffers with their dimensions. */
 type Bound = Readonly<Record<string, readonly [data: ArrayBufferView, dims: readonly number[]]>>
+
+type Branch = (g: GraphBuilder) => Value[]
 
 interface Node {
   readonly operator: string
@@ -40,16 +43,21 @@ export class GraphBuilder {
   readonly #constants: Field[] = []
   readonly #inputs: Field[] = []
   readonly #outputs: Field[] = []
-  readonly #outputNames = new Map<Value, string>()
+  readonly #outputNames: Map<Value, string>
   readonly #bound: Bound
+  /** Of a branch: the graph that it is part of. */
+  readonly #around: GraphBuilder | undefined
   #values = 0
 
   /** @param bound inputs that become part of the model instead, by name */
-  constructor(bound: Bound = {}) {
+  constructor(bound: Bound = {}, around?: GraphBuilder) {
     this.#bound = bound
+    this.#around = around
+    this.#outputNames = around === undefined ? new Map() : around.#outputNames
   }
 
   input(name: string, dims: readonly Dim[], element: Element = 'float32'): Value {
+    if (this.#around !== undefined) return this.#around.input(name, dims, element)
     const bound = this.#bound[name]
     if (bound !== undefined) return this.#initializer(name, element, bound)
     this.#inputs.push(messageField(11, valueInfo(name, dims, element)))
@@ -64,6 +72,11 @@ export class GraphBuilder {
   /** A float32 scalar. */
   float(value: number): Value {
     return this.#constant('float32', [], new Uint8Array(Float32Array.of(value).buffer))
+  }
+
+  /** A float32 tensor without elements. */
+  empty(dims: readonly number[]): Value {
+    return this.#constant('float32', dims, new Uint8Array(0))
   }
 
   /** A uint8 scalar. */
@@ -83,6 +96,24 @@ export class GraphBuilder {
     return outputs
   }
 
+  /**
+   * What one of two branches gives, as `condition` (a bool scalar) says; the other is not computed. Both give as many
+   * values, results of nodes, and may use values of this graph.
+   */
+  choose(condition: Value, then: Branch, otherwise: Branch): Value[] {
+    const [chosen, left] = [new GraphBuilder(this.#bound, this), new GraphBuilder(this.#bound, this)]
+    const [values, others] = [then(chosen), otherwise(left)]
+    return this.ops(values.length, 'If', [condition], {
+      then_branch: { graph: () => chosen.#branch(values) },
+      else_branch: { graph: () => left.#branch(others) },
+    })
+  }
+
+  #branch(values: readonly Value[]): Field[] {
+    const outputs = values.map((value) => messageField(12, [textField(1, value)]))
+    return [...this.#encodedNodes(), textField(2, 'branch'), ...this.#constants, ...outputs]
+  }
+
   /** Makes the result of a node an output of the graph. */
   output(name: string, value: Value, dims: readonly Dim[], element: Element = 'float32'): void {
     this.#outputNames.set(value, name)
@@ -90,8 +121,7 @@ export class GraphBuilder {
   }
 
   build(name: string): Uint8Array {
-    const nodes = this.#nodes.map((node) => messageField(1, this.#encode(node)))
-    const graph = [...nodes, textField(2, name), ...this.#constants, ...this.#inputs, ...this.#outputs]
+    const graph = [...this.#encodedNodes(), textField(2, name), ...this.#constants, ...this.#inputs, ...this.#outputs]
     return join([
       intField(1, IR_VERSION),
       textField(2, 'headrace'),
@@ -99,6 +129,10 @@ export class GraphBuilder {
       messageField(8, [textField(1, ''), intField(2, OPSET)]),
       messageField(8, [textField(1, MICROSOFT), intField(2, 1)]),
     ])
+  }
+
+  #encodedNodes(): Field[] {
+    return this.#nodes.map((node) => messageField(1, this.#encode(node)))
   }
 
   #encode(node: Node): Field[] {
@@ -127,7 +161,9 @@ export class GraphBuilder {
     return name
   }
 
+  /** Names of a branch must be other than those around it. */
   #fresh(): Value {
+    if (this.#around !== undefined) return this.#around.#fresh()
     this.#values += 1
     return `_${this.#values}`
   }
@@ -137,6 +173,7 @@ function attribute(name: string, value: Attribute): Field[] {
   if (typeof value === 'number') return [textField(1, name), intField(3, value), intField(20, 2)]
   if ('type' in value) return attribute(name, ELEMENTS[value.type])
   if ('text' in value) return [textField(1, name), textField(4, value.text), intField(20, 3)]
+  if ('graph' in value) return [textField(1, name), messageField(6, value.graph()), intField(20, 5)]
   if ('float' in value) return [textField(1, name), floatField(2, value.float), intField(20, 1)]
   return [textField(1, name), ...value.ints.map((n) => intField(8, n)), intField(20, 7)]
 }

@@ -8,13 +8,8 @@ import { int8Linear } from './linear/int8.ts'
 import { int8BlocksLinear } from './linear/int8-blocks.ts'
 import { largestExactWeight } from './linear/self-test.ts'
 import { OnnxEngine } from './onnx-engine.ts'
-import {
-  packedAndStreamedWeights,
-  packedSessionCount,
-  packedWeights,
-  streamedWeights,
-  type WeightedGraphs,
-} from './weighted-graphs.ts'
+import { packedSessionCount } from './packed-sessions.ts'
+import { packedAndStreamedWeights, packedWeights, streamedWeights, type WeightedGraphs } from './weighted-graphs.ts'
 
 /** The ONNX engine with the model of a folder. */
 export async function loadOnnxEngine(folder: string, options: EngineOptions): Promise<Engine> {

@@ -9,18 +9,40 @@ const SMALLEST_SUM = 1e-30
 
 /** Normalised attention, output projection, residual, MLP, residual, with the norms where the model has them. */
 export function mixGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): Uint8Array {
-  const { hidden, ffn, norms, residualScale } = shape
-  const { residual, input } = joinAttention(shape, linear, g)
-  const mlp = gatedMlp(shape, linear, g, input, ffn, shape.biases.mlp)
-  const out = norms === 'pre' ? mlp : normed(g, mlp, 'mlp_out', hidden, shape)
-  g.output('y', g.op('Add', [residual, scaled(g, out, residualScale)]), [1, 'S', hidden])
+  const { hidden } = shape
+  const attention = normalised(shape, g)
+  g.output('y', mixed(shape, linear, g, { attention, x: g.input('x', [1, 'S', hidden]) }), [1, 'S', hidden])
   return g.build('mix')
+}
+
+/** What a layer's second half goes on with. */
+interface Gathered {
+  /** Normalised, [heads, S, headDim]. */
+  readonly attention: Value
+  /** The residual stream, [1, S, hidden]. */
+  readonly x: Value
+}
+
+/** The residual stream after the layer. */
+export function mixed(shape: ModelShape, linear: Linear, g: GraphBuilder, gathered: Gathered): Value {
+  const { hidden, ffn, norms, residualScale, biases } = shape
+  const { residual, input } = joinAttention(shape, linear, g, gathered)
+  const mlp = gatedMlp(shape, linear, g, input, ffn, biases.mlp)
+  const out = norms === 'pre' ? mlp : normed(g, mlp, 'mlp_out', hidden, shape)
+  return g.op('Add', [residual, scaled(g, out, residualScale)])
+}
+
+/** What attention has gathered, by its sums of weights, [heads, S, headDim]. */
+export function normalised({ heads, headDim }: ModelShape, g: GraphBuilder): Value {
+  const [o, l] = [g.input('o', [heads, 'S', headDim]), g.input('l', [heads, 'S', 1])]
+  return g.op('Div', [o, g.op('Add', [l, g.float(SMALLEST_SUM)])])
 }
 
 /** The same up to the experts: the residual stream, what experts read of it, and how the router rates them. */
 export function joinGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): Uint8Array {
   const { hidden, experts } = shape
-  const { residual, input } = joinAttention(shape, linear, g)
+  const gathered = { attention: normalised(shape, g), x: g.input('x', [1, 'S', hidden]) }
+  const { residual, input } = joinAttention(shape, linear, g, gathered)
   const router = g.input('router_weight', [experts!.count, hidden])
   g.output('residual', residual, [1, 'S', hidden])
   g.output('input', input, [1, 'S', hidden])
@@ -40,15 +62,12 @@ function joinAttention(
   shape: ModelShape,
   { multiplicand }: Linear,
   g: GraphBuilder,
+  { attention, x }: Gathered,
 ): { residual: Value; input: Value } {
   const { hidden, heads, headDim, norms, biases, residualScale } = shape
-  const o = g.input('o', [heads, 'S', headDim])
-  const l = g.input('l', [heads, 'S', 1])
-  const x = g.input('x', [1, 'S', hidden])
-  const normalised = g.op('Div', [o, g.op('Add', [l, g.float(SMALLEST_SUM)])])
-  const attention_seq_heads_hdim = g.op('Transpose', [normalised], { perm: { ints: [1, 0, 2] } })
-  const attention = g.op('Reshape', [attention_seq_heads_hdim, g.ints(1, -1, heads * headDim)])
-  const product = multiplicand(g, attention, heads * headDim, true)('o_weight', hidden)
+  const attention_seq_heads_hdim = g.op('Transpose', [attention], { perm: { ints: [1, 0, 2] } })
+  const rows = g.op('Reshape', [attention_seq_heads_hdim, g.ints(1, -1, heads * headDim)])
+  const product = multiplicand(g, rows, heads * headDim, true)('o_weight', hidden)
   const projected = biased(g, product, biases.o, 'o', hidden)
   const out = norms === 'pre' ? projected : normed(g, projected, 'attention_out', hidden, shape)
   const added = scaled(g, out, residualScale)

@@ -2,6 +2,7 @@ import type { ModelShape } from '../../../shared/model-shape.ts'
 import type { Floats } from '../host-tensors.ts'
 import type { GraphBuilder, Value } from './graph-builder.ts'
 import { capped } from './parts.ts'
+import type { Projected } from './project-graph.ts'
 
 /**
  * Attention of a single query to one range of keys, as in decoding: o, l and m of that range alone. Reading keys and values
@@ -10,26 +11,57 @@ import { capped } from './parts.ts'
  * stands between the products is done for all heads at once.
  */
 export function attendOneGraph(shape: ModelShape, g: GraphBuilder): Uint8Array {
-  const { heads, kvHeads, headDim, scoreScale, scoreCap } = shape
-  const perKvHead = <T>(one: (head: number) => T): T[] => Array.from({ length: kvHeads }, (_, head) => one(head))
-  const ofGroups = { axis: 0, num_outputs: kvHeads }
-  const q_heads_hdim_1 = g.op('Mul', [g.input('q', [heads, headDim, 1]), g.float(scoreScale)])
-  const q = g.ops(kvHeads, 'Split', [q_heads_hdim_1], ofGroups)
-  const products = perKvHead((h) => g.op('MatMul', [g.input(`k${h}`, [1, 'T', headDim]), q[h]!]))
-  const scores_heads_keys_1 = capped(g, g.op('Concat', products, { axis: 0 }), scoreCap)
-  const scores_heads_1_keys = g.op('Reshape', [scores_heads_keys_1, g.ints(heads, 1, -1)]) // reduced far faster
+  const { heads, headDim } = shape
+  const scores = capped(g, scoresOf(shape, g, scaledRow(shape, g, g.input('q', [heads, headDim, 1]))), shape.scoreCap)
   const keys = g.ints(-1)
-  const m = g.op('ReduceMax', [scores_heads_1_keys, keys], { keepdims: 1 })
-  const weights_heads_1_keys = g.op('Exp', [g.op('Sub', [scores_heads_1_keys, m])])
-  const weights = g.ops(kvHeads, 'Split', [weights_heads_1_keys], ofGroups)
-  const sums = perKvHead((h) => {
-    const v = g.input(`v${h}`, [1, 'T', headDim])
-    return g.op('MatMul', [g.op('Mul', [weights[h]!, oneAfterReading(g, v)]), v])
-  })
-  g.output('o', g.op('Concat', sums, { axis: 0 }), [heads, 1, headDim])
-  g.output('l', g.op('ReduceSum', [weights_heads_1_keys, keys], { keepdims: 1 }), [heads, 1, 1])
+  const m = g.op('ReduceMax', [scores, keys], { keepdims: 1 })
+  const weights = g.op('Exp', [g.op('Sub', [scores, m])])
+  g.output('o', sumOfValues(shape, g, weights), [heads, 1, headDim])
+  g.output('l', g.op('ReduceSum', [weights, keys], { keepdims: 1 }), [heads, 1, 1])
   g.output('m', m, [heads, 1, 1])
   return g.build('attend_one')
+}
+
+/**
+ * Attention of a new token to the keys before it and to itself, normalised, [heads, 1, headDim]: in decoding the whole
+ * softmax is of one call. Its own key and value are taken as they are made, not from the cache.
+ */
+export function attendStep(shape: ModelShape, g: GraphBuilder, own: Projected): Value {
+  const { heads, kvHeads, headDim, scoreCap } = shape
+  const ofHeads = (value: Value): Value => g.op('Reshape', [value, g.ints(heads, 1, -1)])
+  const ofKvHeads = (value: Value): Value => g.op('Reshape', [value, g.ints(kvHeads, -1, headDim)])
+  const q_heads_hdim_1 = scaledRow(shape, g, g.op('Reshape', [own.q, g.ints(heads, headDim, 1)]))
+
+  const products = g.op('Mul', [ofKvHeads(q_heads_hdim_1), ofKvHeads(own.k)])
+  const ownScore = ofHeads(g.op('ReduceSum', [products, g.ints(-1)], { keepdims: 0 }))
+  const scores = g.op('Concat', [scoresOf(shape, g, q_heads_hdim_1), ownScore], { axis: 2 })
+  const weights = g.op('Softmax', [capped(g, scores, scoreCap)], { axis: -1 })
+  const keys = g.ints(2)
+  const before = g.op('Slice', [weights, g.ints(0), g.ints(-1), keys])
+  const ownWeight = g.op('Slice', [weights, g.ints(-1), g.ints(Number.MAX_SAFE_INTEGER), keys])
+  const ownWeight_kvheads = g.op('Reshape', [ownWeight, g.ints(kvHeads, heads / kvHeads, 1)])
+  const ownValue = ofHeads(g.op('Mul', [ownWeight_kvheads, ofKvHeads(own.v)]))
+  return g.op('Add', [sumOfValues(shape, g, before), ownValue])
+}
+
+const scaledRow = ({ scoreScale }: ModelShape, g: GraphBuilder, q_heads_hdim_1: Value): Value =>
+  g.op('Mul', [q_heads_hdim_1, g.float(scoreScale)])
+
+/** Products of a scaled query with the keys `k0` and so on, [heads, 1, T]. */
+function scoresOf({ heads, kvHeads, headDim }: ModelShape, g: GraphBuilder, q_heads_hdim_1: Value): Value {
+  const q = g.ops(kvHeads, 'Split', [q_heads_hdim_1], { axis: 0, num_outputs: kvHeads })
+  const products = q.map((group, h) => g.op('MatMul', [g.input(`k${h}`, [1, 'T', headDim]), group]))
+  return g.op('Reshape', [g.op('Concat', products, { axis: 0 }), g.ints(heads, 1, -1)]) // reduced far faster than [.., T, 1]
+}
+
+/** The values `v0` and so on by their weights, [heads, 1, headDim]. */
+function sumOfValues({ kvHeads, headDim }: ModelShape, g: GraphBuilder, weights_heads_1_keys: Value): Value {
+  const weights = g.ops(kvHeads, 'Split', [weights_heads_1_keys], { axis: 0, num_outputs: kvHeads })
+  const sums = weights.map((group, h) => {
+    const v = g.input(`v${h}`, [1, 'T', headDim])
+    return g.op('MatMul', [g.op('Mul', [group, oneAfterReading(g, v)]), v])
+  })
+  return g.op('Concat', sums, { axis: 0 })
 }
 
 /**

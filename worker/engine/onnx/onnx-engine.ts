@@ -6,7 +6,8 @@ import { gatherRows, scaleRows } from '../../model/rows.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
 import { checkEncoded, type Floats, HostHidden, HostKv, HostQuery, own } from '../host-tensors.ts'
 import { gather, routeRows, scatterAdd } from '../routing.ts'
-import { Attention, SoftmaxState } from './attention.ts'
+import { stepByParts } from '../step-by-parts.ts'
+import { Attention, addKeys, SoftmaxState } from './attention.ts'
 import { GraphBuilder } from './graph-builder.ts'
 import { PLAIN_GRAPHS, type PlainKind } from './graphs.ts'
 import { SessionSet, type Slot, type Slots } from './session-set.ts'
@@ -53,24 +54,30 @@ export class OnnxEngine implements Engine {
   }
 
   async project(layer: number, x: Hidden, start: number, kv: Kv, sequence?: number): Promise<Query> {
-    const { hidden, heads, kvHeads, headDim, rotaryDim } = this.shape
-    const { tokens, x_seq_dim } = own(x, HostHidden)
+    const { heads, kvHeads, headDim } = this.shape
+    const { tokens } = x
     const cache = own(kv, HostKv)
     cache.checkRange(start, tokens)
-    const { cos, sin } = this.#ropes.rows(layer, start, tokens, sequence ?? start + tokens)
+    const inputs = this.#projecting(layer, own(x, HostHidden), start, sequence)
     const q_heads_seq_hdim = this.#pool.take(heads * tokens * headDim)
     const outputs: Record<string, Slot> = { q: [q_heads_seq_hdim, [heads, tokens, headDim]] }
     for (let head = 0; head < kvHeads; head++) {
-      outputs[`k${head}`] = [cache.keys(head, start, tokens), [1, tokens, headDim]]
-      outputs[`v${head}`] = [cache.values(head, start, tokens), [1, tokens, headDim]]
+      outputs[`k${head}_out`] = [cache.keys(head, start, tokens), [1, tokens, headDim]]
+      outputs[`v${head}_out`] = [cache.values(head, start, tokens), [1, tokens, headDim]]
     }
-    const inputs: Slots = {
+    await this.#weighted.run('project', { at: layer }, tokens, inputs, outputs)
+    return new HostQuery(start, tokens, q_heads_seq_hdim)
+  }
+
+  #projecting(layer: number, { tokens, x_seq_dim }: HostHidden, start: number, sequence = start + tokens) {
+    const { hidden, rotaryDim } = this.shape
+    const { cos, sin } = this.#ropes.rows(layer, start, tokens, sequence)
+    const inputs: Record<string, Slot> = {
       x: [x_seq_dim, [1, tokens, hidden]],
       cos: [cos, [tokens, rotaryDim / 2]],
       sin: [sin, [tokens, rotaryDim / 2]],
     }
-    await this.#weighted.run('project', { at: layer }, tokens, inputs, outputs)
-    return new HostQuery(start, tokens, q_heads_seq_hdim)
+    return inputs
   }
 
   async attend(layer: number, q: Query, kv: Kv, acc: Accumulator, of?: Positions): Promise<void> {
@@ -94,6 +101,26 @@ export class OnnxEngine implements Engine {
     await this.#weighted.run('mix', { at: layer }, tokens, inputs, { y: inputs['x']! })
     this.release(acc)
     return new HostHidden(tokens, x_seq_dim)
+  }
+
+  async step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
+    const { kvHeads, headDim, layerShapes } = this.shape
+    const { window = Number.POSITIVE_INFINITY, experts } = layerShapes[layer]!
+    const cache = own(kv, HostKv)
+    cache.checkRange(position, 1)
+    const first = Math.max(cache.start, position - window + 1)
+    const isWhole = this.#weighted.step !== undefined && !experts && first < position
+    if (!isWhole) return stepByParts(this, layer, x, position, kv)
+    const token = own(x, HostHidden)
+    const { x_seq_dim } = token
+    const inputs = this.#projecting(layer, token, position)
+    addKeys(inputs, cache, first, position - first)
+    takeBuffers(x) // the result lies where x lay
+    const made = this.#pool.take(2 * kvHeads * headDim)
+    await this.#weighted.step!(layer, inputs, { y: inputs['x']!, kv: [made, [1, 1, made.length]] })
+    for (const [i, row] of cache.ranges(position, 1).entries()) row.set(made.subarray(i * headDim, (i + 1) * headDim))
+    this.#pool.give(made)
+    return new HostHidden(1, x_seq_dim)
   }
 
   /** The router's choice is made here, between graphs; then each expert sees its own rows at once. */
@@ -168,6 +195,8 @@ export class OnnxEngine implements Engine {
 
   trim(): void {
     this.#pool.clear()
+    this.#weighted.trim()
+    this.#plain.renew()
   }
 
   async close(): Promise<void> {

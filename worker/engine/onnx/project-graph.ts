@@ -4,26 +4,40 @@ import type { Linear } from './linear/linear.ts'
 import { biased, normed } from './parts.ts'
 
 /** Norm, the three projections, q/k norms, rotation of q and k; K and V leave per head, straight into the cache. */
-export function projectGraph(shape: ModelShape, { multiplicand }: Linear, g: GraphBuilder): Uint8Array {
+export function projectGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): Uint8Array {
+  outputProjected(shape, g, projected(shape, linear, g, g.input('x', [1, 'S', shape.hidden])))
+  return g.build('project')
+}
+
+/** Each [1, S, heads * headDim], of their own heads. */
+export interface Projected {
+  readonly q: Value
+  readonly k: Value
+  readonly v: Value
+}
+
+export function projected(shape: ModelShape, { multiplicand }: Linear, g: GraphBuilder, x: Value): Projected {
   const { hidden, heads, kvHeads, headDim, norms } = shape
-  const x = g.input('x', [1, 'S', hidden])
   const rotated = rotation(shape, g)
   const times = multiplicand(g, norms === 'post' ? x : normed(g, x, 'attention', hidden, shape), hidden)
-  const projected = (name: 'q' | 'k' | 'v', count: number): Value =>
+  const product = (name: 'q' | 'k' | 'v', count: number): Value =>
     biased(g, times(`${name}_weight`, count * headDim), shape.biases.qkv, name, count * headDim)
+  return {
+    q: rotated(headNormed(shape, g, product('q', heads), 'q', heads), heads),
+    k: rotated(headNormed(shape, g, product('k', kvHeads), 'k', kvHeads), kvHeads),
+    v: product('v', kvHeads),
+  }
+}
 
-  const q = rotated(headNormed(shape, g, projected('q', heads), 'q', heads), heads)
-  const q_seq_heads_hdim = g.op('Reshape', [q, g.ints(-1, heads, headDim)])
+/** As `q`, heads first, and `k0_out`, `v0_out` and so on. */
+export function outputProjected({ heads, kvHeads, headDim }: ModelShape, g: GraphBuilder, of: Projected): void {
+  const q_seq_heads_hdim = g.op('Reshape', [of.q, g.ints(-1, heads, headDim)])
   const q_heads_seq_hdim = g.op('Transpose', [q_seq_heads_hdim], { perm: { ints: [1, 0, 2] } })
   g.output('q', q_heads_seq_hdim, [heads, 'S', headDim])
-  const perHead = (name: string, value: Value) => {
-    g.ops(kvHeads, 'Split', [value], { axis: -1, num_outputs: kvHeads }).forEach((head, i) => {
-      g.output(`${name}${i}`, head, [1, 'S', headDim])
+  for (const name of ['k', 'v'] as const)
+    g.ops(kvHeads, 'Split', [of[name]], { axis: -1, num_outputs: kvHeads }).forEach((value, head) => {
+      g.output(`${name}${head}_out`, value, [1, 'S', headDim])
     })
-  }
-  perHead('k', rotated(headNormed(shape, g, projected('k', kvHeads), 'k', kvHeads), kvHeads))
-  perHead('v', projected('v', kvHeads))
-  return g.build('project')
 }
 
 export function rotation({ headDim, rotaryDim }: ModelShape, g: GraphBuilder): (value: Value, count: number) => Value {

@@ -13,35 +13,78 @@ export type Slots = Readonly<Record<string, Slot>>
 export class SessionSet {
   readonly #threads: number
   readonly #arena: boolean
-  readonly #sessions = new Map<string, InferenceSession>()
+  readonly #renewable: boolean
+  readonly #models = new Map<string, Uint8Array>()
+  readonly #sessions = new Map<string, Promise<InferenceSession>>()
 
-  /** @param arena each session keeps memory for its next call: for few sessions, each called often */
-  constructor(threads: number, { arena = true } = {}) {
+  /**
+   * @param arena each session keeps memory for its next call: for few sessions, each called often
+   * @param renewable models are kept for `renew`: not where weights are part of them, which would be there twice
+   */
+  constructor(threads: number, { arena = true, renewable = true } = {}) {
     this.#threads = threads
     this.#arena = arena
+    this.#renewable = renewable
   }
 
   async add(name: string, model: Uint8Array): Promise<void> {
-    env.logLevel = 'fatal'
-    try {
-      this.#sessions.set(name, await InferenceSession.create(model, sessionOptions(this.#threads, this.#arena)))
-    } catch (cause) {
-      throw failed(`creating ${name}`, cause)
-    }
+    if (this.#renewable) this.#models.set(name, model)
+    const session = this.#create(name, model)
+    this.#sessions.set(name, session)
+    await session
+  }
+
+  has(name: string): boolean {
+    return this.#sessions.has(name)
   }
 
   /** Computes in place: `outputs` are written where they lie. */
   async run(name: string, inputs: Slots, outputs: Slots): Promise<void> {
+    const session = await this.#sessions.get(name)
     try {
-      await this.#sessions.get(name)?.run(tensors(inputs), tensors(outputs))
+      await session?.run(tensors(inputs), tensors(outputs))
     } catch (cause) {
       throw failed(name, cause)
     }
   }
 
+  /**
+   * Gives back what the arenas keep. ONNX Runtime lets go of it only with the session (the run option that shrinks an arena
+   * is not one that its Node binding passes on), so each is made anew, in some milliseconds. No call may be running; one
+   * that comes meanwhile waits, and is told if that failed.
+   */
+  renew(): void {
+    for (const [name, model] of this.#models) {
+      const renewed = this.#renewed(name, model)
+      renewed.catch(() => undefined) // it is for `run` to tell
+      this.#sessions.set(name, renewed)
+    }
+  }
+
   async release(): Promise<void> {
-    for (const session of this.#sessions.values()) await session.release()
+    for (const name of this.#sessions.keys()) await this.#release(name)
     this.#sessions.clear()
+    this.#models.clear()
+  }
+
+  async #renewed(name: string, model: Uint8Array): Promise<InferenceSession> {
+    await this.#release(name)
+    return this.#create(name, model)
+  }
+
+  /** What could not be made holds nothing. */
+  async #release(name: string): Promise<void> {
+    const session = await this.#sessions.get(name)?.catch(() => undefined)
+    await session?.release()
+  }
+
+  async #create(name: string, model: Uint8Array): Promise<InferenceSession> {
+    env.logLevel = 'fatal'
+    try {
+      return await InferenceSession.create(model, sessionOptions(this.#threads, this.#arena))
+    } catch (cause) {
+      throw failed(`creating ${name}`, cause)
+    }
   }
 }
 

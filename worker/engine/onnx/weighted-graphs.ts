@@ -1,11 +1,12 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { halvedIfExact, type Rows } from '../../model/rows.ts'
 import { type LayerWeights, loadWeights, type Mlp } from '../../model/weights.ts'
-import type { Floats } from '../host-tensors.ts'
 import { GraphBuilder } from './graph-builder.ts'
 import { GRAPHS, type WeightedKind } from './graphs.ts'
 import type { LinearFormat } from './linear/linear.ts'
-import { SessionSet, type Slot, type Slots } from './session-set.ts'
+import { linearOf, PackedSessions, type Place } from './packed-sessions.ts'
+import { SessionSet, type Slots } from './session-set.ts'
+import { headSlots, layerSlots } from './weight-slots.ts'
 
 /** The graphs that need weights, of a whole model. */
 export interface WeightedGraphs {
@@ -16,13 +17,11 @@ export interface WeightedGraphs {
   readonly headRows: readonly number[]
   /** One call for so many tokens. */
   run(kind: WeightedKind, at: Place, tokens: number, inputs: Slots, outputs: Slots): Promise<void>
+  /** One token through a whole layer without experts (see `layerGraph`). Absent: it takes its parts. */
+  step?(layer: number, inputs: Slots, outputs: Slots): Promise<void>
+  /** Gives back what was kept for the next call. None may be running. */
+  trim(): void
   release(): Promise<void>
-}
-
-/** A layer, or the piece of the head; and which of the layer's experts. */
-interface Place {
-  readonly at: number
-  readonly expert?: number
 }
 
 type Sized = { readonly out: number }
@@ -45,8 +44,9 @@ export async function streamedWeights<M extends Sized>(
   linear: LinearFormat<M>,
   { threads, head = true }: { threads: number; head?: boolean },
 ): Promise<WeightedGraphs> {
-  const keepHead = head ? linear.keepHead : undefined
-  const weights = await loadWeights(folder, shape, { ...linear, keepHead, keepLayer: (layer) => layer })
+  // the head, where there is one, may be the embedding itself
+  const kept = head ? linear : { ...linear, keepHead: undefined, keepRows: halvedRows(linear) }
+  const weights = await loadWeights(folder, shape, { ...kept, keepLayer: (layer) => layer })
   const sessions = new SessionSet(threads)
   for (const kind of kindsOf(shape))
     await sessions.add(kind, GRAPHS[kind](shape, linearOf(linear, kind), new GraphBuilder(), 'V'))
@@ -59,6 +59,7 @@ export async function streamedWeights<M extends Sized>(
     embedding_vocab_dim: weights.embedding_vocab_dim,
     headRows: weights.head.map(({ out }) => out),
     run: (kind, at, _tokens, inputs, outputs) => sessions.run(kind, { ...inputs, ...slotsOf(kind, at) }, outputs),
+    trim: () => sessions.renew(),
     release: () => sessions.release(),
   }
 }
@@ -73,15 +74,11 @@ export async function packedWeights<M extends Sized>(
   linear: LinearFormat<M>,
   { threads, arena }: { threads: number; arena: boolean },
 ): Promise<WeightedGraphs> {
-  const sessions = new PackedSessions(shape, linear, threads, arena)
+  const sessions = new PackedSessions(shape, linear, { threads, arena, parts: true })
   const { embedding_vocab_dim, head, finalNorm_dim } = await loadWeights(folder, shape, {
     ...linear,
     keepLayer: (layer) => sessions.addLayer(layer),
-    // the head is packed apart from it anyway
-    keepRows: (values, dim) => {
-      const rows = linear.keepRows(values, dim)
-      return rows instanceof Float32Array ? halvedIfExact(rows) : rows
-    },
+    keepRows: halvedRows(linear), // the head is packed apart from it anyway
   })
   await sessions.addHead(finalNorm_dim, head)
   return {
@@ -89,9 +86,19 @@ export async function packedWeights<M extends Sized>(
     embedding_vocab_dim,
     headRows: head.map(({ out }) => out),
     run: (kind, at, _tokens, inputs, outputs) => sessions.run(kind, at, inputs, outputs),
+    step: (at, inputs, outputs) => sessions.run('step', { at }, inputs, outputs),
+    trim: () => undefined, // weights would have to be packed again
     release: () => sessions.release(),
   }
 }
+
+/** The embedding in half of float32's memory, if that loses nothing. */
+const halvedRows =
+  ({ keepRows }: Pick<LinearFormat<unknown>, 'keepRows'>): LinearFormat<unknown>['keepRows'] =>
+  (values, dim) => {
+    const rows = keepRows(values, dim)
+    return rows instanceof Float32Array ? halvedIfExact(rows) : rows
+  }
 
 /**
  * The weights twice: `one` packed, for single tokens and for the head, and `many` streamed, for a decode node's part of a
@@ -103,7 +110,7 @@ export async function packedAndStreamedWeights<P extends Sized, M extends Sized>
   { one, many }: { one: LinearFormat<P>; many: LinearFormat<M> },
   threads: number,
 ): Promise<WeightedGraphs> {
-  const packed = new PackedSessions(shape, one, threads, false)
+  const packed = new PackedSessions(shape, one, { threads, arena: false, parts: false })
   const streamed = new SessionSet(threads)
   for (const kind of kindsOf(shape)) await streamed.add(kind, GRAPHS[kind](shape, many, new GraphBuilder(), 'V'))
   const { embedding_vocab_dim, layers, head, finalNorm_dim } = await loadWeights(folder, shape, {
@@ -121,67 +128,17 @@ export async function packedAndStreamedWeights<P extends Sized, M extends Sized>
     embedding_vocab_dim,
     headRows: head.map(({ out }) => out),
     run: (kind, at, tokens, inputs, outputs) =>
-      kind === 'logits' || tokens === 1
+      kind === 'logits' || (tokens === 1 && packed.has(kind, at))
         ? packed.run(kind, at, inputs, outputs)
         : streamed.run(kind, { ...inputs, ...layerSlots(many, kind, layers[at.at]!, at.expert) }, outputs),
+    step: (at, inputs, outputs) => packed.run('step', { at }, inputs, outputs),
+    trim: () => streamed.renew(),
     release: async () => {
       await packed.release()
       await streamed.release()
     },
   }
 }
-
-/** How many sessions the layers of a packed model are: two to a layer, and one to each expert. */
-export const packedSessionCount = ({ layerShapes, experts }: ModelShape): number =>
-  layerShapes.reduce((sum, layer) => sum + 2 + (layer.experts ? experts!.count : 0), 0)
-
-/** A session to each layer and to each piece of the head. */
-class PackedSessions<M extends Sized> {
-  readonly #shape: ModelShape
-  readonly #linear: LinearFormat<M>
-  readonly #sessions: SessionSet
-  #layers = 0
-
-  /** @param arena many tokens at once are a fifth faster with it, and each of the sessions keeps what they took */
-  constructor(shape: ModelShape, linear: LinearFormat<M>, threads: number, arena: boolean) {
-    this.#shape = shape
-    this.#linear = linear
-    this.#sessions = new SessionSet(threads, { arena })
-  }
-
-  async addLayer(layer: LayerWeights<M>): Promise<void> {
-    const at = this.#layers++
-    for (const kind of layer.experts ? (['project', 'join'] as const) : (['project', 'mix'] as const))
-      await this.#add(kind, { at }, layerSlots(this.#linear, kind, layer), 0)
-    for (const expert of layer.experts?.mlps.keys() ?? [])
-      await this.#add('expert', { at, expert }, layerSlots(this.#linear, 'expert', layer, expert), 0)
-  }
-
-  async addHead(gain: Floats, pieces: readonly M[]): Promise<void> {
-    for (const [at, piece] of pieces.entries())
-      await this.#add('logits', { at }, headSlots(this.#linear, gain, piece), piece.out)
-  }
-
-  run(kind: WeightedKind, place: Place, inputs: Slots, outputs: Slots): Promise<void> {
-    return this.#sessions.run(sessionName(kind, place), inputs, outputs)
-  }
-
-  release(): Promise<void> {
-    return this.#sessions.release()
-  }
-
-  #add(kind: WeightedKind, place: Place, slots: Slots, headRows: number): Promise<void> {
-    const graph = GRAPHS[kind](this.#shape, linearOf(this.#linear, kind), new GraphBuilder(slots), headRows)
-    return this.#sessions.add(sessionName(kind, place), graph)
-  }
-}
-
-/** How the graphs of this kind multiply. */
-const linearOf = <M>({ multiplicand, head }: LinearFormat<M>, kind: WeightedKind) => ({
-  multiplicand: kind === 'logits' ? (head ?? multiplicand) : multiplicand,
-})
-
-const sessionName = (kind: WeightedKind, { at, expert = -1 }: Place): string => `${kind} ${at} ${expert}`
 
 /** What the layers of a model are computed with. */
 function kindsOf({ layerShapes }: ModelShape): WeightedKind[] {
@@ -201,42 +158,3 @@ function eachMatrix<M, N>({ vectors, attention, mlp, experts }: LayerWeights<M>,
     ...(experts && { experts: { ...experts, mlps: experts.mlps.map(each) } }),
   }
 }
-
-/** The vectors that a graph reads, where the model has them. */
-const VECTORS = {
-  project: ['attention_norm', 'q_norm', 'k_norm', 'q_bias', 'k_bias', 'v_bias'],
-  join: ['o_bias', 'attention_out_norm', 'mlp_norm'],
-  mix: ['o_bias', 'attention_out_norm', 'mlp_norm', 'gate_bias', 'up_bias', 'down_bias', 'mlp_out_norm'],
-  expert: [],
-} as const
-
-function layerSlots<M>(
-  linear: LinearFormat<M>,
-  kind: Exclude<WeightedKind, 'logits'>,
-  { vectors, attention, mlp, experts }: LayerWeights<M>,
-  expert = 0,
-): Slots {
-  const slots: Record<string, Slot> = {}
-  for (const name of VECTORS[kind]) {
-    const vector = vectors[name]
-    if (vector !== undefined) slots[name] = [vector, [vector.length]]
-  }
-  const { q, k, v, o } = attention
-  const matrices = {
-    project: { q, k, v },
-    join: { o },
-    mix: { o, ...mlp },
-    expert: { ...experts?.mlps[expert] },
-  }[kind]
-  for (const [name, matrix] of Object.entries(matrices)) Object.assign(slots, linear.slots(`${name}_weight`, matrix))
-  if (kind === 'join' && experts) {
-    const { router_experts_dim: router, mlps } = experts
-    slots['router_weight'] = [router, [mlps.length, router.length / mlps.length]]
-  }
-  return slots
-}
-
-const headSlots = <M>(linear: LinearFormat<M>, gain: Floats, piece: M): Slots => ({
-  final_norm: [gain, [gain.length]],
-  ...linear.slots('head_weight', piece),
-})

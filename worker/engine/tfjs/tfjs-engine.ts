@@ -7,6 +7,7 @@ import { gatherRows, scaleRows } from '../../model/rows.ts'
 import type { ModelWeights } from '../../model/weights.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
 import { checkEncoded, type Floats, HostAccumulator, HostHidden, HostKv, HostQuery, own } from '../host-tensors.ts'
+import { stepByParts } from '../step-by-parts.ts'
 import { Attention } from './attention.ts'
 import { headsFirst, rotatedHeadsFirst } from './heads.ts'
 import { mlpOutput } from './mlp.ts'
@@ -94,6 +95,10 @@ export class TfjsEngine implements Engine {
     })
     this.release(x, acc)
     return new HostHidden(tokens, y_seq_dim)
+  }
+
+  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
+    return stepByParts(this, layer, x, position, kv)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {

@@ -5,6 +5,7 @@ import { RopeTables } from '../../model/rope-table.ts'
 import { gatherRows, scaleRows } from '../../model/rows.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
 import { type Floats, own } from '../host-tensors.ts'
+import { stepByParts } from '../step-by-parts.ts'
 import { DeviceAttention } from './device-attention.ts'
 import { DeviceCache } from './device-cache.ts'
 import { DeviceExperts } from './device-experts.ts'
@@ -119,6 +120,10 @@ export class WebGpuEngine implements Engine {
       if (tokens > 1) await this.#settle()
       return new DeviceHidden(tokens, Promise.resolve(y))
     })
+  }
+
+  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
+    return stepByParts(this, layer, x, position, kv)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {
