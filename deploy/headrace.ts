@@ -1,23 +1,29 @@
 #!/usr/bin/env node
 import yargs from 'yargs'
 import { hideBin } from 'yargs/helpers'
-import { askCommand } from '../coordinator/cli/ask-command.ts'
-import { coordinatorCommand } from '../coordinator/cli/coordinator-command.ts'
-import { demoCommand } from '../coordinator/cli/demo-command.ts'
-import { identityCommand } from '../coordinator/cli/identity-command.ts'
-import { initCommand } from '../coordinator/cli/init-command.ts'
-import { keyCommand } from '../coordinator/cli/key-command.ts'
-import { planCommand } from '../coordinator/cli/plan-command.ts'
-import { pullCommand } from '../coordinator/cli/pull-command.ts'
-import { tokenCommand } from '../coordinator/cli/token-command.ts'
-import { upCommand } from '../coordinator/cli/up-command.ts'
-import { verifyCommand } from '../coordinator/cli/verify-command.ts'
 import type { Program } from '../shared/cli/options.ts'
 import { flagsFromEnvironment } from '../shared/env.ts'
 import { LOG_LEVELS } from '../shared/log.ts'
 import { packageVersion } from '../shared/version.ts'
-import { workerCommand } from '../worker/cli.ts'
-import { devicesCommand } from '../worker/devices/devices-command.ts'
+
+type Command = (program: Program) => Program
+
+/** Only what is asked for is loaded: a worker would hold 10 MiB of the coordinator's code. */
+const COMMANDS = new Map<string, () => Promise<Command>>([
+  ['up', async () => (await import('../coordinator/cli/up-command.ts')).upCommand],
+  ['ask', async () => (await import('../coordinator/cli/ask-command.ts')).askCommand],
+  ['plan', async () => (await import('../coordinator/cli/plan-command.ts')).planCommand],
+  ['demo', async () => (await import('../coordinator/cli/demo-command.ts')).demoCommand],
+  ['pull', async () => (await import('../coordinator/cli/pull-command.ts')).pullCommand],
+  ['verify', async () => (await import('../coordinator/cli/verify-command.ts')).verifyCommand],
+  ['key', async () => (await import('../coordinator/cli/key-command.ts')).keyCommand],
+  ['coordinator', async () => (await import('../coordinator/cli/coordinator-command.ts')).coordinatorCommand],
+  ['worker', async () => (await import('../worker/cli.ts')).workerCommand],
+  ['devices', async () => (await import('../worker/devices/devices-command.ts')).devicesCommand],
+  ['init', async () => (await import('../coordinator/cli/init-command.ts')).initCommand],
+  ['token', async () => (await import('../coordinator/cli/token-command.ts')).tokenCommand],
+  ['identity', async () => (await import('../coordinator/cli/identity-command.ts')).identityCommand],
+])
 
 /** The `headrace` program: the one place that knows both sides. Every flag is also an environment variable. */
 const program: Program = yargs(hideBin(process.argv))
@@ -27,22 +33,8 @@ const program: Program = yargs(hideBin(process.argv))
   .middleware(forgetForeign, true)
   .option('log-level', { choices: LOG_LEVELS, default: 'info', describe: 'Of the JSON lines on standard error' })
 
-for (const add of [
-  upCommand,
-  askCommand,
-  planCommand,
-  demoCommand,
-  pullCommand,
-  verifyCommand,
-  keyCommand,
-  coordinatorCommand,
-  workerCommand,
-  devicesCommand,
-  initCommand,
-  tokenCommand,
-  identityCommand,
-])
-  add(program)
+const given = COMMANDS.get(hideBin(process.argv)[0] ?? '')
+for (const load of given ? [given] : COMMANDS.values()) (await load())(program)
 
 await program
   .demandCommand(1, 'Say what to do.')

@@ -16,7 +16,7 @@ import { createLog } from '../shared/log.ts'
 import { budgetBytes, defaultCache, resolveModel } from '../shared/model-store/resolve.ts'
 import { isName } from '../shared/security/identity.ts'
 import { httpBase } from './model-store/announce.ts'
-import { OwnIdentity } from './security/own-identity.ts'
+import type { OwnIdentity } from './security/own-identity.ts'
 import { defaultKvBudgetBytes, defaultThreads, startWorker, type WorkerConfig } from './worker.ts'
 
 /** Runs that a leaving worker still has may take so long to end. */
@@ -161,6 +161,8 @@ async function findIdentity(
   const time = { clock: realClock, today: () => Date.now() / 1000 }
   const log = createLog(name ?? 'worker', logLevel)
   const base = httpBase(coordinatorUrl)!
+  // certificates are made with libraries that no other cluster's worker need hold
+  const { OwnIdentity } = await import('./security/own-identity.ts')
   const identity = await OwnIdentity.open({ folder: resolve(state), base, token, name, ...time, log }, signal)
   const { certified } = identity
   if ((name ?? certified.name) === certified.name && (role ?? certified.role) === certified.role) return identity

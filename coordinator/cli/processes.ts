@@ -17,9 +17,10 @@ const PROGRAM = fileURLToPath(new URL('../../deploy/headrace.js', import.meta.ur
 /**
  * glibc raises the size from which an allocation is a mapping of its own, up to 32 MiB, whenever such a one is freed; from
  * then on KV blocks come out of a heap that fragments and never shrinks. A fixed size lets each go back to the system
- * (idle workers held 30 to 90 MiB more without). Other C libraries ignore the variable.
+ * (idle workers held 30 to 90 MiB more without). And each of a dozen threads would get a heap of its own, from which the
+ * others' memory cannot be had: one for all of them takes 15 to 20 MiB less. Other C libraries ignore the variables.
  */
-export const GLIBC = { MALLOC_MMAP_THRESHOLD_: String(128 * 1024) }
+export const GLIBC = { MALLOC_MMAP_THRESHOLD_: String(128 * 1024), MALLOC_ARENA_MAX: '1' }
 
 export interface StartOptions {
   /** Core to run on alone (Linux, by `taskset`); absent leaves it to the system. */

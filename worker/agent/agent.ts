@@ -87,6 +87,7 @@ export class Agent {
   async serve(): Promise<void> {
     const { log, clock, coordinatorUrl } = this.#of
     const signal = this.#leaving.signal
+    this.#idle.begin() // what starting has left behind
     while (!signal.aborted) {
       try {
         await this.#connect(signal)

@@ -6,6 +6,7 @@ import { peerDeliverySchema } from '../../shared/protocol/peer.ts'
 import type { ComputeRun } from '../compute/compute.ts'
 import type { ComputeEvent } from '../compute/messages.ts'
 import { errorFromPlain } from '../compute/plain-error.ts'
+import { freeNow } from '../free-now.ts'
 import type { Subscription } from '../peers/dialling.ts'
 import { RunExchange } from '../prefill/run-exchange.ts'
 import { Session, type SessionDeps } from './session.ts'
@@ -107,8 +108,10 @@ export class PrefillSession extends Session {
 
   #onCompute(event: ComputeEvent): void {
     if (this.over) return
-    if (event.kind === 'published') this.#exchange.publish(event.block, event.uses)
-    else if (event.kind === 'released') {
+    if (event.kind === 'published') {
+      this.#exchange.publish(event.block, event.uses)
+      freeNow(event.block.bytes.buffer) // they are in a frame now
+    } else if (event.kind === 'released') {
       this.#exchange.release(event.layer)
       this.deps.report({ kind: 'layer_finished', run: this.run, layer: event.layer })
     } else if (event.kind === 'damaged') this.#damaged(event)

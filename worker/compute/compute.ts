@@ -46,6 +46,12 @@ export type OnEvent = (event: ComputeEvent) => void
  */
 const FIRST_HEAP_MIB = 256
 
+/**
+ * Of what is young. Buffers of tensors hang on small objects, and V8 looks for those that are garbage once there is twice
+ * as much of them as a third of this, whatever the small objects take: left to itself, with 32 MiB.
+ */
+const YOUNG_HEAP_MIB = 3
+
 /** A call of an engine that takes longer is not waited for when the thread is to end. */
 const LAST_CALL_SECONDS = 10
 
@@ -55,7 +61,10 @@ export async function startCompute(
   notice: (text: string) => void = () => undefined,
 ): Promise<Compute> {
   setFlagsFromString(`--initial-old-space-size=${FIRST_HEAP_MIB}`)
-  const thread = new Worker(new URL('./thread.js', import.meta.url), { workerData: config })
+  const thread = new Worker(new URL('./thread.js', import.meta.url), {
+    workerData: config,
+    resourceLimits: { maxYoungGenerationSizeMb: YOUNG_HEAP_MIB },
+  })
   const compute = new ComputeThread(thread, notice)
   await compute.loaded
   return compute
