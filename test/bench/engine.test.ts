@@ -83,7 +83,7 @@ describe('a timed engine', () => {
     assert.equal(await call.mix(), 'mixed')
     await call.mix()
     await assert.rejects(call.logits(), /no/)
-    assert.deepEqual(timed.spent(), { project: 0, attend: 0, mix: 4, logits: 1 })
+    assert.deepEqual(timed.spent(), { project: 0, attend: 0, mix: 4, step: 0, logits: 1 })
     timed.reset()
     assert.equal(timed.spent().mix, 0)
   })

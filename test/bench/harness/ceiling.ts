@@ -33,22 +33,50 @@ export function productsOf({ hidden, ffn }: ModelShape): Product[] {
   ]
 }
 
-export async function measureCeiling(
-  of: { shape: ModelShape; kind: CeilingKind; threads: number; cores: string },
-  signal: AbortSignal,
-): Promise<Ceiling> {
-  const { kind, threads } = of
-  const child = await PinnedChild.start(CHILD, of.cores, signal)
-  try {
+interface Products {
+  readonly shape: ModelShape
+  readonly kind: CeilingKind
+  readonly threads: number
+}
+
+/**
+ * The product alone on given cores. A shared machine is now faster and now slower, so what a run reached is compared with
+ * what the best of the products reached right before and after it.
+ */
+export class CeilingProbe {
+  readonly #child: PinnedChild
+  readonly #of: Products
+
+  private constructor(child: PinnedChild, of: Products) {
+    this.#child = child
+    this.#of = of
+  }
+
+  static async start(of: Products & { readonly cores: string }, signal: AbortSignal): Promise<CeilingProbe> {
+    return new CeilingProbe(await PinnedChild.start(CHILD, of.cores, signal), of)
+  }
+
+  /** Every product. */
+  async all(): Promise<Ceiling> {
+    const { shape, kind, threads } = this.#of
     const products = []
-    for (const product of productsOf(of.shape)) {
-      const { leastMs } = await child.ask<{ leastMs: number }>('product', { kind, threads, product })
-      products.push({ product, gflops: (2 * product.m * product.k * product.n) / leastMs / 1e6 })
-    }
+    for (const product of productsOf(shape)) products.push({ product, gflops: await this.gflops(product) })
     return { kind, threads, products, gflops: Math.max(...products.map(({ gflops }) => gflops)) }
-  } finally {
-    await child.stop()
+  }
+
+  /** One product, in this second. */
+  async gflops(product: Product): Promise<number> {
+    const { kind, threads } = this.#of
+    const { ms } = await this.#child.ask<{ ms: number }>('product', { kind, threads, product })
+    return (2 * product.m * product.k * product.n) / ms / 1e6
+  }
+
+  stop(): Promise<void> {
+    return this.#child.stop()
   }
 }
+
+export const bestProduct = ({ products }: Ceiling): Product =>
+  products.reduce((best, one) => (one.gflops > best.gflops ? one : best)).product
 
 export const productText = ({ m, k, n }: Product): string => `${m}x${k}x${n}`

@@ -1,5 +1,5 @@
 import { PRESETS, type PresetName, presetText } from '../models/presets.ts'
-import { allCalls, CALLS, decodeFlops } from './flops.ts'
+import { allCalls, DECODE_CALLS, decodeFlops } from './flops.ts'
 import { columns, mebibytes, percent, type Report, type ReportPart, spreadText } from './report.ts'
 import { type ComparedWeights, type OurDecode, type PeerDecode, type Resident, WEIGHT_PAIRS } from './rivals.ts'
 import { median, type Spread, speedUps, spreadOf, sum } from './statistics.ts'
@@ -81,7 +81,7 @@ const speedTable = (cells: readonly DecodeCell[]): ReportPart => ({
 
 const callsTable = (cells: readonly DecodeCell[]): ReportPart => ({
   title: 'Where our time goes: share of each kind of call, and GFLOP/s of all',
-  head: columns('weights, threads, context, project, attend, mix, logits, outside calls, GFLOP/s'),
+  head: columns('weights, threads, context, layers, logits, outside calls, GFLOP/s'),
   rows: cells.map((cell) => {
     const share = (of: (run: OurDecode) => number): string =>
       percent(median(cell.ours.map((run) => (of(run) * 1000) / sum(run.ms))))
@@ -90,7 +90,7 @@ const callsTable = (cells: readonly DecodeCell[]): ReportPart => ({
       cell.weights,
       String(cell.threads),
       String(cell.context),
-      ...CALLS.map((call) => share((run) => run.seconds[call])),
+      ...DECODE_CALLS.map((call) => share((run) => run.seconds[call])),
       share((run) => sum(run.ms) / 1000 - allCalls(run.seconds)),
       (allCalls(decodeFlops(PRESETS[cell.preset], cell.context)) / tokenMs / 1e6).toFixed(1),
     ]

@@ -1,6 +1,6 @@
 import { PRESETS, type PresetName, presetText } from '../models/presets.ts'
 import { type Ceiling, productText } from './ceiling.ts'
-import { allCalls, CALLS, type Call, prefillFlops } from './flops.ts'
+import { allCalls, type Call, PREFILL_CALLS, prefillFlops } from './flops.ts'
 import type { Quality } from './quality.ts'
 import { qualityTable } from './quality-report.ts'
 import { columns, mebibytes, percent, type Report, type ReportPart, spreadText } from './report.ts'
@@ -26,6 +26,8 @@ export interface Cell {
   readonly probes: readonly Probe[]
   readonly ours: Resident<OurPrefill>[]
   readonly theirs: Resident<PeerPrefill>[]
+  /** GFLOP/s of the best matrix product, around each of ours. */
+  readonly limits: number[]
 }
 
 /** One run of the peer to find its best settings. */
@@ -49,7 +51,7 @@ export function engineReport(found: EngineFindings): Report {
   const parts: ReportPart[] = [
     { line: presetText(preset) },
     { line: peer === undefined ? 'Nothing to compare with was asked for.' : `The peer: ${peer}, prebuilt, no GPU.` },
-    speedTable(cells, ceilings),
+    speedTable(cells),
     callsTable(cells.filter(({ ours }) => ours.length > 0)),
     ceilingTable(ceilings),
     ...(quality.length > 0 ? [qualityTable(quality)] : []),
@@ -78,6 +80,10 @@ function summary(cell: Cell) {
     cpuRatio: both ? median(speedUps(cpuMs(cell.theirs), cpuMs(cell.ours))) : Number.NaN,
     ourGflops: gflops(cell, cell.ours),
     theirGflops: gflops(cell, cell.theirs),
+    share:
+      cell.limits.length === 0
+        ? undefined
+        : spreadOf(cell.limits.map((limit, i) => gflops(cell, [cell.ours[i]!]) / limit)),
   }
 }
 
@@ -91,20 +97,16 @@ const number = (value: number): string => (Number.isNaN(value) ? NOTHING : value
 const speedText = (speed: Spread | undefined): string => (speed === undefined ? NOTHING : spreadText(speed, 0))
 const ratioText = (ratio: Spread | undefined): string => (ratio === undefined ? NOTHING : spreadText(ratio))
 
-function speedTable(cells: readonly Cell[], ceilings: readonly Ceiling[]): ReportPart {
+function speedTable(cells: readonly Cell[]): ReportPart {
   return {
     title:
       'Prompt to the logits of its last token, tokens/s: median (least-most). "ratio": ours over the peer, round by round; ' +
-      '"by CPU time": the same where others used the cores too; "share": of the ceiling below; "cores": used on average',
+      '"by CPU time": the same where others used the cores too; "share": of what the best product below reached right before and after it; "cores": used on average',
     head: columns(
-      "weights, threads, tokens, ours, peer, ratio, by CPU time, GFLOP/s ours, share ours, GFLOP/s peer, share peer, cores ours, cores peer, MiB ours (peak), MiB peer, same next token, peer's best setting",
+      "weights, threads, tokens, ours, peer, ratio, by CPU time, GFLOP/s ours, share, GFLOP/s peer, cores ours, cores peer, MiB ours (peak), MiB peer, same next token, peer's best setting",
     ),
     rows: cells.map((cell) => {
-      const { ours, theirs, ratio, cpuRatio, ourGflops, theirGflops } = summary(cell)
-      const ceiling = ceilings.find(
-        ({ kind, threads }) => kind === WEIGHT_PAIRS[cell.weights].ceiling && threads === cell.threads,
-      )!.gflops
-      const share = (value: number): string => (Number.isNaN(value) ? NOTHING : percent(value / ceiling))
+      const { ours, theirs, ratio, cpuRatio, ourGflops, theirGflops, share } = summary(cell)
       const [our, their] = [cell.ours.at(-1), cell.theirs.at(-1)]
       return [
         WEIGHT_PAIRS[cell.weights].text,
@@ -115,9 +117,8 @@ function speedTable(cells: readonly Cell[], ceilings: readonly Ceiling[]): Repor
         ratioText(ratio),
         Number.isNaN(cpuRatio) ? NOTHING : cpuRatio.toFixed(2),
         number(ourGflops),
-        share(ourGflops),
+        share === undefined ? NOTHING : `${percent(share.median)} (${percent(share.min)}-${percent(share.max)})`,
         number(theirGflops),
-        share(theirGflops),
         coresUsed(cell.ours),
         coresUsed(cell.theirs),
         our === undefined ? NOTHING : `${mebibytes(our.residentBytes)} (${mebibytes(our.peakBytes)})`,
@@ -146,7 +147,7 @@ const callsTable = (cells: readonly Cell[]): ReportPart => ({
       cell.weights,
       String(cell.threads),
       String(cell.tokens),
-      ...CALLS.map((call) => `${number(work[call] / seconds(call) / 1e9)} (${percent(seconds(call) / total)})`),
+      ...PREFILL_CALLS.map((call) => `${number(work[call] / seconds(call) / 1e9)} (${percent(seconds(call) / total)})`),
       number(allCalls(work) / total / 1e9),
       percent(outside),
     ]
@@ -154,7 +155,7 @@ const callsTable = (cells: readonly Cell[]): ReportPart => ({
 })
 
 const ceilingTable = (ceilings: readonly Ceiling[]): ReportPart => ({
-  title: 'The ceiling: best GFLOP/s of one ONNX Runtime matrix product (int8: u8 by s8) of m x k by k x n',
+  title: 'The ceiling: GFLOP/s of one ONNX Runtime matrix product (int8: u8 by s8) of m x k by k x n',
   head: ['kind', 'threads', ...(ceilings[0]?.products.map(({ product }) => productText(product)) ?? []), 'best'],
   rows: ceilings.map(({ kind, threads, products, gflops }) => [
     kind,

@@ -49,13 +49,10 @@ export async function decodeStep(
   token: number,
   position: number,
 ): Promise<Float32Array> {
-  const chunk: Chunk = { start: position, x: await engine.embed(Int32Array.of(token)) }
-  for (const [layer, kv] of kv_layers.entries()) {
-    chunk.q = await engine.project(layer, chunk.x, position, kv)
-    await finishLayer(engine, layer, chunk, [kv])
-  }
-  const logits = await engine.logits(chunk.x)
-  engine.release(chunk.x)
+  let x = await engine.embed(Int32Array.of(token))
+  for (const [layer, kv] of kv_layers.entries()) x = await engine.step(layer, x, position, kv)
+  const logits = await engine.logits(x)
+  engine.release(x)
   return logits
 }
 

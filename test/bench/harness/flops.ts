@@ -2,8 +2,10 @@ import type { ModelShape } from '../../../shared/model-shape.ts'
 
 /** Floating-point operations that a prefill needs: a multiplication and an addition are two. Pure. */
 
-/** The kinds of calls of an engine that compute. */
-export const CALLS = ['project', 'attend', 'mix', 'logits'] as const
+/** The kinds of calls of an engine that compute: those of a prompt, and those of a token after it. */
+export const PREFILL_CALLS = ['project', 'attend', 'mix', 'logits'] as const
+export const DECODE_CALLS = ['step', 'logits'] as const
+export const CALLS = [...new Set([...PREFILL_CALLS, ...DECODE_CALLS])]
 export type Call = (typeof CALLS)[number]
 export type PerCall = Readonly<Record<Call, number>>
 
@@ -21,6 +23,7 @@ export function prefillFlops(shape: ModelShape, tokens: number, lastRows: number
     project: layers * tokens * 2 * hidden * (heads + 2 * kvHeads) * headDim,
     attend: pairs * 4 * heads * headDim,
     mix: ((layers - 1) * tokens + lastRows) * 2 * hidden * (heads * headDim + 3 * ffn),
+    step: 0,
     logits: 2 * hidden * vocab,
   }
 }
@@ -28,10 +31,12 @@ export function prefillFlops(shape: ModelShape, tokens: number, lastRows: number
 /** One more token after `context` others. */
 export function decodeFlops(shape: ModelShape, context: number): PerCall {
   const { layers, hidden, heads, kvHeads, headDim, ffn, vocab } = shape
+  const weights = hidden * (heads + 2 * kvHeads) * headDim + hidden * (heads * headDim + 3 * ffn)
   return {
-    project: layers * 2 * hidden * (heads + 2 * kvHeads) * headDim,
-    attend: layers * (context + 1) * 4 * heads * headDim,
-    mix: layers * 2 * hidden * (heads * headDim + 3 * ffn),
+    project: 0,
+    attend: 0,
+    mix: 0,
+    step: layers * (2 * weights + (context + 1) * 4 * heads * headDim),
     logits: 2 * hidden * vocab,
   }
 }

@@ -24,9 +24,11 @@ export interface HostsSpec {
   /** Narrowest precision of KV on links; absent leaves it to the coordinator. */
   readonly wire?: string | undefined
   readonly workers: readonly Place[]
+  /** Of the decode node, which computes too where it is a host of its own; absent: wherever there is room. */
+  readonly decode?: Place | undefined
   /** Absent: all on 127.0.0.1. */
   readonly link?: LinkShape | undefined
-  /** Coordinator and decode node run on this core alone; absent: wherever there is room. */
+  /** The coordinator, and a decode node without a place, run on this core alone; absent: wherever there is room. */
   readonly helperCore?: number | undefined
 }
 
@@ -86,7 +88,7 @@ interface Start {
 }
 
 async function startCluster({ group, spec, network, names, quotas }: Start, signal: AbortSignal): Promise<string> {
-  const { model, weights, wire, workers, helperCore } = spec
+  const { model, weights, wire, workers, decode, helperCore } = spec
   const at = (host: string): string[] =>
     network === undefined ? [] : ['--host', network.listensAt(host), '--accept-plaintext']
   const common = ['--model', model, '--log-level', 'warn']
@@ -100,24 +102,22 @@ async function startCluster({ group, spec, network, names, quotas }: Start, sign
   const url = await firstLine(coordinator, signal)
   const reached = network === undefined ? url : `http://${network.reachedAt('coordinator')}:${HTTP_PORT}`
 
-  const start = (name: string, role: string, core: number | undefined): number => {
+  const start = (name: string, role: string, place: Place | undefined): void => {
     const own = ['worker', '--coordinator', reached, '--role', role, '--name', name, '--threads', '1']
     const link = network && ['--port', String(LINK_PORT), '--advertise', network.reachedAt(name)]
     const engine = ['--engine', 'onnx', '--weights', weights]
     const child = startHeadrace([...own, ...engine, ...common, ...at(name), ...(link ?? [])], {
-      core,
+      core: place === undefined ? helperCore : place.core,
       through: through(name),
     })
     group.add(name, child)
-    return child.pid ?? 0
-  }
-  for (const [i, { core, share }] of workers.entries()) {
-    const pid = start(names[i]!, 'prefill', core)
-    if (share >= 1) continue
-    quotas.push(createQuota(`${names[i]}-${pid}`, share))
+    if (place === undefined || place.share >= 1) return
+    const pid = child.pid ?? 0
+    quotas.push(createQuota(`${name}-${pid}`, place.share))
     quotas.at(-1)!.add(pid)
   }
-  start('decode-1', 'decode', helperCore)
+  for (const [i, place] of workers.entries()) start(names[i]!, 'prefill', place)
+  start('decode-1', 'decode', decode)
   const ready = async (): Promise<boolean> => {
     const cluster = await getJson<{ workers: { state: string }[] }>(`${url}/v1/cluster`, signal)
     return cluster.workers.filter(({ state }) => state === 'ready').length > workers.length

@@ -34,11 +34,18 @@ export function placeHosts(speeds: readonly number[], cores: readonly number[]):
   return fits(factor)!.map((bin, i) => ({ core: cores[bin]!, share: speeds[i]! * factor }))
 }
 
-export function placesText(places: readonly Place[]): string {
-  const whole = places.every(({ share }) => share >= 1)
-  if (whole) return `${places.length} workers of one core each`
-  const shares = places.map(({ core, share }) => `${(share * 100).toFixed(0)} % of core ${core}`)
-  return `workers have ${shares.join(', ')} (CPU quotas)`
+export function placesText(places: readonly Place[], decode?: Place): string {
+  const whole = [...places, ...(decode === undefined ? [] : [decode])].every(({ share }) => share >= 1)
+  if (whole) return `${places.length} workers${decode === undefined ? '' : ' and a decode node'} of one core each`
+  const text = ({ core, share }: Place): string => `${(share * 100).toFixed(0)} % of core ${core}`
+  const rest = decode === undefined ? '' : `, the decode node ${text(decode)}`
+  return `workers have ${places.map(text).join(', ')}${rest} (CPU quotas)`
+}
+
+/** Alike hosts, and one more for the decode node: it computes too, and must not take that from any of them. */
+export function placeCluster(workers: number, cores: readonly number[]): { workers: Place[]; decode: Place } {
+  const all = placeHosts(new Array<number>(workers + 1).fill(1), cores)
+  return { workers: all.slice(0, -1), decode: all.at(-1)! }
 }
 
 /** Round shares are easier to report: a core each, or else 80 % of it and downwards in steps of 2 %. */

@@ -9,7 +9,7 @@ export interface TimedEngine {
 }
 
 export function timedEngine(engine: Engine, now: () => number = () => performance.now() / 1000): TimedEngine {
-  const nothing = (): Record<Call, number> => ({ project: 0, attend: 0, mix: 0, logits: 0 })
+  const nothing = (): Record<Call, number> => ({ project: 0, attend: 0, mix: 0, step: 0, logits: 0 })
   let seconds = nothing()
   const proxy = new Proxy(engine, {
     get(target, name) {

@@ -1,7 +1,7 @@
 import { wholeNumber } from '../../../shared/cli/options.ts'
 import { asHeadraceError } from '../../../shared/errors.ts'
 import { bundledModel, fixture } from '../../support/paths.ts'
-import { type Ceiling, measureCeiling } from '../harness/ceiling.ts'
+import { bestProduct, type Ceiling, CeilingProbe, type Product } from '../harness/ceiling.ts'
 import { coresFrom } from '../harness/cores.ts'
 import { type Cell, cellText, engineReport, type Probe } from '../harness/engine-report.ts'
 import { listed, listedNumbers } from '../harness/lists.ts'
@@ -55,13 +55,23 @@ export const engineSuite = defineSuite({
     for (const threads of options.threads.map((count) => wholeNumber('threads', count, 1, 256))) {
       const cores = coresFrom(wholeNumber('first-core', first, 0, 1024), threads)
       for (const kind of weights) {
-        const ceiling = await measureCeiling(
+        const probe = await CeilingProbe.start(
           { shape: PRESETS[preset], kind: WEIGHT_PAIRS[kind].ceiling, threads, cores },
           context.signal,
         )
-        context.note(`${ceiling.kind} on ${threads}: the matrix product reaches ${ceiling.gflops.toFixed(0)} GFLOP/s`)
-        found.ceilings.push(ceiling)
-        await compare({ preset, weights: kind, threads, cores, lengths, rounds, patience, peer }, found, context)
+        try {
+          const ceiling = await probe.all()
+          context.note(`${ceiling.kind} on ${threads}: the matrix product reaches ${ceiling.gflops.toFixed(0)} GFLOP/s`)
+          found.ceilings.push(ceiling)
+          const limit = { probe, product: bestProduct(ceiling) }
+          await compare(
+            { preset, weights: kind, threads, cores, lengths, rounds, patience, peer, limit },
+            found,
+            context,
+          )
+        } finally {
+          await probe.stop()
+        }
       }
     }
     for (const kind of weights) if (kind !== 'f32') await judge(kind, prompts, found, context)
@@ -86,6 +96,13 @@ interface Comparison {
   readonly rounds: number
   readonly patience: number
   readonly peer: PeerPackage | undefined
+  readonly limit: Limit
+}
+
+/** What the machine itself gives. */
+interface Limit {
+  readonly probe: CeilingProbe
+  readonly product: Product
 }
 
 async function compare(of: Comparison, found: Found, { signal, note }: SuiteContext): Promise<void> {
@@ -106,9 +123,10 @@ async function compare(of: Comparison, found: Found, { signal, note }: SuiteCont
       if (peer !== undefined && (tokens <= LONGEST_PROBE || probes.length === 0))
         probes = await probesOf(peer, ids.slice(0, LONGEST_PROBE), note)
       const settings = probes.length === 0 ? DEFAULT_SETTINGS : bestOf(probes)
-      const cell: Cell = { ...of, tokens, settings, probes, ours: [], theirs: [] }
+      const { preset, weights, threads } = of
+      const cell: Cell = { preset, weights, threads, tokens, settings, probes, ours: [], theirs: [], limits: [] }
       for (let round = 0; round < of.rounds; round++)
-        await oneRound(cell, ids, { ours, peer, round, quiet: () => untilQuiet(of.patience, signal) })
+        await oneRound(cell, ids, { ours, peer, limit: of.limit, round, quiet: () => untilQuiet(of.patience, signal) })
       found.cells.push(cell)
       note(cellText(cell))
     }
@@ -121,11 +139,22 @@ async function compare(of: Comparison, found: Found, { signal, note }: SuiteCont
 async function oneRound(
   cell: Cell,
   tokens: readonly number[],
-  of: { ours: PinnedChild | undefined; peer: Peer | undefined; round: number; quiet: () => Promise<void> },
+  of: {
+    ours: PinnedChild | undefined
+    peer: Peer | undefined
+    limit: Limit
+    round: number
+    quiet: () => Promise<void>
+  },
 ): Promise<void> {
-  const { ours, peer, round, quiet } = of
+  const { ours, peer, limit, round, quiet } = of
   const runs = [
-    async () => ours && cell.ours.push(await ours.ask<Resident<OurPrefill>>('prefill', { tokens })),
+    async () => {
+      if (ours === undefined) return
+      const before = await limit.probe.gflops(limit.product)
+      cell.ours.push(await ours.ask<Resident<OurPrefill>>('prefill', { tokens }))
+      cell.limits.push((before + (await limit.probe.gflops(limit.product))) / 2)
+    },
     async () => peer && cell.theirs.push(await peer.prefill(tokens, cell.settings)),
   ]
   for (const run of rotated(runs, round)) {

@@ -5,7 +5,7 @@ import { tokensPrompt } from '../harness/ask.ts'
 import { placementText } from '../harness/cluster.ts'
 import { coresAllowed, withHosts } from '../harness/hosts.ts'
 import { linkText, parseLinkShape } from '../harness/link-shape.ts'
-import { placeHosts, placesText } from '../harness/places.ts'
+import { placeCluster, placesText } from '../harness/places.ts'
 import { columns, percent, type Report, spreadText } from '../harness/report.ts'
 import { median, spreadOf } from '../harness/statistics.ts'
 import { ofLabel, SOLO, splitOver, type Trial, tryInTurn } from '../harness/trials.ts'
@@ -31,12 +31,12 @@ export const handoffSuite = defineSuite({
     const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
     const warmup = wholeNumber('warmup', options.warmup, 0, 1000)
     const workers = wholeNumber('workers', options.workers, 2, 64)
-    const places = placeHosts(new Array<number>(workers).fill(1), coresAllowed())
+    const places = placeCluster(workers, coresAllowed())
     const candidates = [SOLO, splitOver('chain', workers), splitOver('ring', workers)]
     const found: Found[] = []
     for (const text of options.links.map(String)) {
       const link = text === 'loopback' ? undefined : parseLinkShape(text)
-      await withHosts({ model, weights, workers: places, link }, signal, async (cluster) => {
+      await withHosts({ model, weights, ...places, link }, signal, async (cluster) => {
         const rate = `${(((cluster.measured?.bytesPerSecond ?? 0) * 8) / 1e9).toFixed(2)} Gbit/s measured`
         const name = link === undefined ? text : `${linkText(link)} (${rate})`
         note(`${name}: ${placementText(cluster)}`)
@@ -45,7 +45,7 @@ export const handoffSuite = defineSuite({
         found.push(...candidates.map(({ label }) => summary(name, label, ofLabel(trials, label))))
       })
     }
-    return report(found, `${options.tokens} tokens; ${placesText(places)}.`)
+    return report(found, `${options.tokens} tokens; ${placesText(places.workers, places.decode)}.`)
   },
 })
 

@@ -7,7 +7,7 @@ import { computeBound, linkBound, longestCompute } from '../harness/bounds.ts'
 import { placementText } from '../harness/cluster.ts'
 import { coresAllowed, type HostsCluster, withHosts } from '../harness/hosts.ts'
 import { type LinkShape, linkText, parseLinkShape } from '../harness/link-shape.ts'
-import { type Place, placeHosts, placesText } from '../harness/places.ts'
+import { placeCluster, placesText } from '../harness/places.ts'
 import { accuracyOf, accuracyText, regretOf } from '../harness/predictions.ts'
 import { columns, type Report, type ReportPart, spreadText } from '../harness/report.ts'
 import { median, spreadOf } from '../harness/statistics.ts'
@@ -39,7 +39,7 @@ export const linksSuite = defineSuite({
     const rounds = wholeNumber('rounds', options.rounds, 1, 1000)
     const warmup = wholeNumber('warmup', options.warmup, 0, 1000)
     const workers = wholeNumber('workers', options.workers, 1, 64)
-    const places = placeHosts(new Array<number>(workers).fill(1), coresAllowed())
+    const places = placeCluster(workers, coresAllowed())
     const settings = options.links
       .map((text) => parseLinkShape(String(text)))
       .flatMap((link) => (options.wires ?? [undefined]).map((wire) => ({ link, wire })))
@@ -47,7 +47,7 @@ export const linksSuite = defineSuite({
     for (const { link, wire } of settings) {
       note(`${linkText(link)}${wire === undefined ? '' : `, ${wire}`}`)
       found.push(
-        await withHosts({ model, weights, wire, workers: places, link }, signal, async (cluster) => {
+        await withHosts({ model, weights, wire, ...places, link }, signal, async (cluster) => {
           const prompt = await tokensPrompt(cluster.url, options.tokens, cluster.signal)
           const candidates = [CHOSEN, ...everyCandidate(workers)]
           const trials = await tryInTurn(cluster, prompt, candidates, { rounds, warmup, note })
@@ -58,6 +58,8 @@ export const linksSuite = defineSuite({
     return report(found, places, options.tokens)
   },
 })
+
+type Places = ReturnType<typeof placeCluster>
 
 interface Found {
   readonly link: LinkShape
@@ -75,10 +77,10 @@ const factsOf = (cluster: HostsCluster) => ({
   ...cluster.measured!,
 })
 
-function report(found: readonly Found[], places: readonly Place[], tokens: number): Report {
+function report(found: readonly Found[], places: Places, tokens: number): Report {
   const parts: ReportPart[] = [
-    { line: `${tokens} tokens; ${placesText(places)}; hosts are ${found[0]!.network}.` },
-    ...found.flatMap((one) => [planTable(one, places.length), { line: verdict(one) }]),
+    { line: `${tokens} tokens; ${placesText(places.workers, places.decode)}; hosts are ${found[0]!.network}.` },
+    ...found.flatMap((one) => [planTable(one, places.workers.length), { line: verdict(one) }]),
     { line: accuracyText(found.flatMap(({ trials }) => trials.map(foretold))) },
   ]
   const data = found.map((one) => ({ ...one, ...accuracyOf(one.trials.map(foretold)), verdict: verdict(one) }))
@@ -92,14 +94,15 @@ function planTable({ link, wire, trials, bytesPerSecond, rttSeconds }: Found, wo
   return {
     title:
       `${linkText(link)}${wire === undefined ? '' : `, KV as ${wire}`} (${rate}): seconds to the first token, ` +
-      `median (least-most); all ${workers} workers' compute bound is ${computeBound(solo, new Array<number>(workers).fill(1)).toFixed(2)} s`,
+      `median (least-most); the compute bound of all ${workers} workers and the decode node is ` +
+      `${computeBound(solo, new Array<number>(workers + 1).fill(1)).toFixed(2)} s`,
     head: columns(
       'plan, was, TTFT, predicted, measured/predicted, longest compute, compute bound, link bound, wait, MB sent',
     ),
     rows: labels.map((label) => {
       const own = ofLabel(trials, label)
       const told = own.map(foretold)
-      const used = own.at(-1)!.asked.prefill.workers.length
+      const used = hostsOf(own.at(-1)!)
       const middle = (of: (trial: Trial) => number): string => median(own.map(of)).toFixed(2)
       return [
         label,
@@ -108,13 +111,19 @@ function planTable({ link, wire, trials, bytesPerSecond, rttSeconds }: Found, wo
         median(told.map(({ predictedSeconds }) => predictedSeconds)).toFixed(2),
         spreadText(spreadOf(told.map((one) => one.measuredSeconds / one.predictedSeconds))),
         middle(({ asked }) => longestCompute(asked)),
-        computeBound(solo, new Array<number>(Math.max(1, used)).fill(1)).toFixed(2),
+        computeBound(solo, new Array<number>(used).fill(1)).toFixed(2),
         middle(({ asked }) => linkBound(asked, bytesPerSecond)),
         middle(({ asked }) => Math.max(0, ...asked.prefill.workers.map(({ wait_seconds }) => wait_seconds ?? 0))),
         middle(({ asked }) => (asked.prefill.links ?? []).reduce((total, { bytes }) => total + bytes, 0) / 1e6),
       ]
     }),
   }
+}
+
+/** Those that computed; the decode node does, unless it is left nothing but the last token. */
+const hostsOf = ({ asked: { prefill, promptTokens } }: Trial): number => {
+  const taken = prefill.workers.reduce((sum, { tokens }) => sum + tokens, 0)
+  return prefill.workers.length + Number(taken < promptTokens - 1)
 }
 
 /** Rounds begin with different plans: the table begins with the planner's. */
