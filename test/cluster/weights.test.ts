@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync } from 'node:fs'
-import { readFile, rm } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, describe, it } from 'node:test'
 import { madeUpModel, serveModel } from '../support/model-server.ts'
@@ -16,7 +16,18 @@ function start(...args: string[]): Headrace {
   running.push(process)
   return process
 }
-after(() => Promise.all(running.map((process) => process.stop())))
+const stopAll = () => Promise.all(running.splice(0).map((process) => process.stop()))
+after(stopAll)
+
+/** An empty folder for the processes of one test, removed once they have ended: they write there to their last. */
+async function ownFolder() {
+  const folder = await temporaryFolder()
+  const remove = async (): Promise<void> => {
+    await stopAll()
+    await folder[Symbol.asyncDispose]()
+  }
+  return { path: folder.path, [Symbol.asyncDispose]: remove }
+}
 
 async function startCoordinator(cache: string, ...args: string[]): Promise<string> {
   const coordinator = start('coordinator', '--model', bundledModel, '--port', '0', '--cache', cache, ...args)
@@ -51,7 +62,7 @@ const ask = async (url: string) => {
 
 describe('weights travel to workers that have none', () => {
   it('from the coordinator; and the cluster answers', async () => {
-    await using folder = await temporaryFolder()
+    await using folder = await ownFolder()
     const url = await startCoordinator(join(folder.path, 'c'))
     worker(url, join(folder.path, 'a'), 'w')
     // Of the same machine and cache: the model is fetched once.
@@ -70,7 +81,7 @@ describe('weights travel to workers that have none', () => {
   })
 
   it('and go on from workers that have them: the coordinator need not give them twice', async () => {
-    await using folder = await temporaryFolder()
+    await using folder = await ownFolder()
     const url = await startCoordinator(join(folder.path, 'c'))
     worker(url, join(folder.path, 'a'), 'first')
     await untilReady(url, 1)
@@ -85,7 +96,7 @@ describe('weights travel to workers that have none', () => {
   })
 
   it('after `kill -9` in mid-download only what is missing', async () => {
-    await using folder = await temporaryFolder()
+    await using folder = await ownFolder()
     const model = madeUpModel({ 'config.json': 100, 'model.safetensors': 200_000 }, 10_000)
     await using broken = await serveModel(model, (request) => (request < 12 ? 'give' : 'hang'))
     const cache = join(folder.path, 'a')
@@ -102,7 +113,7 @@ describe('weights travel to workers that have none', () => {
   })
 
   it('not if they are not what the manifest says', async () => {
-    await using folder = await temporaryFolder()
+    await using folder = await ownFolder()
     await using liar = await serveModel(madeUpModel({ 'config.json': 100, 'model.safetensors': 999 }, 100), (n) =>
       n === 5 ? 'lie' : 'give',
     )
@@ -113,7 +124,7 @@ describe('weights travel to workers that have none', () => {
   })
 
   it('and a worker that is told to stop while it fetches stops', async () => {
-    await using folder = await temporaryFolder()
+    await using folder = await ownFolder()
     await using slow = await serveModel(madeUpModel({ 'model.safetensors': 999 }, 100), () => 'hang')
     const stopped = worker(slow.url, join(folder.path, 'a'), 'w')
     await slow.hung(4)
@@ -123,7 +134,7 @@ describe('weights travel to workers that have none', () => {
 
 describe('workers of another precision', () => {
   it('are refused unless the user allows it; then answers say who computed in what', async () => {
-    await using folder = await temporaryFolder()
+    await using folder = await ownFolder()
     const cache = join(folder.path, 'c')
     const strict = await startCoordinator(cache)
     const own = ['--model', bundledModel]
@@ -145,11 +156,10 @@ describe('workers of another precision', () => {
   })
 
   it('are refused by a coordinator that insists on one, whoever comes first', async () => {
-    await using folder = await temporaryFolder()
+    await using folder = await ownFolder()
     const cache = join(folder.path, 'c')
     const url = await startCoordinator(cache, '--precision', 'f32')
     const refused = worker(url, cache, 'w', '--weights', 'int8', '--model', bundledModel)
     assert.deepEqual(await refused.exited(), { code: 1, signal: null })
-    await rm(cache, { recursive: true, force: true })
   })
 })
