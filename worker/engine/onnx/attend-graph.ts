@@ -15,7 +15,7 @@ export function attendGraph(shape: ModelShape, g: GraphBuilder, { shifted, maske
     if (shifted) foldShifted(g, io)
     else foldUnshifted(g, io)
   }
-  return g.build(`attend${shifted ? '_shifted' : ''}${masked ? '_masked' : ''}`)
+  return g.buildWithNothing(`attend${shifted ? '_shifted' : ''}${masked ? '_masked' : ''}`)
 }
 
 /**
@@ -48,7 +48,7 @@ export function triangleGraph(shape: ModelShape, g: GraphBuilder): Uint8Array {
       g.output(`${name}${head}_out`, g.op('Add', [old, all]), [group, 'S', width])
     }
   }
-  return g.build('attend_triangle')
+  return g.buildWithNothing('attend_triangle')
 }
 
 /** More of them save less and less, and each is a call of every kernel. */

@@ -24,6 +24,9 @@ const OPSET = 21
 /** Domain of ONNX Runtime's own operators. */
 const MICROSOFT = 'com.microsoft'
 
+/** An output that is no tensor but an empty sequence, and the first of its graph (`SessionSet.run` says what for). */
+export const NOTHING = 'nothing'
+
 /** Buffers with their dimensions. */
 type Bound = Readonly<Record<string, readonly [data: ArrayBufferView, dims: readonly number[]]>>
 
@@ -120,6 +123,13 @@ export class GraphBuilder {
     this.#outputs.push(messageField(12, valueInfo(name, dims, element)))
   }
 
+  /** For graphs of large outputs that a `SessionSet` runs: see there. */
+  buildWithNothing(name: string): Uint8Array {
+    this.#outputNames.set(this.op('SequenceEmpty', []), NOTHING)
+    this.#outputs.unshift(messageField(12, sequenceInfo(NOTHING)))
+    return this.build(name)
+  }
+
   build(name: string): Uint8Array {
     const graph = [...this.#encodedNodes(), textField(2, name), ...this.#constants, ...this.#inputs, ...this.#outputs]
     return join([
@@ -176,6 +186,12 @@ function attribute(name: string, value: Attribute): Field[] {
   if ('graph' in value) return [textField(1, name), messageField(6, value.graph()), intField(20, 5)]
   if ('float' in value) return [textField(1, name), floatField(2, value.float), intField(20, 1)]
   return [textField(1, name), ...value.ints.map((n) => intField(8, n)), intField(20, 7)]
+}
+
+/** Of float32 tensors. */
+function sequenceInfo(name: string): Field[] {
+  const tensor = messageField(1, [intField(1, ELEMENTS.float32)])
+  return [textField(1, name), messageField(2, [messageField(4, [messageField(1, [tensor])])])]
 }
 
 function valueInfo(name: string, dims: readonly Dim[], element: Element): Field[] {

@@ -39,5 +39,5 @@ function logitsGraph(shape: ModelShape, { multiplicand }: Linear, g: GraphBuilde
   const x = g.input('x', [1, 1, hidden])
   const times = multiplicand(g, normed(g, x, 'final', hidden, shape), hidden, true)
   g.output('logits', capped(g, scaled(g, times('head_weight', headRows), logitScale), logitCap), [1, 1, headRows])
-  return g.build('logits')
+  return g.buildWithNothing('logits')
 }

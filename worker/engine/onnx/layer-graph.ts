@@ -51,7 +51,7 @@ export function layerGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): 
     (otherwise) => [nothing(otherwise, hidden)],
   )
   g.output('y', y!, [1, 'S', hidden])
-  return g.build('layer')
+  return g.buildWithNothing('layer')
 }
 
 const joined = (g: GraphBuilder, { k, v }: Projected): Value => g.op('Concat', [k, v], { axis: -1 })

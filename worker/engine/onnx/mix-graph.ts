@@ -12,7 +12,7 @@ export function mixGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): Ui
   const { hidden } = shape
   const attention = normalised(shape, g)
   g.output('y', mixed(shape, linear, g, { attention, x: g.input('x', [1, 'S', hidden]) }), [1, 'S', hidden])
-  return g.build('mix')
+  return g.buildWithNothing('mix')
 }
 
 /** What a layer's second half goes on with. */
@@ -47,7 +47,7 @@ export function joinGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): U
   g.output('residual', residual, [1, 'S', hidden])
   g.output('input', input, [1, 'S', hidden])
   g.output('ratings', matmulTransposed(g, input, router), [1, 'S', experts!.count])
-  return g.build('join')
+  return g.buildWithNothing('join')
 }
 
 /** One expert of the rows it is given. */
@@ -55,7 +55,7 @@ export function expertGraph(shape: ModelShape, linear: Linear, g: GraphBuilder):
   const { hidden, experts } = shape
   const x = g.input('x', [1, 'S', hidden])
   g.output('y', gatedMlp(shape, linear, g, x, experts!.ffn, false), [1, 'S', hidden])
-  return g.build('expert')
+  return g.buildWithNothing('expert')
 }
 
 function joinAttention(

@@ -6,7 +6,7 @@ import { biased, normed } from './parts.ts'
 /** Norm, the three projections, q/k norms, rotation of q and k; K and V leave per head, straight into the cache. */
 export function projectGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): Uint8Array {
   outputProjected(shape, g, projected(shape, linear, g, g.input('x', [1, 'S', shape.hidden])))
-  return g.build('project')
+  return g.buildWithNothing('project')
 }
 
 /** Each [1, S, heads * headDim], of their own heads. */

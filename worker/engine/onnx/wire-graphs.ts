@@ -19,7 +19,7 @@ function castGraph({ kvHeads, headDim }: ModelShape, g: GraphBuilder, from: Elem
     const x = g.input(`x${i}`, ['T', headDim], from)
     g.output(`y${i}`, g.op('Cast', [x], { to: { type: to } }), ['T', headDim], to)
   }
-  return g.build(`${from}_to_${to}`)
+  return g.buildWithNothing(`${from}_to_${to}`)
 }
 
 /** `sum` is not finite if any value is not: a maximum would pass over what is not a number. */
@@ -38,7 +38,7 @@ function quantiseGraph({ kvHeads, headDim }: ModelShape, g: GraphBuilder): Uint8
     g.output(`q${i}`, q, ['T', headDim], 'int8')
     g.output(`sum${i}`, sum(g, x), [])
   }
-  return g.build('quantise')
+  return g.buildWithNothing('quantise')
 }
 
 function dequantiseGraph({ kvHeads, headDim }: ModelShape, g: GraphBuilder): Uint8Array {
@@ -47,7 +47,7 @@ function dequantiseGraph({ kvHeads, headDim }: ModelShape, g: GraphBuilder): Uin
     const scale = g.input(`scale${i}`, ['T'])
     g.output(`x${i}`, g.op('DequantizeLinear', [q, scale], { axis: 0 }), ['T', headDim])
   }
-  return g.build('dequantise')
+  return g.buildWithNothing('dequantise')
 }
 
 const sum = (g: GraphBuilder, x: Value): Value => g.op('ReduceSum', [x], { keepdims: 0 })
