@@ -45,7 +45,8 @@ export type KeepStored<M> = Readonly<Partial<Record<GgmlType, (bytes: Bytes, out
 
 /** How an engine wants to keep what is read: each matrix, each layer of them, and the tables. */
 export interface Keeping<M, L = LayerWeights<M>, H = M> {
-  keep(matrix: { values_out_in: Floats; out: number; in: number }): M
+  /** `fine`: what it is multiplied by should not be rounded, if other such things may be. */
+  keep(matrix: { values_out_in: Floats; out: number; in: number; fine: boolean }): M
   /** Matrices that are stored in blocks of these types are taken as they are, with no float32 in between. */
   readonly keepStored?: KeepStored<M> | undefined
   keepLayer(layer: LayerWeights<M>): L | Promise<L>
@@ -108,14 +109,14 @@ class ModelReader<M, L, H> {
     const names = namesOf(this.#shape, layer)
     const [qRows, kvRows] = [heads * headDim, kvHeads * headDim]
     const [q, k, v] = await this.#stacked(names.qkv, [qRows, kvRows, kvRows], hidden)
-    return { q: q!, k: k!, v: v!, o: await this.#matrix(names.o, hidden, qRows) }
+    return { q: q!, k: k!, v: v!, o: await this.#matrix(names.o, hidden, qRows, true) }
   }
 
   async #mlp(layer: number): Promise<Mlp<M>> {
     const { hidden, ffn } = this.#shape
     const names = namesOf(this.#shape, layer)
     const [gate, up] = await this.#stacked(names.gateUp, [ffn, ffn], hidden)
-    return { gate: gate!, up: up!, down: await this.#matrix(names.down, hidden, ffn) }
+    return { gate: gate!, up: up!, down: await this.#matrix(names.down, hidden, ffn, true) }
   }
 
   async #experts(layer: number): Promise<Experts<M>> {
@@ -128,7 +129,7 @@ class ModelReader<M, L, H> {
       mlps.push({
         gate: await this.#matrix(names.expert(expert, 'gate'), ffn, hidden),
         up: await this.#matrix(names.expert(expert, 'up'), ffn, hidden),
-        down: await this.#matrix(names.expert(expert, 'down'), hidden, ffn),
+        down: await this.#matrix(names.expert(expert, 'down'), hidden, ffn, true),
       })
     return { router_experts_dim, mlps }
   }
@@ -152,13 +153,13 @@ class ModelReader<M, L, H> {
     return matrices
   }
 
-  async #matrix(name: string, out: number, width: number): Promise<M> {
-    const [matrix] = await this.#cut(name, [out], width)
+  async #matrix(name: string, out: number, width: number, fine = false): Promise<M> {
+    const [matrix] = await this.#cut(name, [out], width, fine)
     return matrix!
   }
 
   /** The rows of one tensor, cut into matrices of so many. */
-  async #cut(name: string, rows: readonly number[], width: number): Promise<M[]> {
+  async #cut(name: string, rows: readonly number[], width: number, fine = false): Promise<M[]> {
     const weight = `${name}.weight`
     const dims = [rows.reduce((sum, count) => sum + count, 0), width] as const
     const { type, bytes } = this.#reader.stored(weight, dims)
@@ -166,7 +167,7 @@ class ModelReader<M, L, H> {
     if (keepStored === undefined) {
       const values = await this.#values(weight, dims)
       return pieces(values, rows).map((values_out_in, i) =>
-        this.#keeping.keep({ values_out_in, out: rows[i]!, in: width }),
+        this.#keeping.keep({ values_out_in, out: rows[i]!, in: width, fine }),
       )
     }
     const stored = new Uint8Array(bytes)

@@ -10,7 +10,7 @@ export const CREDIT_LAYERS = 3
 
 /**
  * The weights as they are kept. A worker that only prefills needs no head. A decode node has one, beside the embedding rows
- * as they were in the file (two bytes), and with int8 it has the layers in blocks too.
+ * as they were in the file (two bytes), and with int8 it has all but those rows packed for single tokens too.
  */
 export function storedWeightBytes(shape: ModelShape, weights: Weights, decodes = false): number {
   const table = shape.vocab * shape.hidden
@@ -21,7 +21,7 @@ export function storedWeightBytes(shape: ModelShape, weights: Weights, decodes =
     case 'bf16':
       return 2 * (layers + table) + (decodes && !shape.tiedHead ? 2 * table : 0)
     case 'int8':
-      return layers + 2 * table + (decodes ? BLOCKED_BYTE * (layers + table) : 0)
+      return layers + 2 * table + (decodes ? layers + table : 0)
     case 'int4':
       return NIBBLE_BYTES * layers + table + (decodes ? BLOCKED_BYTE * table : 0)
   }

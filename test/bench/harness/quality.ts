@@ -55,11 +55,12 @@ interface Question {
 /**
  * Asks prompts of the model in `folder` with float32 weights and with each other kind. All are led along the reference
  * answer, so that every position is the same question; an answer is exact if its next token is the likeliest everywhere,
- * which is what decoding freely would find too.
+ * which is what decoding freely would find too. Each engine is that of a decode node, which multiplies single tokens in a
+ * way of its own.
  */
 export async function compareQuality(of: QualityQuestion, signal: AbortSignal): Promise<Quality[]> {
   const questions = await readQuestions(of)
-  const reference = await createEngine('onnx', of.folder, { threads: 1, weights: 'f32' })
+  const reference = await createEngine('onnx', of.folder, { threads: 1, weights: 'f32', decodes: true })
   try {
     const expected = []
     for (const { prompt, answer } of questions) expected.push(await logitsAlong(reference, prompt, answer, signal))
@@ -87,7 +88,7 @@ async function judge(
   { folder, scored = 0 }: QualityQuestion,
   signal: AbortSignal,
 ): Promise<Quality> {
-  const engine = await createEngine('onnx', folder, { threads: 1, weights })
+  const engine = await createEngine('onnx', folder, { threads: 1, weights, decodes: true })
   try {
     const errors: number[] = []
     const divergences: number[] = []

@@ -9,7 +9,8 @@ import { quantiseInt4 } from '../../../worker/engine/onnx/linear/int4.ts'
 import { int4BlocksLinear, int4WidenedLinear } from '../../../worker/engine/onnx/linear/int4-formats.ts'
 import { int8Linear } from '../../../worker/engine/onnx/linear/int8.ts'
 import { int8BlocksLinear } from '../../../worker/engine/onnx/linear/int8-blocks.ts'
-import type { LinearFormat } from '../../../worker/engine/onnx/linear/linear.ts'
+import { int8RowLinear } from '../../../worker/engine/onnx/linear/int8-row.ts'
+import type { FormatInUse, LinearFormat } from '../../../worker/engine/onnx/linear/linear.ts'
 import { largestExactWeight } from '../../../worker/engine/onnx/linear/self-test.ts'
 import { fromQ4_0, fromQ8_0, Q4_0_BYTES, Q8_0_BYTES } from '../../../worker/engine/onnx/linear/stored-blocks.ts'
 import { runOnce, type Slots } from '../../../worker/engine/onnx/session-set.ts'
@@ -33,7 +34,7 @@ async function product<M>(format: LinearFormat<M>, x: Float32Array<ArrayBuffer>,
 }
 
 async function productBy<M>(
-  format: LinearFormat<M>,
+  format: FormatInUse<M>,
   matrix: M,
   x: Float32Array<ArrayBuffer>,
   fine: boolean,
@@ -127,7 +128,34 @@ describe('linear layers', () => {
     assert.ok(y.every((value) => value === 0))
   })
 
-  test('in 8 bits take a row of zeros', async () => {
+  const rowFormat = int8RowLinear(int8Linear(127))
+  const forARow = async (x: Float32Array<ArrayBuffer>, fine: boolean) => {
+    const dense = { values_out_in: w_out_in.slice(), out: OUT, in: IN, fine }
+    return productBy(rowFormat, rowFormat.keep(dense, int8Linear(127).keep(dense)), x, fine, true)
+  }
+
+  for (const [fine, most] of [
+    [false, 0.012],
+    [true, 0.009],
+  ] as const)
+    test(`in 8 bits for a row are off by a step in each number, ${fine ? 'of its block' : 'of the row'}`, async () => {
+      const error = relativeError(await forARow(x_seq_in.slice(0, IN), fine), exact(x_seq_in).subarray(0, OUT))
+      assert.ok(error > 1e-4 && error < most, String(error))
+    })
+
+  test('in 8 bits have for a row of the head the error of the weights alone', async () => {
+    const spiked = x_seq_in.slice()
+    spiked[3] = 60
+    const head = { ...rowFormat, multiplicand: rowFormat.head!, keep: int8Linear(127).keep }
+    const error = relativeError(await product(head, spiked.slice(0, IN), true, true), exact(spiked).subarray(0, OUT))
+    assert.ok(error > 1e-4 && error < 0.008, String(error))
+  })
+
+  test('in 8 bits take a row of zeros, alone or among others', async () => {
+    const nothing = new Float32Array(IN)
+    for (const fine of [false, true]) assert.ok((await forARow(nothing, fine)).every((value) => value === 0))
+    const head = { ...rowFormat, multiplicand: rowFormat.head!, keep: int8Linear(127).keep }
+    assert.ok((await product(head, nothing, true, true)).every((value) => value === 0))
     const zeros = x_seq_in.slice().fill(0, IN, 2 * IN)
     const y = await product(int8Linear(127), zeros, true)
     assert.ok(y.subarray(OUT, 2 * OUT).every((value) => value === 0))

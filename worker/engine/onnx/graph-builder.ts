@@ -74,12 +74,12 @@ export class GraphBuilder {
 
   /** A float32 scalar. */
   float(value: number): Value {
-    return this.#constant('float32', [], new Uint8Array(Float32Array.of(value).buffer))
+    return this.floats([], value)
   }
 
-  /** A float32 tensor without elements. */
-  empty(dims: readonly number[]): Value {
-    return this.#constant('float32', dims, new Uint8Array(0))
+  /** A float32 tensor. */
+  floats(dims: readonly number[], ...values: number[]): Value {
+    return this.#constant('float32', dims, new Uint8Array(Float32Array.from(values).buffer))
   }
 
   /** A uint8 scalar. */

@@ -57,7 +57,7 @@ export function layerGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): 
 const joined = (g: GraphBuilder, { k, v }: Projected): Value => g.op('Concat', [k, v], { axis: -1 })
 
 /** What stands for a value that nobody asks for, [1, 0, width]. */
-const nothing = (g: GraphBuilder, width: number): Value => g.op('Identity', [g.empty([1, 0, width])])
+const nothing = (g: GraphBuilder, width: number): Value => g.op('Identity', [g.floats([1, 0, width])])
 
 /** For `layerGraph`: what chooses each part, and empty tensors for what the others read. */
 export function partSlots({

@@ -5,7 +5,7 @@ import { bf16Linear } from './linear/bf16.ts'
 import { f32Linear } from './linear/f32.ts'
 import { int4BlocksLinear, int4WidenedLinear } from './linear/int4-formats.ts'
 import { int8Linear } from './linear/int8.ts'
-import { int8BlocksLinear } from './linear/int8-blocks.ts'
+import { int8RowLinear } from './linear/int8-row.ts'
 import { largestExactWeight } from './linear/self-test.ts'
 import { OnnxEngine } from './onnx-engine.ts'
 import { packedSessionCount } from './packed-sessions.ts'
@@ -31,9 +31,9 @@ async function weightsOf(folder: string, shape: ModelShape, options: EngineOptio
       const largest = await largestExactWeight()
       const many = int8Linear(largest)
       if (!decodes) return streamedWeights(folder, shape, many, options)
-      // what clips there may clip in the other kernel too, which has no self-test
+      // what clips there may clip in the kernel for blocks too, which has no self-test
       if (largest < 127) return packedWeights(folder, shape, many, { threads, arena: true })
-      return packedAndStreamedWeights(folder, shape, { one: int8BlocksLinear, many }, threads)
+      return packedAndStreamedWeights(folder, shape, { one: int8RowLinear(many), many }, threads)
     }
     case 'int4':
       // packed alone, though many tokens are slower so: kept in both ways, they would take as much as 8 bits

@@ -17,7 +17,7 @@ export function mixGraph(shape: ModelShape, linear: Linear, g: GraphBuilder): Ui
 
 /** What a layer's second half goes on with. */
 interface Gathered {
-  /** Normalised, [heads, S, headDim]. */
+  /** Normalised, [1, S, heads * headDim]. */
   readonly attention: Value
   /** The residual stream, [1, S, hidden]. */
   readonly x: Value
@@ -32,10 +32,11 @@ export function mixed(shape: ModelShape, linear: Linear, g: GraphBuilder, gather
   return g.op('Add', [residual, scaled(g, out, residualScale)])
 }
 
-/** What attention has gathered, by its sums of weights, [heads, S, headDim]. */
+/** What attention has gathered, by its sums of weights, [1, S, heads * headDim]. */
 export function normalised({ heads, headDim }: ModelShape, g: GraphBuilder): Value {
   const [o, l] = [g.input('o', [heads, 'S', headDim]), g.input('l', [heads, 'S', 1])]
-  return g.op('Div', [o, g.op('Add', [l, g.float(SMALLEST_SUM)])])
+  const of = g.op('Div', [o, g.op('Add', [l, g.float(SMALLEST_SUM)])])
+  return g.op('Reshape', [g.op('Transpose', [of], { perm: { ints: [1, 0, 2] } }), g.ints(1, -1, heads * headDim)])
 }
 
 /** The same up to the experts: the residual stream, what experts read of it, and how the router rates them. */
@@ -65,9 +66,7 @@ function joinAttention(
   { attention, x }: Gathered,
 ): { residual: Value; input: Value } {
   const { hidden, heads, headDim, norms, biases, residualScale } = shape
-  const attention_seq_heads_hdim = g.op('Transpose', [attention], { perm: { ints: [1, 0, 2] } })
-  const rows = g.op('Reshape', [attention_seq_heads_hdim, g.ints(1, -1, heads * headDim)])
-  const product = multiplicand(g, rows, heads * headDim, true)('o_weight', hidden)
+  const product = multiplicand(g, attention, heads * headDim, true)('o_weight', hidden)
   const projected = biased(g, product, biases.o, 'o', hidden)
   const out = norms === 'pre' ? projected : normed(g, projected, 'attention_out', hidden, shape)
   const added = scaled(g, out, residualScale)

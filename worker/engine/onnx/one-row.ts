@@ -11,8 +11,9 @@ import type { Projected } from './project-graph.ts'
  * stands between the products is done for all heads at once.
  */
 export function attendOneGraph(shape: ModelShape, g: GraphBuilder): Uint8Array {
-  const { heads, headDim } = shape
-  const scores = capped(g, scoresOf(shape, g, scaledRow(shape, g, g.input('q', [heads, headDim, 1]))), shape.scoreCap)
+  const { heads, headDim, scoreScale, scoreCap } = shape
+  const q = g.op('Mul', [g.input('q', [heads, headDim, 1]), g.float(scoreScale)])
+  const scores = capped(g, g.op('Reshape', [productsWithKeys(shape, g, q), g.ints(heads, 1, -1)]), scoreCap)
   const keys = g.ints(-1)
   const m = g.op('ReduceMax', [scores, keys], { keepdims: 1 })
   const weights = g.op('Exp', [g.op('Sub', [scores, m])])
@@ -23,45 +24,45 @@ export function attendOneGraph(shape: ModelShape, g: GraphBuilder): Uint8Array {
 }
 
 /**
- * Attention of a new token to the keys before it and to itself, normalised, [heads, 1, headDim]: in decoding the whole
- * softmax is of one call. Its own key and value are taken as they are made, not from the cache.
+ * Attention of a new token to the keys before it and to itself, normalised, [1, 1, heads * headDim]: in decoding the whole
+ * softmax is of one call. Its own key and value are taken as they are made, not from the cache. Beside the products each
+ * node takes about as long as the next, a microsecond or two, however little it computes: the fewer the better.
  */
 export function attendStep(shape: ModelShape, g: GraphBuilder, own: Projected): Value {
-  const { heads, kvHeads, headDim, scoreCap } = shape
-  const ofHeads = (value: Value): Value => g.op('Reshape', [value, g.ints(heads, 1, -1)])
-  const ofKvHeads = (value: Value): Value => g.op('Reshape', [value, g.ints(kvHeads, -1, headDim)])
-  const q_heads_hdim_1 = scaledRow(shape, g, g.op('Reshape', [own.q, g.ints(heads, headDim, 1)]))
+  const { heads, kvHeads, headDim, scoreScale, scoreCap } = shape
+  const group = heads / kvHeads
+  const ofKvHeads = (value: Value): Value => g.op('Reshape', [value, g.ints(kvHeads, 1, 1, headDim)])
+  const q = g.op('Mul', [g.op('Reshape', [own.q, g.ints(kvHeads, group, headDim, 1)]), g.float(scoreScale)])
 
-  const products = g.op('Mul', [ofKvHeads(q_heads_hdim_1), ofKvHeads(own.k)])
-  const ownScore = ofHeads(g.op('ReduceSum', [products, g.ints(-1)], { keepdims: 0 }))
-  const scores = g.op('Concat', [scoresOf(shape, g, q_heads_hdim_1), ownScore], { axis: 2 })
+  const before = g.op('Reshape', [productsWithKeys(shape, g, q), g.ints(kvHeads, group, 1, -1)])
+  const scores = g.op('Concat', [before, g.op('MatMul', [ofKvHeads(own.k), q])], { axis: 3 })
   const weights = g.op('Softmax', [capped(g, scores, scoreCap)], { axis: -1 })
-  const keys = g.ints(2)
-  const before = g.op('Slice', [weights, g.ints(0), g.ints(-1), keys])
-  const ownWeight = g.op('Slice', [weights, g.ints(-1), g.ints(Number.MAX_SAFE_INTEGER), keys])
-  const ownWeight_kvheads = g.op('Reshape', [ownWeight, g.ints(kvHeads, heads / kvHeads, 1)])
-  const ownValue = ofHeads(g.op('Mul', [ownWeight_kvheads, ofKvHeads(own.v)]))
-  return g.op('Add', [sumOfValues(shape, g, before), ownValue])
+  const [first, last, end, keys] = [g.ints(0), g.ints(-1), g.ints(Number.MAX_SAFE_INTEGER), g.ints(3)]
+  const sums = sumOfValues(shape, g, g.op('Slice', [weights, first, last, keys]))
+  const ownValue = g.op('Mul', [g.op('Slice', [weights, last, end, keys]), ofKvHeads(own.v)])
+  return g.op('Reshape', [g.op('Add', [sums, ownValue]), g.ints(1, 1, heads * headDim)])
 }
 
-const scaledRow = ({ scoreScale }: ModelShape, g: GraphBuilder, q_heads_hdim_1: Value): Value =>
-  g.op('Mul', [q_heads_hdim_1, g.float(scoreScale)])
+/** Of a scaled query, [.., headDim, 1], with the keys `k0` and so on: [.., T, 1], which is slow to reduce as it is. */
+const productsWithKeys = (shape: ModelShape, g: GraphBuilder, q: Value): Value =>
+  perKvHead(shape, g, q, (rows, h) => g.op('MatMul', [g.input(`k${h}`, [1, 'T', shape.headDim]), rows]))
 
-/** Products of a scaled query with the keys `k0` and so on, [heads, 1, T]. */
-function scoresOf({ heads, kvHeads, headDim }: ModelShape, g: GraphBuilder, q_heads_hdim_1: Value): Value {
-  const q = g.ops(kvHeads, 'Split', [q_heads_hdim_1], { axis: 0, num_outputs: kvHeads })
-  const products = q.map((group, h) => g.op('MatMul', [g.input(`k${h}`, [1, 'T', headDim]), group]))
-  return g.op('Reshape', [g.op('Concat', products, { axis: 0 }), g.ints(heads, 1, -1)]) // reduced far faster than [.., T, 1]
-}
-
-/** The values `v0` and so on by their weights, [heads, 1, headDim]. */
-function sumOfValues({ kvHeads, headDim }: ModelShape, g: GraphBuilder, weights_heads_1_keys: Value): Value {
-  const weights = g.ops(kvHeads, 'Split', [weights_heads_1_keys], { axis: 0, num_outputs: kvHeads })
-  const sums = weights.map((group, h) => {
-    const v = g.input(`v${h}`, [1, 'T', headDim])
-    return g.op('MatMul', [g.op('Mul', [group, oneAfterReading(g, v)]), v])
+/** The values `v0` and so on by their weights, [.., 1, T]: [.., 1, headDim]. */
+const sumOfValues = (shape: ModelShape, g: GraphBuilder, weights: Value): Value =>
+  perKvHead(shape, g, weights, (rows, h) => {
+    const v = g.input(`v${h}`, [1, 'T', shape.headDim])
+    return g.op('MatMul', [g.op('Mul', [rows, oneAfterReading(g, v)]), v])
   })
-  return g.op('Concat', sums, { axis: 0 })
+
+/** The same with each KV head's rows of `value`, which follow each other in its first dimension. */
+function perKvHead(
+  { kvHeads }: ModelShape,
+  g: GraphBuilder,
+  value: Value,
+  of: (rows: Value, h: number) => Value,
+): Value {
+  const rows = g.ops(kvHeads, 'Split', [value], { axis: 0, num_outputs: kvHeads })
+  return g.op('Concat', rows.map(of), { axis: 0 })
 }
 
 /**

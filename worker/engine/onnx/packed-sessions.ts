@@ -4,7 +4,7 @@ import type { Floats } from '../host-tensors.ts'
 import { GraphBuilder } from './graph-builder.ts'
 import { GRAPHS, type WeightedKind } from './graphs.ts'
 import { type LayerPart, layerGraph, partSlots, stepGraph } from './layer-graph.ts'
-import type { LinearFormat } from './linear/linear.ts'
+import type { FormatInUse } from './linear/linear.ts'
 import { SessionSet, type Slots } from './session-set.ts'
 import { headSlots, layerSlots } from './weight-slots.ts'
 
@@ -29,13 +29,13 @@ interface Packing {
 /** A session to each layer and to each piece of the head, in which its weights are packed for the kernels. */
 export class PackedSessions<M extends { readonly out: number }> {
   readonly #shape: ModelShape
-  readonly #linear: LinearFormat<M>
+  readonly #linear: FormatInUse<M>
   readonly #parts: boolean
   readonly #sessions: SessionSet
   readonly #partSlots: Readonly<Record<LayerPart, Slots>>
   #layers = 0
 
-  constructor(shape: ModelShape, linear: LinearFormat<M>, { threads, arena, parts }: Packing) {
+  constructor(shape: ModelShape, linear: FormatInUse<M>, { threads, arena, parts }: Packing) {
     this.#shape = shape
     this.#linear = linear
     this.#parts = parts
@@ -91,6 +91,6 @@ const isPart = (kind: WeightedKind | LayerPart): kind is LayerPart =>
 const sessionName = (kind: string, { at, expert = -1 }: Place): string => `${kind} ${at} ${expert}`
 
 /** How the graphs of this kind multiply. */
-export const linearOf = <M>({ multiplicand, head }: LinearFormat<M>, kind: WeightedKind) => ({
+export const linearOf = <M>({ multiplicand, head }: FormatInUse<M>, kind: WeightedKind) => ({
   multiplicand: kind === 'logits' ? (head ?? multiplicand) : multiplicand,
 })

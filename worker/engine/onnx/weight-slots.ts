@@ -1,6 +1,6 @@
 import type { LayerWeights } from '../../model/weights.ts'
 import type { Floats } from '../host-tensors.ts'
-import type { LinearFormat } from './linear/linear.ts'
+import type { FormatInUse } from './linear/linear.ts'
 import type { Slot, Slots } from './session-set.ts'
 
 /** The vectors that a graph reads, where the model has them. */
@@ -17,7 +17,7 @@ const VECTORS = {
 
 /** The weights that a graph of this kind reads. */
 export function layerSlots<M>(
-  linear: LinearFormat<M>,
+  linear: FormatInUse<M>,
   kind: keyof typeof VECTORS,
   { vectors, attention, mlp, experts }: LayerWeights<M>,
   expert = 0,
@@ -43,7 +43,7 @@ export function layerSlots<M>(
   return slots
 }
 
-export const headSlots = <M>(linear: LinearFormat<M>, gain: Floats, piece: M): Slots => ({
+export const headSlots = <M>(linear: FormatInUse<M>, gain: Floats, piece: M): Slots => ({
   final_norm: [gain, [gain.length]],
   ...linear.slots('head_weight', piece),
 })

@@ -3,7 +3,7 @@ import { halvedIfExact, type Rows } from '../../model/rows.ts'
 import { type LayerWeights, loadWeights, type Mlp } from '../../model/weights.ts'
 import { GraphBuilder } from './graph-builder.ts'
 import { GRAPHS, type WeightedKind } from './graphs.ts'
-import type { LinearFormat } from './linear/linear.ts'
+import type { LinearFormat, RowFormat } from './linear/linear.ts'
 import { linearOf, PackedSessions, type Place } from './packed-sessions.ts'
 import { SessionSet, type Slots } from './session-set.ts'
 import { headSlots, layerSlots } from './weight-slots.ts'
@@ -107,14 +107,17 @@ const halvedRows =
 export async function packedAndStreamedWeights<P extends Sized, M extends Sized>(
   folder: string,
   shape: ModelShape,
-  { one, many }: { one: LinearFormat<P>; many: LinearFormat<M> },
+  { one, many }: { one: RowFormat<P, M>; many: LinearFormat<M> },
   threads: number,
 ): Promise<WeightedGraphs> {
   const packed = new PackedSessions(shape, one, { threads, arena: false, parts: false })
   const streamed = new SessionSet(threads)
   for (const kind of kindsOf(shape)) await streamed.add(kind, GRAPHS[kind](shape, many, new GraphBuilder(), 'V'))
   const { embedding_vocab_dim, layers, head, finalNorm_dim } = await loadWeights(folder, shape, {
-    keep: (matrix) => ({ one: one.keep(matrix), many: many.keep(matrix) }),
+    keep: (matrix) => {
+      const kept = many.keep(matrix)
+      return { one: one.keep(matrix, kept), many: kept }
+    },
     keepLayer: async (layer) => {
       await packed.addLayer(eachMatrix(layer, (matrix) => matrix.one))
       return eachMatrix(layer, (matrix) => matrix.many)

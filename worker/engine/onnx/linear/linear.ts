@@ -9,6 +9,8 @@ export interface Dense {
   readonly values_out_in: Floats
   readonly out: number
   readonly in: number
+  /** It is multiplied by what `multiplicand` prepares as `fine`. */
+  readonly fine?: boolean
 }
 
 /**
@@ -32,6 +34,15 @@ export interface LinearFormat<M> {
   readonly head?: PrepareX
   /** What a call reads for the weight of that name. Valid until the next call with the same name. */
   slots(name: string, matrix: M): Slots
+}
+
+/** What is needed of a format once the matrices are kept. */
+export type FormatInUse<M> = Omit<LinearFormat<M>, 'keep' | 'keepStored'>
+
+/** A format of single rows for matrices that another one keeps for many, which it may share. */
+export interface RowFormat<P, M> extends FormatInUse<P> {
+  /** @param kept the same matrix, as it is kept for many rows */
+  keep(matrix: Dense, kept: M): P
 }
 
 type PrepareX = (g: GraphBuilder, x: Value, width: number, fine?: boolean) => Multiplicand
