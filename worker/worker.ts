@@ -150,16 +150,16 @@ function joinCluster(
   const { metrics } = rim
   const tickets = new TicketBook(name, realClock)
   const onTicketRefused = (): void => metrics.ticketsRefused.inc()
-  const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log, onTicketRefused })
-  rim.takeLinks(listening)
   const buffers = new BufferPool()
+  const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log, buffers, onTicketRefused })
+  rim.takeLinks(listening)
   const membership = config.identity?.membership
   const dialer = wsDialerWith((length) => buffers.take(length), membership)
   const dialling = new PeerDialling({ dialer, worker: name, fingerprint, log })
   const agent = new Agent({
     coordinatorUrl: config.coordinatorUrl,
     join: { kind: 'join', ...rim.place, fingerprint, precision },
-    dialer: wsDialerWith((length) => new Uint8Array(length), membership),
+    dialer,
     membership,
     random,
     clock: realClock,

@@ -209,7 +209,7 @@ export class World {
       meddle: this.#planted.meddle,
     })
     const tickets = new TicketBook(name, clock)
-    const listening = new PeerListening({ fingerprint: FINGERPRINT, tickets, clock, log })
+    const listening = new PeerListening({ fingerprint: FINGERPRINT, tickets, clock, log, buffers: new BufferPool() })
     this.network.listen(url, process, DATA_LIMITS, (link) => void listening.serve(link))
     const buffers = new PoisonedPool()
     const plain = this.network.dialer(process, (length) => new Uint8Array(length))

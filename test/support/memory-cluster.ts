@@ -125,7 +125,7 @@ export class MemoryCluster {
     const fingerprint = of.fingerprint ?? FINGERPRINT
     const metrics = new WorkerMetrics({ version: 'test', role: of.role, engine: 'reference' })
     const tickets = new TicketBook(of.name, realClock)
-    const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log })
+    const listening = new PeerListening({ fingerprint, tickets, clock: realClock, log, buffers: new BufferPool() })
     const url = of.url ?? `memory://${of.name}`
     const links = new Set<Link>()
     const kept = (link: Link): Link => {

@@ -75,8 +75,8 @@ export class Agent {
     this.#of = of
     this.#idle = new Idle(of.clock, of.collectGarbage)
     const { dialer, clock, log, session } = of
-    const { worker, fingerprint } = session
-    this.#measuring = new LinkMeasuring({ dialer, worker, fingerprint, clock, log })
+    const { worker, fingerprint, buffers } = session
+    this.#measuring = new LinkMeasuring({ dialer, worker, fingerprint, clock, log, buffers })
     session.compute.watchKept((names) => {
       this.#kept = names
       void this.#report({ kind: 'kv_kept', names: [...names] })
@@ -293,6 +293,7 @@ export class Agent {
     const measured = this.#sessions.size > 0 ? Promise.resolve([]) : this.#measuring.measure(peers)
     measured.then(
       (links) => {
+        if (this.#sessions.size === 0) this.#idle.begin() // measuring takes memory, too
         if (link === this.#link) void this.#report({ kind: 'links_measured', links })
       },
       (error: unknown) => link?.close(asHeadraceError(error)),

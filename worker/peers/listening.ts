@@ -1,5 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import { asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import type { BufferPool } from '../../shared/link/buffer-pool.ts'
 import { DATA_LIMITS, type Link } from '../../shared/link/link.ts'
 import type { Log } from '../../shared/log.ts'
 import { PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
@@ -25,6 +26,8 @@ export interface PeerListeningOptions {
   readonly tickets: Pick<TicketBook, 'check'>
   readonly clock: Clock
   readonly log: Log
+  /** For the frames that answer probes. */
+  readonly buffers: BufferPool
   readonly onTicketRefused?: () => void
 }
 
@@ -108,9 +111,12 @@ export class PeerListening {
   }
 
   /** Before the next request is looked at: whoever asks for much at once is held back by its own link. */
-  #answerProbe(link: Link, { seq, bytes }: { seq: number; bytes: number }): Promise<void> {
+  async #answerProbe(link: Link, { seq, bytes }: { seq: number; bytes: number }): Promise<void> {
+    const { buffers } = this.#of
     const payload = this.#runs.size > 0 ? new Uint8Array(0) : this.#noiseOf(bytes)
-    return link.send(encodeMessage(peerDeliverySchema, { kind: 'probed', seq }, payload))
+    const frame = encodeMessage(peerDeliverySchema, { kind: 'probed', seq }, payload, (length) => buffers.take(length))
+    await link.send(frame)
+    buffers.give(frame)
   }
 
   /** As hard to compress as KV, since a tunnel on the way may try. Kept: making it must not be what is measured. */

@@ -1,5 +1,6 @@
 import type { Clock } from '../../shared/clock.ts'
 import { abortError, asHeadraceError, HeadraceError } from '../../shared/errors.ts'
+import type { BufferPool } from '../../shared/link/buffer-pool.ts'
 import { DATA_LIMITS, type Dialer } from '../../shared/link/link.ts'
 import type { Log } from '../../shared/log.ts'
 import { type MeasuredPeer, PROTOCOL_VERSION } from '../../shared/protocol/control.ts'
@@ -13,6 +14,8 @@ export interface LinkMeasuringOptions {
   readonly fingerprint: string
   readonly clock: Clock
   readonly log: Log
+  /** Where `dialer` has its frames from. */
+  readonly buffers: Pick<BufferPool, 'give'>
 }
 
 export interface PeerAddress {
@@ -60,7 +63,7 @@ export class LinkMeasuring {
   }
 
   async #probe({ url, worker: source }: PeerAddress, stopped: AbortSignal): Promise<LinkEstimate> {
-    const { dialer, worker, fingerprint, clock } = this.#of
+    const { dialer, worker, fingerprint, clock, buffers } = this.#of
     const given = new AbortController()
     const giveUp = (): void => given.abort(abortError(stopped))
     stopped.addEventListener('abort', giveUp, { once: true })
@@ -75,7 +78,7 @@ export class LinkMeasuring {
         if (given.signal.aborted) throw abortError(given.signal)
         const hello = { kind: 'hello', protocol: PROTOCOL_VERSION, worker, fingerprint } as const
         await link.send(encodeMessage(peerRequestSchema, hello))
-        return await probeLink(link, clock)
+        return await probeLink(link, clock, (frame) => buffers.give(frame))
       } finally {
         link.close()
       }

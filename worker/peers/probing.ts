@@ -16,11 +16,11 @@ const ROUND_TRIPS = 5
 
 /**
  * Measures how fast the listener at the other end can send, on a link of which it has the `hello` and nothing else; more
- * may still be on its way when this is done, so the link is to be closed. Holds one frame at a time. Throws what the link
- * ends with, or `cancelled` if the listener has a run to serve.
+ * may still be on its way when this is done, so the link is to be closed. Holds one frame at a time, and gives it to `done`.
+ * Throws what the link ends with, or `cancelled` if the listener has a run to serve.
  */
-export async function probeLink(link: Link, clock: Clock): Promise<LinkEstimate> {
-  const asking = new Asking(link, clock)
+export async function probeLink(link: Link, clock: Clock, done: Done = () => undefined): Promise<LinkEstimate> {
+  const asking = new Asking(link, clock, done)
   let rttSeconds = Number.POSITIVE_INFINITY
   for (let trip = 0; trip < ROUND_TRIPS; trip++) {
     const { askedAt, arrivals } = await asking.round([0], () => false)
@@ -35,14 +35,19 @@ export async function probeLink(link: Link, clock: Clock): Promise<LinkEstimate>
   }
 }
 
+/** Takes back the memory of a frame that has been looked at. */
+type Done = (frame: Uint8Array) => void
+
 class Asking {
   readonly #link: Link
   readonly #clock: Clock
+  readonly #done: Done
   #seq = 0
 
-  constructor(link: Link, clock: Clock) {
+  constructor(link: Link, clock: Clock, done: Done) {
     this.#link = link
     this.#clock = clock
+    this.#done = done
   }
 
   /** Asks for all the frames at once; resolves when they are there, or `isCut` says that enough are. */
@@ -53,7 +58,9 @@ class Asking {
     const round = { askedAt: this.#clock.now(), arrivals }
     const receiving = async (): Promise<void> => {
       for (const [i, bytes] of frames.entries()) {
-        takeAnswer(await this.#link.receive(), first + i, bytes)
+        const frame = await this.#link.receive()
+        takeAnswer(frame, first + i, bytes)
+        if (frame !== undefined) this.#done(frame)
         arrivals.push({ at: this.#clock.now(), bytes })
         if (isCut(round)) return
       }

@@ -154,7 +154,7 @@ function workerOn(network: MemoryNetwork, engine: Engine) {
   const clock = new ManualClock()
   const worker = 'worker-1'
   const ticketsOf = new TicketBook(worker, clock)
-  const listening = new PeerListening({ fingerprint, tickets: ticketsOf, clock, log })
+  const listening = new PeerListening({ fingerprint, tickets: ticketsOf, clock, log, buffers: new BufferPool() })
   network.register(OWN, DATA_LIMITS, (link) => void listening.serve(link))
   network.register(SILENT, DATA_LIMITS, () => undefined)
   const dialling = new PeerDialling({ dialer: network, worker, fingerprint, log })

@@ -212,7 +212,13 @@ export const subscriptions: Target = {
     return {
       input: (dice) => conversation(dice, talk),
       async take(input) {
-        const listening = new PeerListening({ fingerprint, tickets: anyTicket, clock: new ManualClock(), log })
+        const listening = new PeerListening({
+          fingerprint,
+          tickets: anyTicket,
+          clock: new ManualClock(),
+          log,
+          buffers: new BufferPool(),
+        })
         const serving = exchange((error) => void checkedCode(error))
         listening.open(run, serving)
         listening.open(cached, cache())

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { BufferPool } from '../../../shared/link/buffer-pool.ts'
 import { DATA_LIMITS, type Link } from '../../../shared/link/link.ts'
 import { createLog } from '../../../shared/log.ts'
 import { PROTOCOL_VERSION } from '../../../shared/protocol/control.ts'
@@ -26,7 +27,13 @@ function listens() {
   // What tickets are worth is tested elsewhere.
   const tickets = { check: () => undefined }
   const log = createLog('test', 'silent')
-  const listening = new PeerListening({ fingerprint, tickets, clock: new ManualClock(), log })
+  const listening = new PeerListening({
+    fingerprint,
+    tickets,
+    clock: new ManualClock(),
+    log,
+    buffers: new BufferPool(),
+  })
   const dial = async () => {
     const [near, far] = memoryLinkPair(DATA_LIMITS)
     const served = listening.serve(far)

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { HeadraceError } from '../../../shared/errors.ts'
+import { BufferPool } from '../../../shared/link/buffer-pool.ts'
 import { DATA_LIMITS, type Dialer, type Link, MAX_BLOCK_BYTES } from '../../../shared/link/link.ts'
 import { realClock } from '../../../shared/link/real-clock.ts'
 import { wsDialer } from '../../../shared/link/ws-link.ts'
@@ -21,9 +22,23 @@ const stopped = new HeadraceError('cancelled', 'enough')
 const never = new AbortController().signal
 
 const listens = (fingerprint = FINGERPRINT) =>
-  new PeerListening({ fingerprint, tickets: new TicketBook('w1', realClock), clock: realClock, log })
+  new PeerListening({
+    fingerprint,
+    tickets: new TicketBook('w1', realClock),
+    clock: realClock,
+    log,
+    buffers: new BufferPool(),
+  })
 const measures = (dialer: Dialer, of: { fingerprint?: string; clock?: ManualClock } = {}) =>
-  new LinkMeasuring({ dialer, worker: 'd1', fingerprint: FINGERPRINT, clock: realClock, log, ...of })
+  new LinkMeasuring({
+    dialer,
+    worker: 'd1',
+    fingerprint: FINGERPRINT,
+    clock: realClock,
+    log,
+    buffers: new BufferPool(),
+    ...of,
+  })
 const turn = () => new Promise((resolve) => setImmediate(resolve))
 const peer = (name: string) => ({ worker: name, url: `memory://${name}` })
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { TicketOffice } from '../../../coordinator/security/ticket-office.ts'
+import { BufferPool } from '../../../shared/link/buffer-pool.ts'
 import { DATA_LIMITS } from '../../../shared/link/link.ts'
 import { createLog } from '../../../shared/log.ts'
 import { PROTOCOL_VERSION } from '../../../shared/protocol/control.ts'
@@ -20,7 +21,13 @@ function serving() {
   theirs.advance(5000)
   const office = new TicketOffice(theirs)
   const tickets = new TicketBook('w1', ours)
-  const listening = new PeerListening({ fingerprint, tickets, clock: ours, log: createLog('test', 'silent') })
+  const listening = new PeerListening({
+    fingerprint,
+    tickets,
+    clock: ours,
+    log: createLog('test', 'silent'),
+    buffers: new BufferPool(),
+  })
   const handed: string[] = []
   const handle = (request: RunRequest, from: string) => void handed.push(`${from} ${request.kind} ${request.run}`)
   for (const run of RUNS) listening.open(run, { handle })
