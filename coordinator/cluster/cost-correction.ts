@@ -1,7 +1,9 @@
 /**
  * Moves a fitted cost towards what real runs take: the machine may be busier, hotter or quieter than it was while
- * calibrating. Three parts are corrected apart, because they age apart: attention (b) is bound by memory, the linear part
- * (o, a and c) by arithmetic, and moving blocks (s) by sockets, which only hold arithmetic up where they share its core.
+ * calibrating. Four parts are corrected apart, because they age apart: attention (b) is bound by memory, the linear part
+ * (o and a) by arithmetic, taking in what others made (c) by copying, and moving it (s) by sockets, which only hold arithmetic
+ * up where they share its core. A worker that is slow at one must not be taken to be slow at all: of a chain, the last takes
+ * in most, and the first nothing.
  */
 import type { Cost } from '../../shared/protocol/control.ts'
 
@@ -12,6 +14,8 @@ export interface Measured {
   readonly computeSeconds: number
   /** Of computeSeconds. 0: not known. */
   readonly attendSeconds: number
+  /** Of computeSeconds: neither attention nor the linear part. Absent: not known. */
+  readonly takeInSeconds?: number | undefined
   /** Of computeSeconds. Absent: not known. */
   readonly movingSeconds?: number | undefined
   /** In which sockets held nothing up. */
@@ -42,15 +46,19 @@ export const leastOf = (cost: Cost, other: Cost): Cost => ({
 export function correctedCost(cost: Cost, measured: Measured, seen: number, cold = false): Cost {
   const { o, a, b, c, s } = cost
   const { work } = measured
-  const linear = o * work.o + a * work.a + (c ?? 0) * (work.c ?? 0)
+  const takesIn = work.c ?? 0
+  const toldApart = takesIn > 0 && measured.takeInSeconds !== undefined
+  const linear = o * work.o + a * work.a + (toldApart ? 0 : (c ?? 0) * takesIn)
   const attention = b * work.b
   if (!(measured.computeSeconds > 0) || !(linear + attention > 0)) return cost
   const gain = Math.max(LEAST_GAIN, FIRST_GAIN / Math.sqrt(1 + seen)) * (cold ? COLD : 1)
   // What sockets took is not arithmetic's fault. Where nobody has told, they took what was predicted.
   const predicted = (s ?? 0) * (work.s ?? 0)
-  const moving = measured.movingSeconds ?? (measured.computeSeconds * predicted) / (predicted + linear + attention)
+  const rest = linear + attention + (toldApart ? (c ?? 0) * takesIn : 0)
+  const moving = measured.movingSeconds ?? (measured.computeSeconds * predicted) / (predicted + rest)
   const arithmetic = 1 - Math.min(1, moving / measured.computeSeconds)
-  const computeSeconds = measured.computeSeconds * arithmetic
+  const takeInSeconds = toldApart ? measured.takeInSeconds! * arithmetic : 0
+  const computeSeconds = measured.computeSeconds * arithmetic - takeInSeconds
   const attendSeconds = measured.attendSeconds * arithmetic
   // Not told apart, both parts are off alike.
   const attended =
@@ -59,8 +67,8 @@ export function correctedCost(cost: Cost, measured: Measured, seen: number, cold
   return {
     o: o * scale,
     a: a * scale,
-    b: attentionTowards(b, attention, attended, work.b, gain),
-    ...(c !== undefined && { c: c * scale }),
+    b: partTowards(b, attended, work.b, gain),
+    ...(toldApart ? { c: partTowards(c ?? 0, takeInSeconds, takesIn, gain) } : c !== undefined && { c: c * scale }),
     ...movingTowards(s, measured, gain),
   }
 }
@@ -75,10 +83,10 @@ function movingTowards(s: number | undefined, measured: Measured, gain: number):
   return { s: old + gain * (told / (told + HALF_TELLING_MOVING_SECONDS)) * (whole / work.s! - old) }
 }
 
-function attentionTowards(b: number, predicted: number, measured: number, work: number, gain: number): number {
-  if (predicted > 0) return b * scaleTowards(predicted, measured, gain)
-  // A fit that found no cost in attention has nothing to scale.
-  return work > 0 ? (gain * telling(measured) * measured) / work : b
+/** A coefficient that is a part of its own. A fit that found no cost in it has nothing to scale. */
+function partTowards(old: number, measured: number, work: number, gain: number): number {
+  if (old * work > 0) return old * scaleTowards(old * work, measured, gain)
+  return work > 0 ? (gain * telling(measured) * measured) / work : old
 }
 
 function scaleTowards(predicted: number, measured: number, gain: number): number {

@@ -56,8 +56,8 @@ function ofDecode({ plan, workers, shape }: Ended): WorkerMeasured[] {
 function measured(reports: readonly WorkerReport[], worker: WorkerId, shared: boolean, work: Cost): WorkerMeasured[] {
   const report = reports.find((own) => own.worker === worker)
   if (report === undefined || report.computeSeconds < LEAST_TELLING_SECONDS) return []
-  const { computeSeconds, attendSeconds, movingSeconds, waitSeconds } = report
-  const times = { computeSeconds, attendSeconds, movingSeconds, waitSeconds }
+  const { computeSeconds, attendSeconds, takeInSeconds, movingSeconds, waitSeconds } = report
+  const times = { computeSeconds, attendSeconds, takeInSeconds, movingSeconds, waitSeconds }
   return [{ kind: 'worker_measured', worker, shared, measured: { work, ...times } }]
 }
 

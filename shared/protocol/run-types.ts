@@ -37,6 +37,8 @@ export const workerReport = z.strictObject({
   computeSeconds: seconds,
   /** Of computeSeconds: spent in attention. */
   attendSeconds: seconds,
+  /** Of computeSeconds: no part of a layer's own arithmetic, but taking in what others made. Absent: not known. */
+  takeInSeconds: seconds.optional(),
   /** Of computeSeconds: sockets had the core. Absent: not known. */
   movingSeconds: seconds.optional(),
   /** Compute stood still because a KV block had not arrived. */

@@ -202,9 +202,12 @@ export class DecodeSession extends Session {
       this.#tokens++
       report({ ...event, kind: 'token_sampled', run })
     } else if (event.kind === 'finished') {
-      const { computeSeconds, attendSeconds, movingSeconds, waitSeconds, reason } = event
-      const moving = movingSeconds === undefined ? {} : { movingSeconds }
-      const times = { computeSeconds, attendSeconds, ...moving, waitSeconds, sendSeconds: 0 }
+      const { computeSeconds, attendSeconds, takeInSeconds, movingSeconds, waitSeconds, reason } = event
+      const parts = {
+        ...(takeInSeconds !== undefined && { takeInSeconds }),
+        ...(movingSeconds !== undefined && { movingSeconds }),
+      }
+      const times = { computeSeconds, attendSeconds, ...parts, waitSeconds, sendSeconds: 0 }
       const told = { worker, role: 'decode' as const, tokens: this.#tokens, ...times, sent: [] }
       this.finish({ kind: 'finished', run, ...(reason === undefined ? {} : { reason }), report: told }, event.trace)
     } else if (event.kind === 'failed') this.fail(errorFromPlain(event))

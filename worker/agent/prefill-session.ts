@@ -140,12 +140,15 @@ export class PrefillSession extends Session {
 
   #finishIfDone(): void {
     if (this.#done === undefined || !this.#exchange.drained || this.over) return
-    const { computeSeconds, attendSeconds, movingSeconds, waitSeconds, trace } = this.#done
+    const { computeSeconds, attendSeconds, takeInSeconds, movingSeconds, waitSeconds, trace } = this.#done
     const { sent, sendSeconds } = this.#exchange
     const tokens = spanTokens(this.#assignment.workers[this.#assignment.rank]?.spans ?? [])
     const { worker } = this.deps
-    const moving = movingSeconds === undefined ? {} : { movingSeconds }
-    const times = { computeSeconds, attendSeconds, ...moving, waitSeconds, sendSeconds }
+    const parts = {
+      ...(takeInSeconds !== undefined && { takeInSeconds }),
+      ...(movingSeconds !== undefined && { movingSeconds }),
+    }
+    const times = { computeSeconds, attendSeconds, ...parts, waitSeconds, sendSeconds }
     this.finish({ kind: 'finished', run: this.run, report: { worker, role: 'prefill', tokens, ...times, sent } }, trace)
   }
 

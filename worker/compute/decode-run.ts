@@ -164,11 +164,11 @@ export class DecodeRun {
     const tail = { engine, tokens, promptTokens, start: prefillTokens, assembly: awaited, clock, turn, onLayer }
     const { logits, waitSeconds } = await computeTail(tail)
     const computeSeconds = turn.seconds
-    const attendSeconds = trace.seconds('attend')
+    const parts = trace.partsOf(computeSeconds)
     const moving = moved({ computeSeconds, waitSeconds })
     for await (const found of checkBlocks({ engine: scope.engine, kv_layers, promptTokens, turn }, checks))
       post({ kind: 'checked', ...found })
-    return { logits, computeSeconds, attendSeconds, waitSeconds, ...moving }
+    return { logits, computeSeconds, ...parts, waitSeconds, ...moving }
   }
 
   #decode(kv_layers: readonly Kv[], firstLogits: Float32Array) {

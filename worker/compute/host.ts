@@ -173,7 +173,7 @@ export class ComputeHost {
       turn,
       this.#memory
         .within(bytes, () => runLayers(task))
-        .then((times) => ({ ...times, ...traced(trace), ...moved(times) }))
+        .then((times) => ({ ...times, ...trace.partsOf(times.computeSeconds), ...moved(times), trace: trace.encode() }))
         .finally(scope.releaseRest),
     )
   }
@@ -252,6 +252,3 @@ export interface ComputeHostOptions {
   readonly yieldTurn: () => Promise<void>
   readonly collectGarbage: () => void
 }
-
-/** What a recorder adds to the end of a run. */
-const traced = (trace: TraceRecorder) => ({ attendSeconds: trace.seconds('attend'), trace: trace.encode() })

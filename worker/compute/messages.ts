@@ -66,6 +66,7 @@ export type ComputeEvent =
       readonly kind: 'finished'
       readonly computeSeconds: number
       readonly attendSeconds: number
+      readonly takeInSeconds?: number
       readonly movingSeconds?: number
       readonly waitSeconds: number
       readonly reason?: FinishReason

@@ -82,6 +82,13 @@ export class TraceRecorder {
     return this.#totals[SPAN_KINDS.indexOf(kind)]!
   }
 
+  /** Of the seconds in which a run had the turn: attention, and what was no part of a layer's own arithmetic. */
+  partsOf(computeSeconds: number): { attendSeconds: number; takeInSeconds: number } {
+    const attendSeconds = this.seconds('attend')
+    const own = this.seconds('project') + attendSeconds + this.seconds('mix')
+    return { attendSeconds, takeInSeconds: Math.max(0, computeSeconds - own) }
+  }
+
   /** In the order of recording, lane by lane. */
   spans(): TraceSpan[] {
     return Array.from({ length: this.#count }, (_, i) => {

@@ -110,6 +110,23 @@ describe('a corrected cost', () => {
     near(waited.s!, 1e-6 + 0.7 * 5e-6, 0.02)
   })
 
+  it('tells taking in from the linear part, where that is told, and finds what calibration had missed', () => {
+    const work: Cost = { ...LONG, c: 1e5 }
+    const pure = measure(LONG, COST)
+    const takeInSeconds = 20
+    const measured = { ...pure, work, computeSeconds: pure.computeSeconds + takeInSeconds, takeInSeconds }
+    const corrected = correctedCost({ ...COST, c: 1e-4 }, measured, 0)
+    for (const part of ['o', 'a', 'b'] as const) near(corrected[part], COST[part], 1e-9)
+    near(corrected.c!, 1.7e-4, 0.02)
+    near(correctedCost({ ...COST, c: 0 }, measured, 0).c!, 1.4e-4, 0.02)
+    const { takeInSeconds: _, ...untold } = measured
+    const blamed = correctedCost({ ...COST, c: 1e-4 }, untold, 0)
+    assert.ok(blamed.a > 1.3 * COST.a)
+    near(blamed.c! / blamed.a, 1e-4 / COST.a, 1e-9)
+    const first = correctedCost({ ...COST, c: 1e-4 }, { ...pure, takeInSeconds: 1 }, 0)
+    assert.deepEqual(first, { ...COST, c: 1e-4 })
+  })
+
   it('takes it that sockets took what was predicted, where nobody tells', () => {
     const cost: Cost = { ...COST, s: 3e-6 }
     const work: Cost = { ...LONG, s: 1e6 }

@@ -112,6 +112,7 @@ describe('the trace of a layer loop', () => {
     assert.equal(finished.computeSeconds + finished.waitSeconds, at)
     assert.equal(finished.waitSeconds, 2 * SECONDS.wait)
     assert.equal(finished.attendSeconds, 4 * SECONDS.attend)
+    assert.equal(finished.takeInSeconds, 0) // on this clock, nothing but the layers' own arithmetic takes time
   })
 })
 
