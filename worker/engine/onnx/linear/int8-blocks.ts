@@ -18,9 +18,9 @@ const LARGEST = 127
 const IN_8_BITS = 4
 
 /**
- * 8-bit weights in blocks, as llama.cpp's Q8_0 has them. One operator quantises a row, multiplies and scales, and for one
- * row its kernel is bound by memory alone; for many rows it has less than half the speed of `int8Linear`. Weights must
- * be part of the model, so their sizes are known.
+ * 8-bit weights in blocks, as llama.cpp's Q8_0 has them. One operator quantises a row by blocks of its own, multiplies and
+ * scales; for many rows it has less than half the speed of `int8Linear`. Weights must be part of the model, so their sizes
+ * are known.
  */
 export const int8BlocksLinear: LinearFormat<Int8Blocks> = {
   keep: ({ values_out_in, out, in: width }) =>
