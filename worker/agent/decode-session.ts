@@ -9,7 +9,7 @@ import { errorFromPlain } from '../compute/plain-error.ts'
 import { KvServing } from '../decode/kv-serving.ts'
 import { ExpectedBlocks } from '../kv/expected-blocks.ts'
 import type { Subscription } from '../peers/dialling.ts'
-import { Session, type SessionDeps } from './session.ts'
+import { Session, type SessionDeps, timesOf } from './session.ts'
 
 /** What a worker makes for the run's cache, and under which name it serves it. */
 interface Feed {
@@ -202,12 +202,8 @@ export class DecodeSession extends Session {
       this.#tokens++
       report({ ...event, kind: 'token_sampled', run })
     } else if (event.kind === 'finished') {
-      const { computeSeconds, attendSeconds, takeInSeconds, movingSeconds, waitSeconds, reason } = event
-      const parts = {
-        ...(takeInSeconds !== undefined && { takeInSeconds }),
-        ...(movingSeconds !== undefined && { movingSeconds }),
-      }
-      const times = { computeSeconds, attendSeconds, ...parts, waitSeconds, sendSeconds: 0 }
+      const { reason } = event
+      const times = { ...timesOf(event), sendSeconds: 0 }
       const told = { worker, role: 'decode' as const, tokens: this.#tokens, ...times, sent: [] }
       this.finish({ kind: 'finished', run, ...(reason === undefined ? {} : { reason }), report: told }, event.trace)
     } else if (event.kind === 'failed') this.fail(errorFromPlain(event))

@@ -9,7 +9,7 @@ import { errorFromPlain } from '../compute/plain-error.ts'
 import { freeNow } from '../free-now.ts'
 import type { Subscription } from '../peers/dialling.ts'
 import { RunExchange } from '../prefill/run-exchange.ts'
-import { Session, type SessionDeps } from './session.ts'
+import { Session, type SessionDeps, timesOf } from './session.ts'
 
 /** A link to the decode node may break, and be dialled again; one that goes on breaking is the end. */
 const MOST_ASKED_AGAIN = 3
@@ -140,15 +140,11 @@ export class PrefillSession extends Session {
 
   #finishIfDone(): void {
     if (this.#done === undefined || !this.#exchange.drained || this.over) return
-    const { computeSeconds, attendSeconds, takeInSeconds, movingSeconds, waitSeconds, trace } = this.#done
+    const { trace } = this.#done
     const { sent, sendSeconds } = this.#exchange
     const tokens = spanTokens(this.#assignment.workers[this.#assignment.rank]?.spans ?? [])
     const { worker } = this.deps
-    const parts = {
-      ...(takeInSeconds !== undefined && { takeInSeconds }),
-      ...(movingSeconds !== undefined && { movingSeconds }),
-    }
-    const times = { computeSeconds, attendSeconds, ...parts, waitSeconds, sendSeconds }
+    const times = { ...timesOf(this.#done), sendSeconds }
     this.finish({ kind: 'finished', run: this.run, report: { worker, role: 'prefill', tokens, ...times, sent } }, trace)
   }
 

@@ -5,6 +5,7 @@ import type { Log } from '../../shared/log.ts'
 import type { Repair, Survey, WorkerEvent } from '../../shared/protocol/control.ts'
 import type { HeldTicket } from '../../shared/protocol/tickets.ts'
 import type { Compute } from '../compute/compute.ts'
+import type { ComputeEvent } from '../compute/messages.ts'
 import type { WorkerMetrics } from '../metrics.ts'
 import type { PeerDialling } from '../peers/dialling.ts'
 import type { PeerListening } from '../peers/listening.ts'
@@ -146,5 +147,17 @@ export abstract class Session {
     this.clear()
     this.deps.metrics.runs.inc({ status })
     this.#settle()
+  }
+}
+
+/** Where the time of a run's arithmetic went, as a report has it: what is not known is absent. */
+export const timesOf = (done: Extract<ComputeEvent, { kind: 'finished' }>) => {
+  const { computeSeconds, attendSeconds, takeInSeconds, movingSeconds, waitSeconds } = done
+  return {
+    computeSeconds,
+    attendSeconds,
+    ...(takeInSeconds !== undefined && { takeInSeconds }),
+    ...(movingSeconds !== undefined && { movingSeconds }),
+    waitSeconds,
   }
 }

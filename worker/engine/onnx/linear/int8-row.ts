@@ -1,14 +1,7 @@
 import type { GraphBuilder, Value } from '../graph-builder.ts'
-import type { Int8Matrix } from './int8.ts'
+import { FINE_STEPS, type Int8Matrix, LARGEST_ACTIVATION, SMALLEST, ZERO } from './int8.ts'
 import { type Int8Blocks, int8BlocksLinear } from './int8-blocks.ts'
 import type { FormatInUse, Multiplicand, RowFormat } from './linear.ts'
-
-const ZERO = 128
-const LARGEST_ACTIVATION = 127
-/** See `int8Linear`. */
-const FINE_STEPS = 2 * LARGEST_ACTIVATION
-/** A row of nothing but zeros must not divide by zero. */
-const SMALLEST = 1e-30
 
 /**
  * The matrices of `int8Linear` for a single row, as in decoding, where reading them is all the work: its operators for rows

@@ -13,12 +13,12 @@ export interface Int8Matrix {
 }
 
 /** What stands for 0 in unsigned activations: the fast kernels multiply unsigned by signed. */
-const ZERO = 128
-const LARGEST_ACTIVATION = 127
+export const ZERO = 128
+export const LARGEST_ACTIVATION = 127
 /** The remainder of a rounded activation is at most half a step, and is cut into as many steps as a byte has. */
-const FINE_STEPS = 2 * LARGEST_ACTIVATION
+export const FINE_STEPS = 2 * LARGEST_ACTIVATION
 /** A row of nothing but zeros must not divide by zero. */
-const SMALLEST = 1e-30
+export const SMALLEST = 1e-30
 
 /**
  * 8-bit products. Activations are quantised per row (token) when they come, weights per output when they are loaded:
