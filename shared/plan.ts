@@ -47,7 +47,7 @@ export interface Plan {
   /** Empty when the decode node does all. */
   readonly workers: readonly PlanWorker[]
   readonly decode: WorkerId
-  /** Most tokens in one KV block. Blocks are counted from the start of their span. */
+  /** Most tokens in one KV block (`blocksOf`). */
   readonly blockTokens: number
   readonly predictedTtftSeconds: number
   readonly bound: Bound
@@ -66,19 +66,20 @@ export function sourceRank(strategy: Strategy, rank: number, workers: number): n
   return rank > 0 ? rank - 1 : undefined
 }
 
-/** The KV blocks that spans are cut into, in ascending order: `[start, end)` each, at most `blockTokens` long. */
-export function blocksOf(spans: readonly Span[], blockTokens: number): Span[] {
-  const blocks: Span[] = []
-  for (const span of spans)
-    for (let start = span.start; start < span.end; start += blockTokens)
-      blocks.push({ start, end: Math.min(start + blockTokens, span.end) })
-  return blocks
-}
-
-/** Spans cut into as few pieces as `mostTokens` allows, each span into pieces of about the same length. */
+/**
+ * Spans cut into as few pieces as `mostTokens` allows, in ascending order, each span into pieces of about the same length: a
+ * short rest would take nearly as long as a whole piece.
+ */
 export function evenPieces(spans: readonly Span[], mostTokens: number): Span[] {
   return spans.flatMap(({ start, end }) => {
-    const pieces = Math.ceil((end - start) / mostTokens)
-    return blocksOf([{ start, end }], Math.ceil((end - start) / pieces))
+    const count = Math.ceil((end - start) / mostTokens)
+    const length = Math.ceil((end - start) / count)
+    return Array.from({ length: count }, (_, i) => ({
+      start: start + i * length,
+      end: Math.min(start + (i + 1) * length, end),
+    }))
   })
 }
+
+/** The KV blocks that spans are cut into. Every worker of a run cuts them alike. */
+export const blocksOf = (spans: readonly Span[], blockTokens: number): Span[] => evenPieces(spans, blockTokens)

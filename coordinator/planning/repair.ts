@@ -79,11 +79,19 @@ const secondsOf = ({ cost }: Repairer, block: Span, { layers }: { readonly layer
 
 /** Blocks as spans that are cut into these very blocks again. */
 export function joined(blocks: readonly Span[], blockTokens: number): Span[] {
-  const spans: { start: number; end: number }[] = []
+  const groups: Span[][] = []
   for (const { start, end } of blocks) {
-    const last = spans.at(-1)
-    if (last?.end === start && (last.end - last.start) % blockTokens === 0) last.end = end
-    else spans.push({ start, end })
+    const last = groups.at(-1)
+    if (last !== undefined && isCutAgain([...last, { start, end }], blockTokens)) last.push({ start, end })
+    else groups.push([{ start, end }])
   }
-  return spans
+  return groups.map(spanOf)
 }
+
+function isCutAgain(blocks: readonly Span[], blockTokens: number): boolean {
+  const pieces = blocksOf([spanOf(blocks)], blockTokens)
+  const isAsBefore = ({ start, end }: Span, i: number): boolean => start === pieces[i]?.start && end === pieces[i]?.end
+  return pieces.length === blocks.length && blocks.every(isAsBefore)
+}
+
+const spanOf = (blocks: readonly Span[]): Span => ({ start: blocks[0]!.start, end: blocks.at(-1)!.end })

@@ -9,7 +9,7 @@ import { heldTicketsSchema, ticketRuleSchema, ticketSchema } from './tickets.ts'
 /** Messages on the link that a worker dials to the coordinator. Commands are imperative, events are past tense. */
 
 /** Raised whenever a message changes its meaning; both sides must have the same. */
-export const PROTOCOL_VERSION = 6
+export const PROTOCOL_VERSION = 7
 
 const text = z.string().max(512)
 const name = z.string().min(1).max(64)

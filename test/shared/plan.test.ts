@@ -3,17 +3,17 @@ import { describe, it } from 'node:test'
 import { blocksOf, evenPieces } from '../../shared/plan.ts'
 
 describe('cutting spans', () => {
-  it('makes KV blocks that are full but for the last of each span', () => {
+  it('makes KV blocks of each span by itself', () => {
     const spans = [
-      { start: 0, end: 1100 },
+      { start: 0, end: 1300 },
       { start: 2000, end: 2512 },
     ]
     assert.deepEqual(
       blocksOf(spans, 512).map(({ start, end }) => [start, end]),
       [
-        [0, 512],
-        [512, 1024],
-        [1024, 1100],
+        [0, 434],
+        [434, 868],
+        [868, 1300],
         [2000, 2512],
       ],
     )

@@ -13,13 +13,13 @@ const expected = () =>
         epoch: 1,
         url: '',
         spans: [
-          { start: 0, end: 5 },
-          { start: 20, end: 23 },
+          { start: 0, end: 7 },
+          { start: 22, end: 25 },
         ],
         prefixWire: 'f16',
         handoffWire: 'f32',
       },
-      { worker: 'b', epoch: 2, url: '', spans: [{ start: 5, end: 20 }], prefixWire: 'int8', handoffWire: 'f32' },
+      { worker: 'b', epoch: 2, url: '', spans: [{ start: 7, end: 22 }], prefixWire: 'int8', handoffWire: 'f32' },
     ],
     blockTokens: 4,
     layers: 2,
@@ -49,12 +49,12 @@ describe('the blocks that a run expects', () => {
     for (const layer of [0, 1])
       for (const [origin, start, count] of [
         ['a', 0, 4],
-        ['a', 4, 1],
-        ['a', 20, 3],
-        ['b', 5, 4],
-        ['b', 9, 4],
-        ['b', 13, 4],
-        ['b', 17, 3],
+        ['a', 4, 3],
+        ['a', 22, 3],
+        ['b', 7, 4],
+        ['b', 11, 4],
+        ['b', 15, 4],
+        ['b', 19, 3],
       ] as const)
         blocks.take(header({ layer, origin, start, count }), count * 120)
     assert.equal(blocks.remaining, 0)
@@ -66,7 +66,7 @@ describe('the blocks that a run expects', () => {
     for (const [layer, dtype] of (['f32', 'f16'] as const).entries())
       blocks.take(header({ layer, dtype }), 4 * bytesPerToken[dtype])
     for (const [i, dtype] of (['f32', 'f16', 'int8'] as const).entries())
-      blocks.take(header({ origin: 'b', start: 5 + 4 * i, dtype }), 4 * bytesPerToken[dtype])
+      blocks.take(header({ origin: 'b', start: 7 + 4 * i, dtype }), 4 * bytesPerToken[dtype])
     assert.equal(blocks.remaining, 14 - 5)
   })
 

@@ -126,7 +126,8 @@ describe('a model is fetched', () => {
     await writeFile(partial, bytes)
     await using rest = await serveModel(model)
     await assertWhole((await fetcher(rest.url, folder.path).fetch()).path)
-    assert.ok(rest.asked.length >= 2 && rest.asked.length <= 4, `${rest.asked}`)
+    // Two that were changed, the one that hung, and up to three that were on their way beside it.
+    assert.ok(rest.asked.length >= 3 && rest.asked.length <= 6, `${rest.asked}`)
     // The same for a file that was whole.
     const blob = join(folder.path, 'blobs', weights!.sha256)
     await chmod(blob, 0o644)
