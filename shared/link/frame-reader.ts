@@ -7,9 +7,9 @@ const LENGTH_64 = 127
 const LONGEST_HEAD = 10
 
 /**
- * Takes whole binary messages out of what a WebSocket server sends, each copied once, from where the kernel put it to
- * the memory it stays in. (`ws` collects chunks of 64 KiB, each in memory of its own, and puts them together: five times
- * the work.) All else goes to `ws`: control frames singly, and from the first frame that is neither - text, a fragment,
+ * Takes whole binary messages out of what a WebSocket server sends. What is read to where `rest` says stays there, all else
+ * is copied once. (`ws` collects chunks of 64 KiB, each in memory of its own, and puts them together: five times the work.)
+ * What is no such message goes to `ws`: control frames singly, and from the first frame that is neither - text, a fragment,
  * one that is too long or breaks the protocol - everything, since `ws` knows what to do then.
  */
 export class FrameReader {
@@ -26,7 +26,12 @@ export class FrameReader {
     this.#of = of
   }
 
-  /** `bytes` may be overwritten afterwards. Whether a frame has begun and is not whole. */
+  /** Where the bytes that come next belong, if a message has begun and is not whole. */
+  get rest(): Uint8Array | undefined {
+    return this.#frame?.subarray(this.#filled)
+  }
+
+  /** `bytes` may be overwritten afterwards, unless they lie in `rest`. Whether a message has begun and is not whole. */
   read(bytes: Uint8Array): boolean {
     let at = 0
     while (at < bytes.length) {
@@ -65,7 +70,8 @@ export class FrameReader {
 
   #fill(frame: Uint8Array, bytes: Uint8Array): number {
     const part = bytes.subarray(0, frame.length - this.#filled)
-    frame.set(part, this.#filled)
+    const isInPlace = part.buffer === frame.buffer && part.byteOffset === frame.byteOffset + this.#filled
+    if (!isInPlace) frame.set(part, this.#filled)
     this.#filled += part.length
     if (this.#filled === frame.length) {
       this.#frame = undefined

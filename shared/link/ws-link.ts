@@ -107,7 +107,7 @@ export class WsLink implements Link {
       onFrame: (frame) => this.#arrived(frame),
       pass: (bytes) => socket.pass(bytes),
     })
-    socket.divert((bytes) => reader.read(bytes))
+    socket.divert(reader)
   }
 
   #take(data: unknown): void {

@@ -51,6 +51,28 @@ describe('the reader of frames', () => {
     )
   })
 
+  it('takes what was read to where it belongs as it is', () => {
+    const frames: Uint8Array[] = []
+    const reader = new FrameReader({
+      maxFrameBytes: LIMIT,
+      allocate: (length) => new Uint8Array(new SharedArrayBuffer(length + 100), 50, length),
+      onFrame: (frame) => frames.push(frame),
+      pass: () => assert.fail('nothing is to be passed on'),
+    })
+    const frame = binary(70_000)
+    const bytes = Uint8Array.from(frame, (byte, i) => (i < frame.length - 70_000 ? byte : i % 251))
+    assert.equal(reader.rest, undefined)
+    reader.read(bytes.subarray(0, 30))
+    for (let at = 30; at < bytes.length; ) {
+      const part = reader.rest!.subarray(0, 30_000)
+      part.set(bytes.subarray(at, at + part.length))
+      at += part.length
+      assert.equal(reader.read(part), at < bytes.length)
+    }
+    assert.equal(reader.rest, undefined)
+    assert.deepEqual(Buffer.from(frames[0]!), Buffer.from(bytes.subarray(-70_000)))
+  })
+
   it('says whether a frame has begun and is not whole', () => {
     const reader = new FrameReader({
       maxFrameBytes: LIMIT,
