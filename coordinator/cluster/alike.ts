@@ -5,6 +5,7 @@
  * and Stein, chance known): workers that truly differ keep what they were found to take.
  */
 import type { Cost } from '../../shared/protocol/control.ts'
+import { eachOf } from '../planning/cost.ts'
 import type { PrefillWorker } from './state.ts'
 
 /** Standard deviation of one worker's measured cost from its true one, as a part of it. */
@@ -49,8 +50,3 @@ const mean = (costs: readonly Cost[]): Cost =>
     Object.assign({}, ...costs) as Cost,
     (name) => costs.reduce((sum, cost) => sum + (cost[name] ?? 0), 0) / costs.length,
   )
-
-const eachOf = (cost: Cost, change: (name: keyof Cost, value: number) => number): Cost => {
-  const entries = Object.entries(cost) as [keyof Cost, number][]
-  return Object.fromEntries(entries.map(([name, value]) => [name, change(name, value)])) as unknown as Cost
-}

@@ -1,11 +1,12 @@
 /**
  * Moves a fitted cost towards what real runs take: the machine may be busier, hotter or quieter than it was while
- * calibrating. Four parts are corrected apart, because they age apart: attention (b) is bound by memory, the linear part
- * (o and a) by arithmetic, taking in what others made (c) by copying, and moving it (s) by sockets, which only hold arithmetic
+ * calibrating. Four parts are corrected apart, because they age apart: attention (b and e) is bound by memory, the linear part
+ * (o and the rest of a) by arithmetic, taking in what others made (c) by copying, and moving it (s) by sockets, which only hold arithmetic
  * up where they share its core. A worker that is slow at one must not be taken to be slow at all: of a chain, the last takes
  * in most, and the first nothing.
  */
 import type { Cost } from '../../shared/protocol/control.ts'
+import { linearSeconds } from '../planning/cost.ts'
 
 /** What a run of one worker took, and how much of each coefficient was in it. */
 export interface Measured {
@@ -40,16 +41,18 @@ export const leastOf = (cost: Cost, other: Cost): Cost => ({
   o: Math.min(cost.o, other.o),
   a: Math.min(cost.a, other.a),
   b: Math.min(cost.b, other.b),
+  ...(cost.e !== undefined && { e: Math.min(cost.e, other.e ?? cost.e) }),
 })
 
 /** The cost after one more run, when `seen` runs have corrected it before. `cold`: it was the worker's very first. */
 export function correctedCost(cost: Cost, measured: Measured, seen: number, cold = false): Cost {
-  const { o, a, b, c, s } = cost
+  const { o, b, e, c, s } = cost
   const { work } = measured
   const takesIn = work.c ?? 0
   const toldApart = takesIn > 0 && measured.takeInSeconds !== undefined
-  const linear = o * work.o + a * work.a + (toldApart ? 0 : (c ?? 0) * takesIn)
-  const attention = b * work.b
+  const linearOfToken = linearSeconds(cost)
+  const linear = o * work.o + linearOfToken * work.a + (toldApart ? 0 : (c ?? 0) * takesIn)
+  const attention = b * work.b + (e ?? 0) * work.a
   if (!(measured.computeSeconds > 0) || !(linear + attention > 0)) return cost
   const gain = Math.max(LEAST_GAIN, FIRST_GAIN / Math.sqrt(1 + seen)) * (cold ? COLD : 1)
   // What sockets took is not arithmetic's fault. Where nobody has told, they took what was predicted.
@@ -64,10 +67,13 @@ export function correctedCost(cost: Cost, measured: Measured, seen: number, cold
   const attended =
     attendSeconds > 0 ? Math.min(attendSeconds, computeSeconds) : (computeSeconds * attention) / (linear + attention)
   const scale = linear > 0 ? scaleTowards(linear, computeSeconds - attended, gain) : 1
+  const attentionScale = attention > 0 ? scaleTowards(attention, attended, gain) : 1
+  const attentionOfToken = (e ?? 0) * attentionScale
   return {
     o: o * scale,
-    a: a * scale,
-    b: partTowards(b, attended, work.b, gain),
+    a: linearOfToken * scale + attentionOfToken,
+    b: attention > 0 ? b * attentionScale : partTowards(b, attended, work.b, gain),
+    ...(e !== undefined && { e: attentionOfToken }),
     ...(toldApart ? { c: partTowards(c ?? 0, takeInSeconds, takesIn, gain) } : c !== undefined && { c: c * scale }),
     ...movingTowards(s, measured, gain),
   }

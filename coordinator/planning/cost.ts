@@ -16,10 +16,16 @@ export function spanSeconds({ o, a, b }: Cost, { start, end }: Span): number {
 }
 
 /** Of a worker that takes so many times as long for everything. */
-export function slowedCost({ o, a, b, c, s }: Cost, by: number): Cost {
-  const rest = { ...(c !== undefined && { c: c * by }), ...(s !== undefined && { s: s * by }) }
-  return { o: o * by, a: a * by, b: b * by, ...rest }
+export const slowedCost = (cost: Cost, by: number): Cost => eachOf(cost, (_, value) => value * by)
+
+/** The same coefficients, each changed. */
+export const eachOf = (cost: Cost, change: (name: keyof Cost, value: number) => number): Cost => {
+  const entries = Object.entries(cost) as [keyof Cost, number][]
+  return Object.fromEntries(entries.map(([name, value]) => [name, change(name, value)])) as unknown as Cost
 }
+
+/** What a token's products with weights take of a layer: all of `a` that is not attention's. */
+export const linearSeconds = ({ a, e = 0 }: Cost): number => Math.max(0, a - e)
 
 /** Seconds of one layer for all spans of a worker. Each span is launched on its own, so each costs one overhead. */
 export const layerSeconds = (cost: Cost, spans: readonly Span[]): number =>
@@ -27,7 +33,7 @@ export const layerSeconds = (cost: Cost, spans: readonly Span[]): number =>
 
 /** Seconds until the K and V of one layer are projected, before any attention. */
 export const projectSeconds = (cost: Cost, spans: readonly Span[], shape: ModelShape): number =>
-  spans.length * cost.o + spanTokens(spans) * cost.a * projectedShare(shape)
+  spans.length * cost.o + spanTokens(spans) * linearSeconds(cost) * projectedShare(shape)
 
 /**
  * Seconds of a whole prefill. Of the last layer only K and V are needed, since nothing but the prompt's last token goes
@@ -52,11 +58,12 @@ export const prefixAttentionSeconds = ({ b }: Cost, spans: readonly Span[]): num
   b * (spans.reduce((sum, { start, end }) => sum + ((end - start) * (start + end)) / 2, 0) - spanTokens(spans) ** 2 / 2)
 
 /** Seconds of one layer after its attention: output projection and MLP. */
-export const mixSeconds = ({ a }: Cost, tokens: number, shape: ModelShape): number =>
-  tokens * a * (1 - projectedShare(shape))
+export const mixSeconds = (cost: Cost, tokens: number, shape: ModelShape): number =>
+  tokens * linearSeconds(cost) * (1 - projectedShare(shape))
 
 /** Seconds of one token's logits: the head is a matrix like those of the layers. */
-export const headSeconds = ({ a }: Cost, shape: ModelShape): number => (a * shape.vocab) / linearWidth(shape)
+export const headSeconds = (cost: Cost, shape: ModelShape): number =>
+  (linearSeconds(cost) * shape.vocab) / linearWidth(shape)
 
 /** How much of a layer's linear arithmetic is the q, k and v projection. The hidden size cancels out. */
 const projectedShare = (shape: ModelShape): number =>

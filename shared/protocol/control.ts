@@ -17,15 +17,17 @@ const count = z.number().int().min(0)
 const fingerprint = z.string().length(64)
 
 /**
- * Coefficients of a worker's cost per layer, in seconds: o + a n + b n (P + n/2) for n tokens after P (DESIGN 6), c for
- * every token whose K and V others made: to check them and put them in place, and s for every token whose K and V enter
- * or leave, where sockets take that from arithmetic.
+ * Coefficients of a worker's cost per layer, in seconds: o + a n + b n (P + n/2) for n tokens after P (DESIGN 6). e is the
+ * part of a that attention takes: half of what a chunk's own keys cost is thrown away by the mask, and its softmax begins
+ * and ends once, however few keys it sees. c is for every token whose K and V others made: to check them and put them in
+ * place, and s for every token whose K and V enter or leave, where sockets take that from arithmetic.
  */
 const seconds = z.number().min(0)
 const costSchema = z.strictObject({
   o: seconds,
   a: seconds,
   b: seconds,
+  e: seconds.optional(),
   c: seconds.optional(),
   s: seconds.optional(),
 })

@@ -19,6 +19,11 @@ interface Point {
   readonly seconds: number
 }
 
+/** The same, with what of it attention took. */
+interface TimedPoint extends Point {
+  readonly attendSeconds: number
+}
+
 /**
  * Fits o + a n + b n (P + n/2), the seconds of one layer (DESIGN section 6), to timings of the engine's own calls: of a layer
  * of every kind, each counting as often as the model has it. Random tokens do: the time of dense arithmetic does not depend
@@ -38,14 +43,21 @@ export async function calibrate(engine: Engine, clock: Clock): Promise<Cost> {
     [chunk, context >> 1],
     [chunk, context],
   ]
-  const perRound: Point[][] = []
+  const perRound: TimedPoint[][] = []
   for (let round = 0; round < rounds; round++) {
-    const points: Point[] = []
+    const points: TimedPoint[] = []
     for (const [n, p] of kinds) points.push(await timeLayer(engine, clock, n, p))
     perRound.push(points)
   }
   const c = await takeInSeconds(engine, clock, rounds)
-  return { ...spreadOverhead(fitCost(typicalPoints(perRound)), chunk), c }
+  return { ...typicalCost(typicalPoints(perRound), chunk), c }
+}
+
+/** What attention takes beside b is told only where its calls end when its work does, as those to a GPU do not. */
+export function typicalCost(points: readonly TimedPoint[], chunk: number): Cost {
+  const cost = spreadOverhead(fitCost(points), chunk)
+  const attention = spreadOverhead(fitCost(points.map((point) => ({ ...point, seconds: point.attendSeconds }))), chunk)
+  return attention.b > cost.b / 2 ? { ...cost, e: Math.min(attention.a, cost.a) } : cost
 }
 
 /**
@@ -53,16 +65,19 @@ export async function calibrate(engine: Engine, clock: Clock): Promise<Cost> {
  * How long they take one after the other, all of them say: a processor that is throttled gives short pieces all they want
  * and stands still between them. The first round, which touches memory for the first time, counts only where it is alone.
  */
-export function typicalPoints(rounds: readonly (readonly Point[])[]): Point[] {
+export function typicalPoints(rounds: readonly (readonly TimedPoint[])[]): TimedPoint[] {
   const warm = rounds.length > 1 ? rounds.slice(1) : rounds
-  const least = warm[0]!.map((point, kind) => ({
-    ...point,
-    seconds: Math.min(...warm.map((points) => points[kind]!.seconds)),
-  }))
+  const least = warm[0]!.map((_, kind) =>
+    warm.map((points) => points[kind]!).reduce((best, point) => (point.seconds < best.seconds ? point : best)),
+  )
   const total = (points: readonly Point[]): number => points.reduce((sum, { seconds }) => sum + seconds, 0)
   const inAll = warm.reduce((sum, points) => sum + total(points), 0)
   const slower = inAll / (warm.length * total(least))
-  return least.map((point) => ({ ...point, seconds: point.seconds * slower }))
+  return least.map((point) => ({
+    ...point,
+    seconds: point.seconds * slower,
+    attendSeconds: point.attendSeconds * slower,
+  }))
 }
 
 /**
@@ -89,7 +104,7 @@ async function takeInSeconds(engine: Engine, clock: Clock, rounds: number): Prom
  */
 export const spreadOverhead = ({ o, a, b }: Cost, chunk: number): Cost => ({ o: o / 2, a: a + o / chunk, b })
 
-async function timeLayer(engine: Engine, clock: Clock, n: number, p: number): Promise<Point> {
+async function timeLayer(engine: Engine, clock: Clock, n: number, p: number): Promise<TimedPoint> {
   const tokens = Int32Array.from({ length: n }, (_, i) => (i * 7919) % engine.shape.vocab)
   const prefix = []
   for (let start = 0; start < p; start += BLOCK_TOKENS) {
@@ -99,21 +114,23 @@ async function timeLayer(engine: Engine, clock: Clock, n: number, p: number): Pr
     await engine.importKv(kv, kv.start, kv.capacity, { dtype: 'f32', bytes })
     prefix.push(kv)
   }
-  let seconds = 0
+  let [seconds, attendSeconds] = [0, 0]
   for (const { layer, share } of layerKinds(engine.shape)) {
     const x = await engine.embed(tokens)
     const own = engine.createKv(p, n)
     const started = clock.now()
     const q = await engine.project(layer, x, p, own)
     const acc = engine.accumulator(q)
-    await engine.attend(layer, q, own, acc)
-    for (const kv of prefix) await engine.attend(layer, q, kv, acc)
+    const projected = clock.now()
+    for (const kv of [own, ...prefix]) await engine.attend(layer, q, kv, acc)
+    const attended = clock.now()
     const mixed = await engine.mix(layer, x, acc)
     seconds += share * (clock.now() - started)
+    attendSeconds += share * (attended - projected)
     engine.release(mixed, q, own)
   }
   engine.release(...prefix)
-  return { n, p, seconds }
+  return { n, p, seconds, attendSeconds }
 }
 
 /** A layer of each kind that takes its own time, and what part of the layers is like it. */

@@ -38,6 +38,17 @@ describe('a corrected cost', () => {
     assert.equal(linear.b, COST.b)
   })
 
+  it('knows what attention takes for each token beside what it takes for each key', () => {
+    const cost: Cost = { o: 1e-4, a: 1.2e-5, b: 1e-9, e: 2e-6 }
+    const truth = { linear: 2, attention: 0.5 }
+    const attendSeconds = truth.attention * (cost.e! * LONG.a + cost.b * LONG.b)
+    const computeSeconds = truth.linear * (cost.o * LONG.o + 1e-5 * LONG.a) + attendSeconds
+    const { a, b, e } = correctedCost(cost, { work: LONG, computeSeconds, attendSeconds }, 0)
+    near(b / cost.b, 1 - 0.7 * 0.5, 0.01)
+    near(e! / cost.e!, b / cost.b, 1e-9)
+    near((a - e!) / 1e-5, 1.7, 0.01)
+  })
+
   it('scales all alike while attention is not told apart', () => {
     const { a, b } = correctedCost(COST, measure(LONG, scaled(COST, 2, 2), false), 0)
     near(a / COST.a, 1.7, 0.02)
@@ -139,7 +150,7 @@ describe('a corrected cost', () => {
 
   it('is finite and never negative, whatever was measured', () => {
     const amount = fc.oneof(fc.constant(0), fc.double({ min: 1e-12, max: 1e12, noNaN: true }))
-    const cost = fc.record({ o: amount, a: amount, b: amount, c: amount, s: amount })
+    const cost = fc.record({ o: amount, a: amount, b: amount, c: amount, s: amount, e: amount })
     const times = fc.record({
       computeSeconds: amount,
       attendSeconds: amount,

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import { readModelShape } from '../../../shared/model-folder.ts'
-import { fitCost, layerKinds, spreadOverhead, typicalPoints } from '../../../worker/prefill/calibrate.ts'
+import { fitCost, layerKinds, spreadOverhead, typicalCost, typicalPoints } from '../../../worker/prefill/calibrate.ts'
 import { fixture } from '../../support/paths.ts'
 
 const POINTS = [
@@ -30,6 +30,23 @@ describe("the fit of a worker's cost", () => {
       }),
       { seed: 5 },
     )
+  })
+
+  it('tells attention from the rest, unless its calls end before their work does', () => {
+    const chunk = 256
+    const points = POINTS.map(([n, p]) => {
+      const attendSeconds = 1e-4 + 2e-6 * n + 1e-8 * n * (p + n / 2)
+      return { n, p, seconds: 3e-4 + 1e-5 * n + attendSeconds, attendSeconds }
+    })
+    const { a, b, e } = typicalCost(points, chunk)
+    for (const [found, truth] of [
+      [a, 1.2e-5 + 4e-4 / chunk],
+      [b, 1e-8],
+      [e!, 2e-6 + 1e-4 / chunk],
+    ] as const)
+      assert.ok(Math.abs(found / truth - 1) < 1e-6, `${found} instead of ${truth}`)
+    const early = points.map((point) => ({ ...point, attendSeconds: 1e-4 }))
+    assert.equal(typicalCost(early, chunk).e, undefined)
   })
 
   it('counts a launch for every chunk of a span', () => {
@@ -69,7 +86,7 @@ describe("the fit of a worker's cost", () => {
 
   describe('what is typical of several rounds', () => {
     const round = (...seconds: number[]) =>
-      seconds.map((each, i) => ({ n: POINTS[i]![0], p: POINTS[i]![1], seconds: each }))
+      seconds.map((each, i) => ({ n: POINTS[i]![0], p: POINTS[i]![1], seconds: each, attendSeconds: each / 4 }))
     const seconds = (...rounds: ReturnType<typeof round>[]) => typicalPoints(rounds).map((point) => point.seconds)
 
     it('is a single round as it is, and of several not the first', () => {
