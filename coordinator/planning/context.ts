@@ -18,6 +18,8 @@ export interface Context {
   readonly blockTokens: number
   /** Numbered from here on: best first for the whole prompt, by name among equals. */
   readonly workers: readonly PrefillFacts[]
+  /** Of each of them, its place in a chain where nothing else matters: by name among those that are about as good. */
+  readonly rank: readonly number[]
   readonly decode: DecodeFacts
   /** The decode node's cost; where it is not calibrated, the best worker's stands in for it. */
   readonly tailCost: Cost
@@ -42,7 +44,8 @@ export function contextOf(given: PlanFacts): Context {
   const neededBytes = (promptTokens + (facts.maxTokens ?? 0)) * kvBytes * shape.layers
   const decode = decodeNode(facts, neededBytes)
   const cards = cardsOf([...facts.workers, decode], facts.links)
-  const workers = fastestFirst(facts, decode, cards)
+  const fastest = fastestFirst(facts, decode, cards)
+  const workers = fastest.map(({ worker }) => worker)
   const free = (decode.budgetBytes ?? Number.POSITIVE_INFINITY) - neededBytes
   return {
     shape,
@@ -50,6 +53,7 @@ export function contextOf(given: PlanFacts): Context {
     edgeSeconds: facts.edgeSeconds ?? 0,
     blockTokens: blockTokens(shape, facts.blockTokens),
     workers,
+    rank: rankOf(fastest),
     decode,
     tailCost: decode.cost ?? fastestToken(facts),
     tailRoom: 1 + Math.floor(free / stateBytes),
@@ -97,12 +101,14 @@ function decodeNode({ decode }: PlanFacts, neededBytes: number): DecodeFacts {
   )
 }
 
-/** In the order of how soon each would have the whole prompt alone and handed off. */
-function fastestFirst(
-  { workers, promptTokens, shape, links }: PlanFacts,
-  decode: DecodeFacts,
-  cards: Cards,
-): PrefillFacts[] {
+/** How soon a worker would have the whole prompt alone and handed off. */
+interface Alone {
+  readonly worker: PrefillFacts
+  readonly seconds: number
+}
+
+/** In the order of how soon each would have the whole prompt. */
+function fastestFirst({ workers, promptTokens, shape, links }: PlanFacts, decode: DecodeFacts, cards: Cards): Alone[] {
   const alone = workers.map((worker) => {
     const { bytesPerSecond, rttSeconds } = linkFrom(worker, decode, links, cards)
     const carried = (promptTokens * kvBytesPerTokenLayer(shape)) / bytesPerSecond
@@ -112,7 +118,24 @@ function fastestFirst(
   return workers
     .map((worker, i) => ({ worker, seconds: alone[i]! }))
     .toSorted((x, y) => x.seconds - y.seconds || (x.worker.id < y.worker.id ? -1 : 1))
-    .map(({ worker }) => worker)
+}
+
+/**
+ * Slower by less than this is as fast. Costs go up and down with every run: if that changed who comes first, it would always
+ * be who has just been measured too fast, and in another place. In any order, workers of a chain finish about as early.
+ */
+const ABOUT_AS_FAST = 1.3
+
+function rankOf(fastest: readonly Alone[]): number[] {
+  const groups: number[][] = []
+  for (const [i, { seconds }] of fastest.entries()) {
+    const last = groups.at(-1)
+    if (last !== undefined && seconds < ABOUT_AS_FAST * fastest[last[0]!]!.seconds) last.push(i)
+    else groups.push([i])
+  }
+  const id = (i: number): string => fastest[i]!.worker.id
+  const order = groups.flatMap((group) => group.toSorted((x, y) => (id(x) < id(y) ? -1 : 1)))
+  return fastest.map((_, i) => order.indexOf(i))
 }
 
 function fastestToken({ workers, promptTokens }: PlanFacts): Cost {

@@ -25,12 +25,12 @@ export function ordersToTry(context: Context, { least, most }: Sizes, ask: Order
   const count = context.workers.length
   const from = Math.max(2, least)
   if (count > MAX_EXHAUSTIVE) {
-    return sizesBetween(from, most).map((size) => slowCardsFirst(context, [...context.workers.keys()].slice(0, size)))
+    return sizesBetween(from, most).map((size) => usualOrder(context, [...context.workers.keys()].slice(0, size)))
   }
   const search = ask.strategy === 'ring' ? new RingOrders(context, ask.wire) : new ChainOrders(context, ask)
   const best = new Map<number, Rated[]>()
   const kept = context.network.alike ? 1 : KEPT_ORDERS
-  const ranked = slowCardsFirst(context, [...context.workers.keys()])
+  const ranked = usualOrder(context, [...context.workers.keys()])
   for (let subset = 1; subset < 2 ** count; subset++) {
     const members = ranked.filter((i) => (subset >> i) & 1)
     if (members.length < from || members.length > most) continue
@@ -66,10 +66,11 @@ export interface Limits {
   readonly worst: number
 }
 
-/** In the same order otherwise; cards that are about as fast count as equal. */
-export function slowCardsFirst({ network }: Context, members: readonly number[]): number[] {
+/** Slow cards first, then fast workers; cards or workers that are about as fast count as equal, and go by their names. */
+export function usualOrder({ network, rank }: Context, members: readonly number[]): number[] {
   const grade = (member: number) => Math.round(Math.log2(cardRate(network, member)) * 8)
-  return network.alike ? [...members] : members.toSorted((x, y) => grade(x) - grade(y))
+  const ranked = members.toSorted((x, y) => rank[x]! - rank[y]!)
+  return network.alike ? ranked : ranked.sort((x, y) => grade(x) - grade(y))
 }
 
 /** What is the same for all orders of the same workers. */
@@ -85,8 +86,8 @@ interface Reached {
   readonly nexts: Int8Array
 }
 
-/** Gains below this are not worth another look for a better order. */
-const WORTHWHILE = 0.995
+/** Gains below this are chance, and not worth another order than the last time. */
+export const WORTHWHILE = 0.98
 const MOST_LOOKS = 4
 
 /**

@@ -10,7 +10,7 @@ import { prefillSeconds } from './cost.ts'
 import { draft, evaluate, type Timed, time } from './evaluate.ts'
 import type { PlanFacts } from './facts.ts'
 import { companyOf, costOf, fits, prefillTokens } from './layout.ts'
-import { ordersToTry, type Sizes } from './orders.ts'
+import { ordersToTry, type Sizes, WORTHWHILE } from './orders.ts'
 import { sharedSpans } from './shares.ts'
 import { canCompute } from './split.ts'
 import { widen } from './widen.ts'
@@ -197,7 +197,7 @@ function bestOfEachKind(timings: readonly Timed[], context: Context, ask: PlanAs
       continue
     const kind = strategy === 'solo' ? `solo ${context.workers[members[0]!]?.id}` : `${strategy} ${members.length}`
     const rival = best.get(kind)
-    if (rival === undefined || byPreference(timed, rival) < 0) best.set(kind, timed)
+    if (rival === undefined || timed.seconds < WORTHWHILE * rival.seconds) best.set(kind, timed)
   }
   return [...best.values()]
 }

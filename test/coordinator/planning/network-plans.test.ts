@@ -6,7 +6,7 @@ import { time } from '../../../coordinator/planning/evaluate.ts'
 import { linkKey, type PlanFacts } from '../../../coordinator/planning/facts.ts'
 import { carriedSeconds, fits, type Layout } from '../../../coordinator/planning/layout.ts'
 import { cardsOf, linkFrom } from '../../../coordinator/planning/network.ts'
-import { ChainOrders, ordersToTry, slowCardsFirst } from '../../../coordinator/planning/orders.ts'
+import { ChainOrders, ordersToTry, usualOrder, WORTHWHILE } from '../../../coordinator/planning/orders.ts'
 import { planPrefill } from '../../../coordinator/planning/plan-prefill.ts'
 import { RingOrders } from '../../../coordinator/planning/ring-orders.ts'
 import { canCompute, canEnter } from '../../../coordinator/planning/split.ts'
@@ -233,7 +233,7 @@ const anyCluster = fc
   })
 
 /** A search that knows of a good order looks on only for one that is better by this. */
-const WORTH = 1 / 0.995 + 1e-9
+const WORTH = 1 / WORTHWHILE + 1e-9
 
 const subsets = (count: number, size: number): number[][] =>
   Array.from({ length: 2 ** count }, (_, set) =>
@@ -308,7 +308,7 @@ describe('for any cluster', () => {
         const search = strategy === 'chain' ? new ChainOrders(context, ask) : new RingOrders(context, 'f32')
         const none = { best: Number.POSITIVE_INFINITY, worst: Number.POSITIVE_INFINITY }
         for (let size = 2; size <= count; size++) {
-          const inFull = subsets(count, size).flatMap((members) => search.rate(slowCardsFirst(context, members), none))
+          const inFull = subsets(count, size).flatMap((members) => search.rate(usualOrder(context, members), none))
           const kept = ordersToTry(context, { least: size, most: size }, ask)
           const least = Math.min(...inFull.map(({ seconds }) => seconds))
           if (least === Number.POSITIVE_INFINITY) continue

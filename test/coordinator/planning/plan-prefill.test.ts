@@ -169,7 +169,23 @@ describe('what comes out', () => {
     const links = linksBetween([...workers, decodeNode()], () => 1000 * FAST)
     const { candidates } = planPrefill(facts(32_769, workers, { links }))
     assert.equal(candidates.length, 16 + 15 + 15)
-    assert.equal(print(find(candidates, 'chain', 3)), 'chain w15 w14 w13')
+    assert.equal(print(find(candidates, 'chain', 3)), 'chain w13 w14 w15')
+  })
+
+  test('workers that are about as fast keep their places, whoever is measured to be the fastest', () => {
+    const orderOf = (...speeds: number[]) => {
+      const workers = speeds.map((speed, i) => named(`w${i}`, flopCost(LLAMA_31_8B, 1e13 * speed)))
+      const links = linksBetween([...workers, decodeNode()], () => 1000 * FAST)
+      const { candidates } = planPrefill(facts(32_769, workers, { links }), {
+        strategy: 'chain',
+        workers: speeds.length,
+      })
+      return find(candidates, 'chain', speeds.length).workers.map(({ worker }) => worker)
+    }
+    const inTurn = Array.from({ length: 9 }, (_, i) => `w${i}`)
+    assert.deepEqual(orderOf(1, 1.1, 0.95, 1.2, 1, 1.05, 0.98, 1.02, 1.1), inTurn)
+    assert.deepEqual(orderOf(0.95, 1.1, 1, 1.05), inTurn.slice(0, 4))
+    assert.deepEqual(orderOf(0.4, 1.1, 1, 0.45, 1, 1, 1, 1, 1).slice(-2), ['w0', 'w3'])
   })
 
   test('at most 64 workers take part, as many as an assignment can list', () => {
