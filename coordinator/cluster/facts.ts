@@ -3,7 +3,7 @@ import type { ModelShape } from '../../shared/model-shape.ts'
 import type { Wire } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { layerSeconds, slowedCost } from '../planning/cost.ts'
-import type { DecodeFacts, PlanFacts, PrefillFacts } from '../planning/facts.ts'
+import type { DecodeFacts, Pace, PlanFacts, PrefillFacts } from '../planning/facts.ts'
 import type { Repairer } from '../planning/repair.ts'
 import type { Part } from '../runs/parts.ts'
 import { pooledCosts } from './alike.ts'
@@ -15,7 +15,7 @@ export interface Wanted {
   readonly maxTokens?: number
   readonly narrowestWire: Wire
   readonly edgeSeconds?: number
-  readonly pace?: number
+  readonly pace?: Pace
   /** Workers that are to be left out. */
   readonly excluded?: ReadonlySet<string>
 }

@@ -21,6 +21,8 @@ export interface Context {
   /** Of each of them, its place in a chain where nothing else matters: by name among those that are about as good. */
   readonly rank: readonly number[]
   readonly decode: DecodeFacts
+  /** Costs are those of a worker among others; alone it takes so many times as long. */
+  readonly soloBySplit: number
   /** The decode node's cost; where it is not calibrated, the best worker's stands in for it. */
   readonly tailCost: Cost
   /** Most tokens that the decode node has room to compute. */
@@ -54,6 +56,7 @@ export function contextOf(given: PlanFacts): Context {
     blockTokens: blockTokens(shape, facts.blockTokens),
     workers,
     rank: rankOf(fastest),
+    soloBySplit: given.pace === undefined ? 1 : given.pace.solo / given.pace.split,
     decode,
     tailCost: decode.cost ?? fastestToken(facts),
     tailRoom: 1 + Math.floor(free / stateBytes),
@@ -71,7 +74,8 @@ export function contextOf(given: PlanFacts): Context {
 
 /** What runs take longer than was simulated is arithmetic's: links are measured, and carry no more for it. */
 function paced(facts: PlanFacts): PlanFacts {
-  const { pace = 1, workers, decode } = facts
+  const { workers, decode } = facts
+  const pace = facts.pace?.split ?? 1
   if (pace === 1) return facts
   return {
     ...facts,

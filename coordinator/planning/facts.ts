@@ -17,10 +17,19 @@ export interface PlanFacts {
   readonly narrowestWire: Wire
   /** What runs have taken before their first and after their last piece of arithmetic, seconds. Default: 0. */
   readonly edgeSeconds?: number
-  /** How many times as long arithmetic has taken of late, in all, as the costs of single workers say. Default: 1. */
-  readonly pace?: number
+  /** Default: 1 and 1. */
+  readonly pace?: Pace
   /** Most tokens wanted in one KV block. Default: 512. */
   readonly blockTokens?: number
+}
+
+/**
+ * How many times as long arithmetic has taken of late, in all, as the costs of single workers say: where one of them does all,
+ * and where several have to wait for each other.
+ */
+export interface Pace {
+  readonly solo: number
+  readonly split: number
 }
 
 export interface PrefillFacts {

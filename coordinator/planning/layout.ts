@@ -8,6 +8,7 @@ import {
   mixSeconds,
   prefixAttentionSeconds,
   projectSeconds,
+  slowedCost,
   spanSeconds,
   takeInSeconds,
 } from './cost.ts'
@@ -29,11 +30,12 @@ export const prefillTokens = ({ spans }: Layout): number => spans.reduce((sum, o
 
 /** Cost of a worker among these members; `tail`: the decode node has more to compute than the last token. */
 export function costOf(
-  { workers, decode }: Context,
+  { workers, decode, soloBySplit }: Context,
   member: number,
   { members, tail }: { members: readonly number[]; tail: boolean },
 ): Cost {
   const { host, cost, sharedCost } = workers[member]!
+  if (members.length === 1 && !tail) return soloBySplit === 1 ? cost : slowedCost(cost, soloBySplit)
   if (sharedCost === undefined) return cost
   const beside = members.some((other) => other !== member && workers[other]!.host === host)
   return beside || (tail && decode.host === host) ? sharedCost : cost

@@ -1,5 +1,7 @@
 /** What runs tell about runs to come, apart from the costs of single workers. Pure. */
 
+import type { Plan } from '../../shared/plan.ts'
+import type { Pace } from '../planning/facts.ts'
 import type { RunReport } from './events.ts'
 import { edgeSecondsOf } from './measurements.ts'
 
@@ -9,10 +11,10 @@ export interface Forecast {
   /** Seconds before the first and after the last arithmetic of a run. */
   readonly edgeSeconds: number
   /** Seconds that arithmetic takes over those that were simulated: what the model leaves out, and the hour. */
-  readonly pace: number
+  readonly pace: Pace
 }
 
-export const NO_FORECAST: Forecast = { tokensPerSecond: 0, edgeSeconds: 0, pace: 1 }
+export const NO_FORECAST: Forecast = { tokensPerSecond: 0, edgeSeconds: 0, pace: { solo: 1, split: 1 } }
 
 /** The weight of a new run. */
 const GAIN = 0.3
@@ -34,9 +36,13 @@ export function forecastAfter(forecast: Forecast, report: RunReport, besideOther
   const byLinks = plan.bound === 'link' || plan.bound === 'latency'
   if (byLinks || !(predicted > 0)) return { ...forecast, tokensPerSecond, edgeSeconds }
   const off = between(1 / MOST_OFF, (seconds - edge) / predicted, MOST_OFF)
-  const pace = between(FASTEST, forecast.pace * (1 + PACE_GAIN * (off - 1)), SLOWEST)
-  return { tokensPerSecond, edgeSeconds, pace }
+  const kind = isSolo(plan) ? 'solo' : 'split'
+  const pace = between(FASTEST, forecast.pace[kind] * (1 + PACE_GAIN * (off - 1)), SLOWEST)
+  return { tokensPerSecond, edgeSeconds, pace: { ...forecast.pace, [kind]: pace } }
 }
+
+const isSolo = ({ workers, promptTokens, prefillTokens }: Plan): boolean =>
+  workers.length === 1 && promptTokens - prefillTokens < 2
 
 const smoothed = (old: number, found: number): number => (old === 0 ? found : old + GAIN * (found - old))
 

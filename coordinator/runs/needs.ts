@@ -29,7 +29,7 @@ export function needOf(
   const speed = readyPrefill(state).reduce((sum, { cost }) => sum + 1 / (shape.layers * spanSeconds(cost, whole)), 0)
   const seconds =
     speed > 0 && Number.isFinite(speed)
-      ? forecast.pace / speed
+      ? forecast.pace.split / speed
       : tokens / (forecast.tokensPerSecond || TOKENS_PER_SECOND)
   return { tokens, seconds, kvBytes: shape.layers * kvBytesPerTokenLayer(shape) * (tokens + maxTokens) }
 }

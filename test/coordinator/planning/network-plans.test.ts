@@ -72,15 +72,22 @@ describe('links', () => {
   })
 
   test('what arithmetic takes longer for does not make links slower, nor faster', () => {
-    const at = (pace: number, fraction: number) => {
+    const at = (split: number, fraction: number, solo = 1) => {
       const workers = equalWorkers(3, server)
       const links = rates(workers, () => fraction * FAST)
-      return planPrefill(facts(workers, { links, pace }), { strategy: 'chain', workers: 3 }).chosen.predictedTtftSeconds
+      const known = facts(workers, { links, pace: { solo, split } })
+      return planPrefill(known, { strategy: 'chain', workers: 3 }).chosen.predictedTtftSeconds
     }
     const bytes = 32_768 * 32 * kvBytesPerTokenLayer(LLAMA_31_8B)
     assert.ok(at(0.75, 0.02) >= bytes / (0.02 * FAST))
     assert.ok(at(1.5, 0.02) < 1.05 * at(1, 0.02))
     assert.ok(Math.abs(at(1.5, 100) / at(1, 100) - 1.5) < 0.01)
+    assert.equal(at(1, 100, 1.5), at(1, 100))
+    const workers = equalWorkers(1, server)
+    const links = rates(workers, () => 100 * FAST)
+    const alone = (solo: number) =>
+      planPrefill(facts(workers, { links, pace: { solo, split: 2 } }), { strategy: 'solo' }).chosen
+    assert.ok(Math.abs(alone(1.5).predictedTtftSeconds / alone(1).predictedTtftSeconds - 1.5) < 0.01)
   })
 
   test('a slow network card goes to the head or stays out', () => {

@@ -12,7 +12,7 @@ const pipeline = report.ttftSeconds - report.queueSeconds - edge
 function settled(factor: number, runs = 200): Forecast {
   let forecast = NO_FORECAST
   for (let run = 0; run < runs; run++) {
-    const predictedTtftSeconds = forecast.edgeSeconds + (forecast.pace * pipeline) / factor
+    const predictedTtftSeconds = forecast.edgeSeconds + (forecast.pace.split * pipeline) / factor
     forecast = forecastAfter(forecast, { ...report, plan: { ...report.plan, predictedTtftSeconds } }, false)
   }
   return forecast
@@ -26,19 +26,27 @@ describe('the forecast', () => {
   })
 
   it('learns by what factor simulations are off, in either direction', () => {
-    for (const factor of [0.8, 0.95, 1, 1.1, 1.4]) assert.ok(Math.abs(settled(factor).pace - factor) < 1e-6)
+    for (const factor of [0.8, 0.95, 1, 1.1, 1.4]) assert.ok(Math.abs(settled(factor).pace.split - factor) < 1e-6)
+  })
+
+  it('does not take it that one worker alone is late because several are that wait for each other', () => {
+    const { plan } = report
+    const solo = { ...plan, workers: plan.workers.slice(0, 1), prefillTokens: plan.promptTokens - 1 }
+    const late = { ...solo, predictedTtftSeconds: pipeline / 1.1 }
+    const { pace } = forecastAfter(settled(1.3), { ...report, plan: late }, false)
+    assert.ok(Math.abs(pace.split - 1.3) < 1e-6 && pace.solo > 1 && pace.solo < 1.1, JSON.stringify(pace))
   })
 
   it('believes neither a single run nor a hopeless model', () => {
-    assert.ok(settled(10, 1).pace < 1.04 && settled(0.1, 1).pace > 0.96)
-    assert.equal(settled(3).pace, 1.5)
-    assert.equal(settled(0.2).pace, 0.75)
+    assert.ok(settled(10, 1).pace.split < 1.04 && settled(0.1, 1).pace.split > 0.96)
+    assert.equal(settled(3).pace.split, 1.5)
+    assert.equal(settled(0.2).pace.split, 0.75)
   })
 
   it('learns nothing of arithmetic where links are the limit', () => {
     for (const bound of ['link', 'latency'] as const) {
       const plan = { ...report.plan, bound, predictedTtftSeconds: pipeline / 2 }
-      assert.equal(forecastAfter(NO_FORECAST, { ...report, plan }, false).pace, 1)
+      assert.deepEqual(forecastAfter(NO_FORECAST, { ...report, plan }, false).pace, { solo: 1, split: 1 })
     }
   })
 
