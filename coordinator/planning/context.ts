@@ -4,6 +4,7 @@ import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.
 import type { Wire } from '../../shared/plan.ts'
 import { stateBytesPerToken } from '../../shared/prefill-memory.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
+import { groupsOf } from './about-equal.ts'
 import { slowedCost, spanSeconds } from './cost.ts'
 import type { DecodeFacts, PlanFacts, PrefillFacts } from './facts.ts'
 import { type Cards, cardsOf, linkFrom, type Network, networkOf } from './network.ts'
@@ -131,14 +132,12 @@ function fastestFirst({ workers, promptTokens, shape, links }: PlanFacts, decode
 const ABOUT_AS_FAST = 1.3
 
 function rankOf(fastest: readonly Alone[]): number[] {
-  const groups: number[][] = []
-  for (const [i, { seconds }] of fastest.entries()) {
-    const last = groups.at(-1)
-    if (last !== undefined && seconds < ABOUT_AS_FAST * fastest[last[0]!]!.seconds) last.push(i)
-    else groups.push([i])
-  }
+  const groups = groupsOf(
+    fastest.map(({ seconds }) => seconds),
+    ABOUT_AS_FAST,
+  )
   const id = (i: number): string => fastest[i]!.worker.id
-  const order = groups.flatMap((group) => group.toSorted((x, y) => (id(x) < id(y) ? -1 : 1)))
+  const order = [...groups.keys()].sort((x, y) => groups[x]! - groups[y]! || (id(x) < id(y) ? -1 : 1))
   return fastest.map((_, i) => order.indexOf(i))
 }
 

@@ -3,6 +3,7 @@
  * memory make a difference all orders of each; beyond, only the first two, three, ... of the fastest, slow network cards
  * at the head, whose links carry least. Candidates are compared by their steady state, the best ones are simulated.
  */
+import { groupsOf } from './about-equal.ts'
 import type { Context } from './context.ts'
 import { costOf, mayShare } from './layout.ts'
 import { cardRate } from './network.ts'
@@ -66,11 +67,16 @@ export interface Limits {
   readonly worst: number
 }
 
+/** Cards that are slower by less than this are as fast. */
+const ABOUT_AS_FAST_CARDS = 1.3
+
 /** Slow cards first, then fast workers; cards or workers that are about as fast count as equal, and go by their names. */
 export function usualOrder({ network, rank }: Context, members: readonly number[]): number[] {
-  const grade = (member: number) => Math.round(Math.log2(cardRate(network, member)) * 8)
   const ranked = members.toSorted((x, y) => rank[x]! - rank[y]!)
-  return network.alike ? ranked : ranked.sort((x, y) => grade(x) - grade(y))
+  if (network.alike) return ranked
+  const rates = ranked.map((member) => cardRate(network, member))
+  const card = new Map(groupsOf(rates, ABOUT_AS_FAST_CARDS).map((group, i) => [ranked[i]!, group]))
+  return ranked.sort((x, y) => card.get(x)! - card.get(y)!)
 }
 
 /** What is the same for all orders of the same workers. */

@@ -52,8 +52,16 @@ describe('pooled costs', () => {
     near(linear(pooledCosts(kind(1, 1, 1, 1, 1, 1, 1, 3))), [1, 1, 1, 1, 1, 1, 1, 3], 0.02)
   })
 
+  it('take less for chance between hosts than within one', () => {
+    const pair = (host: string) => pooledCosts([worker('w', COST), worker('v', times(COST, 1.12), { host })])
+    near(linear(pair('h')), [1.06, 1.06], 1e-3)
+    const [w, v] = linear(pair('x'))
+    assert.ok(w! > 1.01 && w! < v! && v! < 1.11, `${w} and ${v}`)
+    near(linear(pooledCosts([worker('w', COST), worker('v', times(COST, 1.5), { host: 'x' })])), [1, 1.5], 0.02)
+  })
+
   it('leave a worker alone that has nobody like it', () => {
-    const others: Partial<PrefillWorker>[] = [{ host: 'x' }, { engine: 'tfjs' }, { threads: 2 }, { precision: 'int8' }]
+    const others: Partial<PrefillWorker>[] = [{ engine: 'tfjs' }, { threads: 2 }, { precision: 'int8' }]
     for (const other of others) {
       const pair = [worker('w', COST), worker('v', times(COST, 1.1), other)]
       assert.deepEqual(pooledCosts(pair), pair)
