@@ -19,7 +19,7 @@ export const NO_FORECAST: Forecast = { tokensPerSecond: 0, edgeSeconds: 0, pace:
 /** The weight of a new run. */
 const GAIN = 0.3
 /** Of the pace, which is a small correction behind those of the workers' own costs and must not compete with them. */
-const PACE_GAIN = 0.15
+const PACE_GAIN = 0.25
 const MOST_OFF = 1.25
 const [SLOWEST, FASTEST] = [1.5, 0.75]
 
