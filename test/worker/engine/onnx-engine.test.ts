@@ -57,6 +57,19 @@ describe('the tensor pool', () => {
     const again = large.map((one) => pool.take(one.length))
     assert.equal(again.filter((one) => large.includes(one)).length, 2)
   })
+
+  test('lets go of lengths that nobody asks for any more, not of those in use', () => {
+    const pool = new TensorPool()
+    const [old, used] = [pool.take(1 << 20), pool.take(2 << 20)]
+    pool.give(old)
+    for (let run = 0; run < 100; run++) {
+      pool.give(used)
+      const other = pool.take((4 << 20) + run)
+      assert.equal(pool.take(used.length), used)
+      pool.give(other)
+    }
+    assert.notEqual(pool.take(old.length), old)
+  })
 })
 
 describe('the mask cache', () => {
