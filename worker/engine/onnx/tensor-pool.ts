@@ -5,34 +5,37 @@ import type { Floats } from '../host-tensors.ts'
 const MAX_POOLED_BYTES = 64 << 20
 
 /**
- * Keeps released buffers by length: a prefill asks for the same few sizes thousands of times. The next one may ask for
- * others, so where there is no room, those go first whose length was given back longest ago.
+ * Keeps the memory of released buffers, by size: a prefill asks for the same few sizes thousands of times. The next one asks
+ * for nearly the same, so sizes are rounded up, by an eighth at most; and where there is no room, those go first of which one
+ * was given back longest ago.
  */
 export class TensorPool {
-  /** No list is empty; that of the length that was given back last is the last. */
-  readonly #free = new Map<number, Floats[]>()
+  /** By bytes. No list is empty; that of the size that was given back last is the last. */
+  readonly #free = new Map<number, ArrayBuffer[]>()
   #bytes = 0
 
-  /** A buffer with unspecified content. */
+  /** A buffer with unspecified content, from the start of memory of its own. */
   take(length: number): Floats {
-    const sameLength = this.#free.get(length)
-    return sameLength === undefined ? allocate(length) : this.#takeFrom(sameLength)
+    const bytes = roundedUp(length * Float32Array.BYTES_PER_ELEMENT)
+    const sameSize = this.#free.get(bytes)
+    return new Float32Array(sameSize === undefined ? allocate(bytes) : this.#takeFrom(sameSize), 0, length)
   }
 
-  give(buffer: Floats): void {
-    if (buffer.length === 0) return
-    const sameLength = this.#free.get(buffer.length) ?? []
-    sameLength.push(buffer)
-    this.#free.delete(buffer.length)
-    this.#free.set(buffer.length, sameLength)
+  /** Takes back what `take` gave. */
+  give({ buffer, length }: Floats): void {
+    if (length === 0) return
+    const sameSize = this.#free.get(buffer.byteLength) ?? []
+    sameSize.push(buffer)
+    this.#free.delete(buffer.byteLength)
+    this.#free.set(buffer.byteLength, sameSize)
     this.#bytes += buffer.byteLength
     for (const oldest of this.#free.values())
       while (oldest.length > 0 && this.#bytes > MAX_POOLED_BYTES) this.#takeFrom(oldest)
   }
 
-  #takeFrom(sameLength: Floats[]): Floats {
-    const buffer = sameLength.pop()!
-    if (sameLength.length === 0) this.#free.delete(buffer.length)
+  #takeFrom(sameSize: ArrayBuffer[]): ArrayBuffer {
+    const buffer = sameSize.pop()!
+    if (sameSize.length === 0) this.#free.delete(buffer.byteLength)
     this.#bytes -= buffer.byteLength
     return buffer
   }
@@ -43,10 +46,16 @@ export class TensorPool {
   }
 }
 
-function allocate(length: number): Floats {
+/** To a multiple of the eighth part of the power of two below. */
+function roundedUp(bytes: number): number {
+  const step = Math.max(64, 2 ** Math.floor(Math.log2(Math.max(1, bytes))) / 8)
+  return Math.ceil(bytes / step) * step
+}
+
+function allocate(bytes: number): ArrayBuffer {
   try {
-    return new Float32Array(length)
+    return new ArrayBuffer(bytes)
   } catch (cause) {
-    throw new HeadraceError('out_of_memory', `no room for ${length * 4} bytes`, { cause })
+    throw new HeadraceError('out_of_memory', `no room for ${bytes} bytes`, { cause })
   }
 }
