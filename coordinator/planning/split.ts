@@ -29,7 +29,8 @@ export function split(context: Context, members: readonly number[], ask: SplitAs
   const spans = spansOf(context, members, ask)
   if (spans === undefined) return undefined
   const used = members.filter((_, i) => spans[i]!.length > 0)
-  if (used.length === 0) return undefined
+  // a decode node that would have it all is no split: it takes the last token only
+  if (used.length === 0) return ask.share ? split(context, members, { ...ask, share: false }) : undefined
   // who follows whom has changed, and with it the links
   if (used.length < members.length) return split(context, used, { ...ask, idle: [] })
   const wires = members.map(() => ask.wire)

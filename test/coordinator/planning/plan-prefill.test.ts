@@ -172,6 +172,18 @@ describe('what comes out', () => {
     assert.equal(print(find(candidates, 'chain', 3)), 'chain w13 w14 w15')
   })
 
+  test('who asks for a split gets one, though the decode node would have done it all sooner', () => {
+    const slow = equalWorkers(3, { ...server, o: 1 })
+    const decode = [{ ...decodeNode(), cost: server }]
+    for (const strategy of ['chain', 'ring'] as const)
+      for (const promptTokens of [2, 3, 42]) {
+        const { chosen } = planPrefill({ ...facts(promptTokens, slow), decode }, { strategy })
+        assert.equal(chosen.strategy, strategy)
+        assert.ok(chosen.workers.length > 0)
+      }
+    assert.deepEqual(planPrefill({ ...facts(42, slow), decode }).chosen.workers, [])
+  })
+
   test('workers that are about as fast keep their places, whoever is measured to be the fastest', () => {
     const orderOf = (...speeds: number[]) => {
       const workers = speeds.map((speed, i) => named(`w${i}`, flopCost(LLAMA_31_8B, 1e13 * speed)))
