@@ -32,12 +32,12 @@ const kindOf = ({ engine, threads, precision }: Pick<PrefillWorker, 'engine' | '
 
 function pooledKinds(
   workers: readonly PrefillWorker[],
-  kindOf: (worker: PrefillWorker) => Kind,
+  kindBy: (worker: PrefillWorker) => Kind,
   chance: number,
 ): PrefillWorker[] {
   const kinds = new Map<string, PrefillWorker[]>()
   for (const worker of workers) {
-    const kind = JSON.stringify(kindOf(worker))
+    const kind = JSON.stringify(kindBy(worker))
     kinds.set(kind, [...(kinds.get(kind) ?? []), worker])
   }
   const pooled = new Map(

@@ -1,9 +1,9 @@
 /**
  * Moves a fitted cost towards what real runs take: the machine may be busier, hotter or quieter than it was while
- * calibrating. Four parts are corrected apart, because they age apart: attention (b and e) is bound by memory, the linear part
- * (o and the rest of a) by arithmetic, taking in what others made (c) by copying, and moving it (s) by sockets, which only hold arithmetic
- * up where they share its core. A worker that is slow at one must not be taken to be slow at all: of a chain, the last takes
- * in most, and the first nothing.
+ * calibrating. Four parts are corrected apart, because they age apart: attention (b and e) is bound by memory, the linear
+ * part (o and the rest of a) by arithmetic, taking in what others made (c) by copying, and moving it (s) by sockets, which
+ * only hold arithmetic up where they share its core. A worker that is slow at one must not be taken to be slow at all: of a
+ * chain, the last takes in most, and the first nothing.
  */
 import type { Cost } from '../../shared/protocol/control.ts'
 import { linearSeconds } from '../planning/cost.ts'

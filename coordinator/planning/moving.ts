@@ -1,7 +1,7 @@
 /**
  * What a worker's sockets have to move. Where no core is free for that, it takes time from arithmetic: s seconds for each
- * token whose K and V of a layer enter or leave (`shared/protocol/control.ts`). Frames and wake-ups cost more than the
- * bytes in them, so it is counted in tokens, whatever the precision.
+ * token whose K and V of a layer enter or leave (`shared/protocol/control.ts`). It is counted in tokens, whatever the
+ * precision: half of the bytes take two thirds of it, as frames and wake-ups stay the same.
  */
 import { type Span, type Strategy, spanTokens } from '../../shared/plan.ts'
 import type { Cost } from '../../shared/protocol/control.ts'

@@ -22,8 +22,8 @@ export interface DirectReader {
 }
 
 /**
- * A dialled socket that the kernel writes from to where the bytes are to stay. What comes goes the usual way, to whoever
- * reads the stream, until `divert` is called; from then on its caller has it, and `pass` puts on the stream what is not for him.
+ * A dialled socket that is read straight to where the bytes are to stay. What comes goes the usual way, to whoever reads
+ * the stream, until `divert` is called; from then on its caller has it, and `pass` puts on the stream what is not for him.
  */
 export class DirectSocket {
   #socket: Socket | undefined

@@ -1,6 +1,6 @@
 import type { CheckedBlock } from '../../shared/checked-blocks.ts'
 import { HeadraceError } from '../../shared/errors.ts'
-import { blocksOf, type Span } from '../../shared/plan.ts'
+import { evenPieces, type Span } from '../../shared/plan.ts'
 import type { Engine, Kv } from '../engine/engine.ts'
 import { attendAll, type Chunk, type ChunkTask, embedChunks, mixLayer, releaseQuery } from '../prefill/layer-loop.ts'
 
@@ -106,7 +106,7 @@ async function goOn(task: CheckTask, layer: number, chunks: Chunk[], own: Kv): P
   for (const chunk of chunks) chunk.acc = engine.accumulator(chunk.q!)
   const widest = Math.max(...chunks.map(({ x }) => x.tokens))
   const before = block.start === 0 ? [] : [{ start: 0, end: block.start }]
-  for (const { start, end } of blocksOf(before, Math.ceil(SCORES_PER_PIECE / widest)))
+  for (const { start, end } of evenPieces(before, Math.ceil(SCORES_PER_PIECE / widest)))
     await attendAll(task, layer, chunks, kv_layers[layer]!, { start, count: end - start })
   await attendAll(task, layer, chunks, own)
   await mixLayer(task, layer, chunks)

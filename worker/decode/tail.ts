@@ -1,5 +1,5 @@
 import type { Clock } from '../../shared/clock.ts'
-import { blocksOf } from '../../shared/plan.ts'
+import { evenPieces } from '../../shared/plan.ts'
 import { attendAll, type Chunk, type ChunkTask, embedChunks, mixLayer, releaseQuery } from '../prefill/layer-loop.ts'
 import type { Assembly } from './assembly.ts'
 
@@ -86,7 +86,7 @@ async function attendLayer(task: TailTask, layer: number, chunks: readonly Chunk
     const arrived = await assembly.take(layer)
     waitSeconds += clock.now() - asked
     if (arrived === undefined) return waitSeconds
-    for (const { start, end } of blocksOf(arrived, keysPerPiece))
+    for (const { start, end } of evenPieces(arrived, keysPerPiece))
       await attendAll(task, layer, chunks, assembly.kv_layers[layer]!, { start, count: end - start })
   }
 }
