@@ -10,8 +10,10 @@ import {
   type QueueState,
   type Room,
   type RunNeed,
+  reckoned,
   release,
   remove,
+  type SecondsOf,
 } from './queue.ts'
 
 /** A place in the cluster. */
@@ -30,15 +32,24 @@ export interface Memory {
 
 const ENDLESS: Memory = { check: () => undefined, room: () => true }
 
+export interface AdmissionOptions {
+  readonly clock: Clock
+  readonly secondsOf: SecondsOf
+  readonly memory?: Memory
+  readonly limits?: QueueLimits | undefined
+}
+
 /** The queue (`queue.ts`, pure) with somebody waiting in it. */
 export class Admission {
   readonly #clock: Clock
+  readonly #secondsOf: SecondsOf
   readonly #memory: Memory
   readonly #waiting = new Map<RunId, () => void>()
   #queue: QueueState
 
-  constructor(clock: Clock, limits?: QueueLimits, memory = ENDLESS) {
+  constructor({ clock, secondsOf, memory = ENDLESS, limits }: AdmissionOptions) {
     this.#clock = clock
+    this.#secondsOf = secondsOf
     this.#memory = memory
     this.#queue = emptyQueue(limits)
   }
@@ -58,7 +69,9 @@ export class Admission {
   async enter(run: RunId, need: RunNeed, signal: AbortSignal): Promise<Turn> {
     if (signal.aborted) throw abortError(signal)
     this.#memory.check(need.kvBytes)
-    this.#queue = enqueue(this.#queue, { run, ...need, arrivedAt: this.#clock.now() })
+    const seconds = this.#secondsOf(need.tokens)
+    const waiting = reckoned(this.#queue, this.#secondsOf)
+    this.#queue = enqueue(waiting, { run, ...need, seconds, arrivedAt: this.#clock.now() })
     await new Promise<void>((resolve, reject) => {
       const leave = (): void => {
         if (!this.#waiting.delete(run)) return

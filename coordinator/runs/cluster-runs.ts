@@ -18,7 +18,7 @@ import type { ClusterView, RunEvent, RunReport, RunRequest, Runs } from './event
 import { forecastAfter, NO_FORECAST } from './forecast.ts'
 import { resumption } from './kept-kv.ts'
 import { measurementsOf } from './measurements.ts'
-import { decodeMemory, needOf } from './needs.ts'
+import { decodeMemory, needOf, secondsOf } from './needs.ts'
 import { Occupancy, type Occupied } from './occupancy.ts'
 import type { Part } from './parts.ts'
 import { Progress } from './progress.ts'
@@ -63,11 +63,12 @@ export class ClusterRuns implements Runs {
 
   constructor(of: ClusterRunsOptions) {
     this.#of = of
-    this.#admission = new Admission(
-      of.clock,
-      of.limits,
-      decodeMemory(() => of.registry.state),
-    )
+    this.#admission = new Admission({
+      clock: of.clock,
+      limits: of.limits,
+      secondsOf: (tokens) => secondsOf(tokens, of.registry.state, of.shape, this.#forecast),
+      memory: decodeMemory(() => of.registry.state),
+    })
     this.#progress = new Progress(of.clock)
     this.#occupancy = new Occupancy(of.registry, of.shape)
   }
@@ -96,8 +97,7 @@ export class ClusterRuns implements Runs {
   async *#run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent, void> {
     const { registry, shape, clock, store } = this.#of
     const deps = {
-      admit: (id: RunId, of: RunRequest, left: AbortSignal) =>
-        this.#admission.enter(id, needOf(of, registry.state, shape, this.#forecast), left),
+      admit: (id: RunId, of: RunRequest, left: AbortSignal) => this.#admission.enter(id, needOf(of, shape), left),
       progress: this.#progress,
       workers: registry,
       layers: shape.layers,

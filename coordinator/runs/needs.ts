@@ -13,25 +13,29 @@ import type { QueuedRun, RunNeed } from './queue.ts'
 /** When nothing is known of any worker and no run has ended: an order like that of the lengths. */
 const TOKENS_PER_SECOND = 1000
 
+export function needOf({ promptTokens, maxTokens }: Asked, shape: ModelShape): RunNeed {
+  const tokens = promptTokens.length
+  return { tokens, kvBytes: shape.layers * kvBytesPerTokenLayer(shape) * (tokens + maxTokens) }
+}
+
+type Asked = Pick<RunRequest, 'promptTokens' | 'maxTokens'>
+
 /**
  * @param forecast what runs have told of late
  * @returns seconds as if the workers shared the work in proportion to their speed and lost nothing: what the planner's
  *   candidates come to at best. It has to compare runs, and does not depend on what else is running.
  */
-export function needOf(
-  { promptTokens, maxTokens }: Pick<RunRequest, 'promptTokens' | 'maxTokens'>,
+export function secondsOf(
+  tokens: number,
   state: ClusterState,
   shape: ModelShape,
   forecast: Pick<Forecast, 'pace' | 'tokensPerSecond'>,
-): RunNeed {
-  const tokens = promptTokens.length
+): number {
   const whole = { start: 0, end: tokens }
   const speed = readyPrefill(state).reduce((sum, { cost }) => sum + 1 / (shape.layers * spanSeconds(cost, whole)), 0)
-  const seconds =
-    speed > 0 && Number.isFinite(speed)
-      ? forecast.pace.split / speed
-      : tokens / (forecast.tokensPerSecond || TOKENS_PER_SECOND)
-  return { tokens, seconds, kvBytes: shape.layers * kvBytesPerTokenLayer(shape) * (tokens + maxTokens) }
+  return speed > 0 && Number.isFinite(speed)
+    ? forecast.pace.split / speed
+    : tokens / (forecast.tokensPerSecond || TOKENS_PER_SECOND)
 }
 
 /** The budgets of the decode nodes. */

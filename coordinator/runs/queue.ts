@@ -3,9 +3,10 @@
  *
  *     predicted seconds of prefill - ageing x seconds waited
  *
- * and the smallest starts, the earlier among equals. All scores fall at the same rate, so the order of two runs never
- * changes while they wait and needs no clock; and a prompt of T seconds can only be overtaken by those that arrive within
- * T / ageing seconds after it, so nobody waits for ever.
+ * and the smallest starts, the earlier among equals. All scores fall at the same rate, so the order of two runs needs no
+ * clock; and a prompt of T seconds can only be overtaken by those that arrive within T / ageing seconds after it, so nobody
+ * waits for ever. Seconds are predicted anew for all who wait when another one comes: what was learnt between two prompts
+ * of one length must not change their order.
  *
  * A run holds a prefill place until its KV cache is assembled, and a decode place from its start to its end, because its
  * KV blocks reach the decode node from the first layer on. Nobody overtakes a run that waits for memory when it is its
@@ -41,8 +42,6 @@ export const DEFAULT_QUEUE_LIMITS: QueueLimits = {
 /** What a run takes of the cluster. */
 export interface RunNeed {
   readonly tokens: number
-  /** Predicted, of prefill, with every worker for itself. */
-  readonly seconds: number
   /** On its decode node, with the longest answer. */
   readonly kvBytes: number
 }
@@ -50,8 +49,13 @@ export interface RunNeed {
 /** A run on its way to a place. `arrivedAt` is in monotonic seconds. */
 export interface QueuedRun extends RunNeed {
   readonly run: RunId
+  /** Predicted, of prefill, with every worker for itself. */
+  readonly seconds: number
   readonly arrivedAt: number
 }
+
+/** Predicted seconds of prefill of a prompt of so many tokens, as of now. */
+export type SecondsOf = (tokens: number) => number
 
 export interface QueueState {
   readonly limits: QueueLimits
@@ -81,6 +85,12 @@ export const emptyQueue = (limits: QueueLimits = DEFAULT_QUEUE_LIMITS): QueueSta
 
 /** Whether there is memory for a run beside those that have started. */
 export type Room = (run: QueuedRun, started: readonly QueuedRun[]) => boolean
+
+/** All who wait, by what is known now. */
+export const reckoned = (queue: QueueState, secondsOf: SecondsOf): QueueState => ({
+  ...queue,
+  waiting: queue.waiting.map((run) => ({ ...run, seconds: secondsOf(run.tokens) })),
+})
 
 /** Lets a run wait, or throws `queue_full` with `retryAfterSeconds`: when to ask again, by what is known now. */
 export function enqueue(queue: QueueState, run: QueuedRun): QueueState {
