@@ -50,6 +50,8 @@ export interface CoordinatorConfig {
   readonly strategy: Strategy | undefined
   /** The narrowest precision that KV may have between machines. */
   readonly narrowestWire: Wire
+  /** Workers and decode nodes that are about to join. */
+  readonly expectedWorkers: number
   /** Probability with which each KV block is computed again. */
   readonly selfCheckRate: number
   /** Absent: neither the API nor the links have TLS. */
@@ -159,7 +161,7 @@ async function startCore(
   modelFolder: string,
   modelName: string,
   config: Pick<CoordinatorConfig, 'strategy' | 'narrowestWire' | 'cache' | 'precision' | 'mixedPrecision' | 'limits'> &
-    Partial<Pick<CoordinatorConfig, 'selfCheckRate'>>,
+    Partial<Pick<CoordinatorConfig, 'selfCheckRate' | 'expectedWorkers'>>,
   log: Log,
   authority?: Authority,
 ): Promise<Core> {
@@ -168,8 +170,16 @@ async function startCore(
   const [shape, local] = await Promise.all([readModelShape(modelFolder), identifyModel(modelFolder, hashes)])
   const { fingerprint } = local.manifest
   const metrics = createCoordinatorMetrics({ version: packageVersion, model: modelName })
+  const { expectedWorkers = 0 } = config
   const admitted = { fingerprint, mixedPrecision, ...(precision === undefined ? {} : { precision }) }
-  const registry = new Registry({ ...admitted, membership: authority?.membership, clock: realClock, metrics, log })
+  const registry = new Registry({
+    ...admitted,
+    expectedWorkers,
+    membership: authority?.membership,
+    clock: realClock,
+    metrics,
+    log,
+  })
   const stopping = new AbortController()
   const store = new RunStore()
   const apply = registry.apply.bind(registry)

@@ -76,6 +76,12 @@ export const coordinatorCommand = (program: Program): Program =>
           default: false,
           describe: 'Admit workers of another precision; answers then say who computed in what',
         })
+        .option('expect-workers', {
+          type: 'number',
+          default: 0,
+          describe:
+            'Workers and decode nodes that are about to start: none is timed while another one of its machine loads',
+        })
         .option('self-check', {
           type: 'number',
           default: 0,
@@ -103,6 +109,7 @@ interface CoordinatorArgs extends EdgeArgs, AccessArgs {
   cache?: string | undefined
   insecurePlaintext: boolean
   acceptPlaintext: boolean
+  expectWorkers: number
   selfCheck: number
   cluster?: string | undefined
   certificateHours: number
@@ -128,6 +135,7 @@ async function run(args: CoordinatorArgs): Promise<void> {
       port: wholeNumber('port', args.port, 0, 65535),
       strategy: strategyOf(args.strategy),
       narrowestWire: args.wire,
+      expectedWorkers: wholeNumber('expect-workers', args.expectWorkers, 0, 4096),
       selfCheckRate: shareOf('self-check', args.selfCheck),
       cluster: clusterOf(args),
       bodyLimitBytes: wholeNumber('body-limit-mib', args.bodyLimitMib, 1, 1024) * 2 ** 20,

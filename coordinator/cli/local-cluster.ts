@@ -66,7 +66,7 @@ export async function startLocalCluster(
   const group = new ProcessGroup()
   try {
     const args = ['coordinator', '--model', of.model, '--port', String(of.port), '--strategy', of.strategy]
-    args.push(...cacheArgs(of))
+    args.push(...cacheArgs(of), '--expect-workers', String(of.workers + of.decodeNodes))
     // Of what is not bfloat16 already, the decode node has other numbers: see `weightsFor`.
     if (of.weights === 'bf16') args.push('--allow-mixed-precision')
     if (of.wire !== undefined) args.push('--wire', of.wire)

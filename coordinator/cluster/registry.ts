@@ -21,7 +21,7 @@ import { sourcesFor } from '../models/sources.ts'
 import type { RunFollower, Workers } from '../runs/workers.ts'
 import { type TicketAsk, TicketOffice } from '../security/ticket-office.ts'
 import { LinkWatch } from './link-watch.ts'
-import { mayCalibrate } from './next-calibration.ts'
+import { CalibrationTurns } from './next-calibration.ts'
 import {
   applyEvent,
   type ClusterEvent,
@@ -38,6 +38,8 @@ export interface RegistryOptions {
   readonly precision?: Precision
   /** Whether workers of several precisions may be in the cluster at once. */
   readonly mixedPrecision?: boolean
+  /** Workers and decode nodes that are about to join. Default: 0. */
+  readonly expectedWorkers?: number
   /** Absent: a cluster without certificates. */
   readonly membership?: Membership | undefined
   readonly clock: Clock
@@ -72,8 +74,7 @@ export class Registry implements Workers {
   readonly #followers = new Map<string, RunFollower>()
   readonly #links: LinkWatch
   readonly #tickets: TicketOffice
-  /** When each connected worker was told that it has joined. */
-  readonly #begunCalibration = new Map<WorkerId, number>()
+  readonly #calibrations: CalibrationTurns
   #state: ClusterState = EMPTY_CLUSTER
   /** Times that workers have joined. */
   #epoch = 0
@@ -81,6 +82,7 @@ export class Registry implements Workers {
 
   constructor(of: RegistryOptions) {
     this.#of = of
+    this.#calibrations = new CalibrationTurns(of.expectedWorkers)
     this.#links = new LinkWatch(this, of.clock, of.log)
     this.#tickets = new TicketOffice(of.clock, of.membership?.cluster)
   }
@@ -206,7 +208,7 @@ export class Registry implements Workers {
       throw await this.#refuse(thrown, link)
     }
     this.#connections.set(worker, { link, epoch: ++this.#epoch, pingSeq: 0, pingAt: clock.now() })
-    this.#begunCalibration.delete(worker)
+    this.#calibrations.joined(worker, clock.now())
     const denied = this.#of.membership?.denied ?? []
     if (denied.length > 0) this.send(worker, { kind: 'denied', list: [...denied] })
     this.#letCalibrate()
@@ -313,9 +315,7 @@ export class Registry implements Workers {
 
   /** A worker that is told that it has joined calibrates. */
   #letCalibrate(): void {
-    const now = this.#of.clock.now()
-    for (const worker of mayCalibrate(this.#state, this.#begunCalibration, now)) {
-      this.#begunCalibration.set(worker, now)
+    for (const worker of this.#calibrations.begin(this.#state, this.#of.clock.now())) {
       const tickets = this.#tickets.rule
       this.send(worker, { kind: 'joined', worker, epoch: this.epochOf(worker), tickets })
     }
@@ -324,7 +324,7 @@ export class Registry implements Workers {
   #gone(worker: WorkerId, reason: HeadraceError): void {
     this.#connections.delete(worker)
     this.#links.gone(worker)
-    this.#begunCalibration.delete(worker)
+    this.#calibrations.gone(worker)
     const leaving = findWorker(this.#state, worker)?.state === 'leaving'
     this.apply(leaving ? { kind: 'forgotten', worker } : { kind: 'worker_lost', worker, reason: reason.message })
     const cause = leaving ? 'leaving' : disconnectReason(reason)

@@ -97,6 +97,7 @@ async function startCluster({ group, spec, network, names, quotas }: Start, sign
   const port = ['--port', network === undefined ? '0' : String(HTTP_PORT)]
   const narrowest = wire === undefined ? [] : ['--wire', wire]
   const args = ['coordinator', ...common, ...port, ...at('coordinator'), ...narrowest]
+  args.push('--expect-workers', String(workers.length + 1))
   const coordinator = startHeadrace(args, { core: helperCore, through: through('coordinator') })
   group.add('coordinator', coordinator)
   const url = await firstLine(coordinator, signal)
