@@ -7,6 +7,7 @@ import type { DecodeFacts, Pace, PlanFacts, PrefillFacts } from '../planning/fac
 import type { Repairer } from '../planning/repair.ts'
 import type { Part } from '../runs/parts.ts'
 import { pooledCosts } from './alike.ts'
+import { besideOthers } from './cost-correction.ts'
 import { type ClusterState, findWorker, type PrefillWorker, readyDecode, readyPrefill, type Worker } from './state.ts'
 
 export interface Wanted {
@@ -60,15 +61,11 @@ export const freeBytes = ({ budgetBytes, reserved }: Pick<Worker, 'budgetBytes' 
 const prefillFacts = (worker: PrefillWorker): PrefillFacts => ({
   ...placeOf(worker),
   cost: beside(worker, worker.cost),
-  ...(worker.sharedCost === undefined ? {} : { sharedCost: beside(worker, worker.sharedCost) }),
+  sharedCost: beside(worker, worker.sharedCost ?? besideOthers(worker.cost)),
 })
 
-/** The first run of a process touches memory and compiles code that later ones find ready: measured, 1.04 to 1.43. */
-const FIRST_RUN = 1.2
-
 /** A worker computes one run after the other: the next one has to wait for those that it has. */
-const beside = ({ runs, seen }: Worker, cost: Cost): Cost =>
-  slowedCost(cost, (1 + runs.length) * (seen.all === 0 ? FIRST_RUN : 1))
+const beside = ({ runs }: Worker, cost: Cost): Cost => slowedCost(cost, 1 + runs.length)
 
 const decodeFacts = (worker: Worker): DecodeFacts => ({
   ...placeOf(worker),

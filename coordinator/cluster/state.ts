@@ -8,8 +8,9 @@ import type { RunId, WorkerId } from '../../shared/ids.ts'
 import type { PieceSet } from '../../shared/model-store/piece-set.ts'
 import type { Precision } from '../../shared/precision.ts'
 import type { Cost, Role } from '../../shared/protocol/control.ts'
+import { slowedCost } from '../planning/cost.ts'
 import { type ClockSample, withSample } from '../trace/alignment.ts'
-import { correctedCost, leastOf, type Measured } from './cost-correction.ts'
+import { BESIDE_OTHERS, besideOthers, correctedCost, leastOf, type Measured } from './cost-correction.ts'
 import { dropLinks, type LinkName, type Links, linkAsked, linkMeasured, NO_LINKS } from './links.ts'
 
 /** What a worker says of itself before it has its model, and after. */
@@ -253,9 +254,9 @@ function corrected(worker: Worker, shared: boolean, measured: Measured): Worker 
   const kind = shared ? 'shared' : 'alone'
   const cold = seen.all === 0
   const now = { ...seen, all: seen.all + 1, [kind]: seen[kind] + (cold ? 0 : 1) }
-  const corrected = correctedCost(shared ? (sharedCost ?? cost) : cost, measured, seen[kind], cold)
+  const corrected = correctedCost(shared ? (sharedCost ?? besideOthers(cost)) : cost, measured, seen[kind], cold)
   if (!shared) return { ...worker, cost: corrected, seen: now }
-  const alone = cold ? corrected : seen.alone === 0 ? leastOf(cost, corrected) : cost
+  const alone = cold ? slowedCost(corrected, 1 / BESIDE_OTHERS) : seen.alone === 0 ? leastOf(cost, corrected) : cost
   return { ...worker, cost: alone, sharedCost: corrected, seen: now }
 }
 

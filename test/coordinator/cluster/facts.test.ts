@@ -30,26 +30,14 @@ it('the planner gets the workers that are ready, with costs, memory and links', 
     { kind: 'link_measured', at: 1, link: { from: p, to: d }, bytesPerSecond: 1e8, rttSeconds: 0.001 },
     { kind: 'run_assigned', worker: d, run: asRunId('r'), kvBytes: 3e9 },
   ]
-  const [first, twice] = [times(1.2), times(2 * 1.2)] // it has a run to end first
+  const twice = times(2) // it has a run to end first
+  const sharedCost = times(1.15) // no run has told yet
   const wanted = { shape: QWEN_25_HALF_B, promptTokens: 100, maxTokens: 5, narrowestWire: 'f16' } as const
   const { links, ...facts } = planFacts(events.reduce(applyEvent, EMPTY_CLUSTER), wanted)
   assert.deepEqual(facts, {
     ...wanted,
-    workers: [{ id: p, host: 'h1', cores: 8, threads: 4, cost: first, budgetBytes: 8e9, rttSeconds: 0.002 }],
+    workers: [{ id: p, host: 'h1', cores: 8, threads: 4, cost, sharedCost, budgetBytes: 8e9, rttSeconds: 0.002 }],
     decode: [{ id: d, host: 'h2', cores: 8, threads: 4, runs: 1, cost: twice, budgetBytes: 5e9 }],
   })
   assert.equal(links.get(linkKey('p', 'd'))?.bytesPerSecond, 1e8)
-})
-
-it('a worker that has had a run before is not thought to be slow', () => {
-  const measured = { work: { o: 1, a: 1, b: 1 }, computeSeconds: 1, attendSeconds: 0 }
-  const state = (
-    [
-      { kind: 'worker_joined', at: 0, worker: { ...place, id: p, role: 'prefill', host: 'h1' } },
-      { kind: 'worker_calibrated', at: 0, worker: p, cost },
-      { kind: 'worker_measured', worker: p, shared: false, measured },
-    ] satisfies ClusterEvent[]
-  ).reduce(applyEvent, EMPTY_CLUSTER)
-  const { workers } = planFacts(state, { shape: QWEN_25_HALF_B, promptTokens: 100, narrowestWire: 'f16' })
-  assert.deepEqual(workers[0]!.cost, state.workers[0]!.cost)
 })

@@ -19,10 +19,15 @@ function settled(factor: number, runs = 200): Forecast {
 }
 
 describe('the forecast', () => {
-  it('takes the first run at its word', () => {
-    const { tokensPerSecond, edgeSeconds } = settled(1, 1)
+  it('takes the first run at its word, but for what only the first one takes', () => {
+    const { tokensPerSecond, edgeSeconds, pace } = settled(1.3, 1)
     assert.equal(tokensPerSecond, report.promptTokens / (report.ttftSeconds - report.queueSeconds))
-    assert.equal(edgeSeconds, edge)
+    assert.equal(edgeSeconds, (NO_FORECAST.edgeSeconds + edge) / 2)
+    assert.deepEqual(pace, { solo: 1, split: 1 })
+  })
+
+  it('comes to know what lies before and after the arithmetic', () => {
+    assert.ok(Math.abs(settled(1).edgeSeconds - edge) < 1e-9)
   })
 
   it('learns by what factor simulations are off, in either direction', () => {
@@ -38,7 +43,7 @@ describe('the forecast', () => {
   })
 
   it('believes neither a single run nor a hopeless model', () => {
-    assert.ok(settled(10, 1).pace.split < 1.07 && settled(0.1, 1).pace.split > 0.94)
+    assert.ok(settled(10, 2).pace.split < 1.07 && settled(0.1, 2).pace.split > 0.94)
     assert.equal(settled(3).pace.split, 1.5)
     assert.equal(settled(0.2).pace.split, 0.75)
   })
