@@ -144,7 +144,9 @@ function report(
   ways: readonly Way[],
 ): Report {
   const found = measured.map(({ prompt, trials }) => reportOf(prompt, trials, ways))
-  const told = measured.flatMap(({ trials }) => trials.map(foretold))
+  // What runs beside others is disturbed on purpose, and nobody has told its planner.
+  const foretellable = new Set(ways.filter(({ besideOf }) => besideOf === undefined).map(({ label }) => label))
+  const told = measured.flatMap(({ trials }) => trials.filter(({ label }) => foretellable.has(label)).map(foretold))
   return {
     parts: [{ line: placementText(cluster) }, ...found.flatMap(({ parts }) => parts), { line: accuracyText(told) }],
     data: { placement: placementText(cluster), accuracy: accuracyOf(told), prompts: found.map(({ data }) => data) },
