@@ -4,10 +4,11 @@ import { machineCpu } from './proc.ts'
 /** Cores' worth of foreign work below which a run counts as undisturbed. */
 export const QUIET_CORES = 0.1
 
-const LOOK_SECONDS = 1
+/** Longer than the pause after which workers tidy up (`worker/idle.ts`). */
+const LOOK_SECONDS = 2
 
 /**
- * Waits for a second in which hardly anything ran, while the cluster itself is idle. Resolves after `mostSeconds` at the
+ * Waits for two seconds in which hardly anything ran, while the cluster itself is idle. Resolves after `mostSeconds` at the
  * latest: a busy machine makes poor figures, not none.
  */
 export async function untilQuiet(mostSeconds: number, signal: AbortSignal): Promise<void> {

@@ -85,14 +85,16 @@ export const splitSuite = defineSuite({
           ...splits.map((candidate) => way(all, candidate)),
         ]
         const measured: { prompt: Prompt; trials: Trial[] }[] = []
+        let aftermath = 0
         for (const prompt of prompts) {
           const trials: Trial[] = []
           measured.push({ prompt, trials })
           for (let round = -warmup; round < rounds; round++)
             for (const { measure, learns } of rotated(ways, round + warmup)) {
               if (round < 0 && !learns) continue
-              await untilQuiet(patience, all.signal)
+              await untilQuiet(Math.max(patience, aftermath), all.signal)
               const trial = await measure(prompt)
+              aftermath = learns ? 0 : AFTERMATH_SECONDS
               if (round >= 0) trials.push(trial)
               note(`${round < 0 ? 'warm-up' : `round ${round + 1} of ${rounds}`}: ${trialText(trial)}`)
             }
@@ -102,6 +104,9 @@ export const splitSuite = defineSuite({
     )
   },
 })
+
+/** What keeps the other cores busy tidies up when it ends, beside whatever is measured next: so long at most. */
+const AFTERMATH_SECONDS = 20
 
 /** A candidate, and what it takes to measure it once. */
 interface Way {
