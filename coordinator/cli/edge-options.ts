@@ -11,7 +11,11 @@ export const withEdgeOptions = <T>(args: Argv<T>) =>
     .option('api-keys', { type: 'string', describe: 'File of API keys (`headrace key`) [default: no key is needed]' })
     .option('cors', { type: 'string', array: true, default: [], describe: 'Origins of web pages that may ask' })
     .option('log-prompts', { type: 'boolean', default: false, describe: 'Write prompts to the log' })
-    .option('max-prefilling', { ...number, default: MOST.maxPrefilling, describe: 'Prompts computed at a time' })
+    .option('max-prefilling', {
+      ...number,
+      default: MOST.maxPrefilling,
+      describe: 'Prompts computed at a time; one on half of the workers is half a prompt',
+    })
     .option('max-decoding', { ...number, default: MOST.maxDecoding, describe: 'Prompts and answers on their way' })
     .option('max-waiting', { ...number, default: MOST.maxWaiting, describe: 'Prompts that may wait' })
     .option('max-waiting-tokens', { ...number, default: MOST.maxWaitingTokens, describe: 'Their tokens in all' })

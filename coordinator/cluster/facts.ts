@@ -17,6 +17,8 @@ export interface Wanted {
   readonly narrowestWire: Wire
   readonly edgeSeconds?: number
   readonly pace?: Pace
+  /** Prompts that wait behind it. */
+  readonly behind?: number
   /** Workers that are to be left out. */
   readonly excluded?: ReadonlySet<string>
 }
@@ -60,6 +62,7 @@ export const freeBytes = ({ budgetBytes, reserved }: Pick<Worker, 'budgetBytes' 
 
 const prefillFacts = (worker: PrefillWorker): PrefillFacts => ({
   ...placeOf(worker),
+  runs: worker.runs.length,
   cost: beside(worker, worker.cost),
   sharedCost: beside(worker, worker.sharedCost ?? besideOthers(worker.cost)),
 })

@@ -6,6 +6,7 @@ import { stateBytesPerToken } from '../../shared/prefill-memory.ts'
 import type { Cost } from '../../shared/protocol/control.ts'
 import { groupsOf } from './about-equal.ts'
 import { slowedCost, spanSeconds } from './cost.ts'
+import { type Parts, partsOf } from './delay.ts'
 import type { DecodeFacts, PlanFacts, PrefillFacts } from './facts.ts'
 import { type Cards, cardsOf, linkFrom, type Network, networkOf } from './network.ts'
 import { wireBytesPerTokenLayer, wiresDownTo } from './wire.ts'
@@ -22,6 +23,9 @@ export interface Context {
   /** Of each of them, its place in a chain where nothing else matters: by name among those that are about as good. */
   readonly rank: readonly number[]
   readonly decode: DecodeFacts
+  /** Prompts that wait behind this one, and what part of the cluster each worker is. */
+  readonly behind: number
+  readonly parts: Parts
   /** Costs are those of a worker among others; alone it takes so many times as long. */
   readonly soloBySplit: number
   /** The decode node's cost; where it is not calibrated, the best worker's stands in for it. */
@@ -57,6 +61,8 @@ export function contextOf(given: PlanFacts): Context {
     blockTokens: blockTokens(shape, facts.blockTokens),
     workers,
     rank: rankOf(fastest),
+    behind: facts.behind ?? 0,
+    parts: partsOf(workers, decode, promptTokens),
     soloBySplit: given.pace === undefined ? 1 : given.pace.solo / given.pace.split,
     decode,
     tailCost: decode.cost ?? fastestToken(facts),

@@ -21,6 +21,8 @@ export interface PlanFacts {
   readonly pace?: Pace
   /** Most tokens wanted in one KV block. Default: 512. */
   readonly blockTokens?: number
+  /** Prompts that wait behind this one. Default: 0. */
+  readonly behind?: number
 }
 
 /**
@@ -38,6 +40,8 @@ export interface PrefillFacts {
   /** Of the host. */
   readonly cores: number
   readonly threads: number
+  /** Runs that it holds now, each of which its costs are longer by. */
+  readonly runs: number
   readonly cost: Cost
   /** Cost while other workers of the same host compute too; absent: not known yet, as alone. */
   readonly sharedCost?: Cost
@@ -52,7 +56,7 @@ export interface DecodeFacts {
   readonly host: string
   readonly cores: number
   readonly threads: number
-  /** Runs that it holds now. */
+  /** Runs that it holds now, each of which its cost is longer by. */
   readonly runs: number
   /** Absent: not calibrated, so it computes the prompt's last token alone. */
   readonly cost?: Cost

@@ -7,6 +7,7 @@ import { type Plan, STRATEGIES, type Strategy } from '../../shared/plan.ts'
 import { limitOf } from './bound.ts'
 import { type Context, contextOf } from './context.ts'
 import { prefillSeconds } from './cost.ts'
+import { withDelay } from './delay.ts'
 import { draft, evaluate, type Timed, time } from './evaluate.ts'
 import type { PlanFacts } from './facts.ts'
 import { companyOf, costOf, fits, prefillTokens } from './layout.ts'
@@ -44,21 +45,21 @@ const MAX_WORKERS = 64
 export function planPrefill(facts: PlanFacts, ask: PlanAsk = {}): Planned {
   const sizes = sizesAllowed(facts, ask)
   const context = contextOf(facts)
-  const drafts = bestOfEachKind(drafted(context, ask, sizes), context, ask).toSorted(byPreference)
+  const drafts = bestOfEachKind(drafted(context, ask, sizes), context, ask).toSorted(byPreference(context))
   if (ask.shares !== undefined)
     return planned(
       context,
       drafts.map((timed) => shared(context, timed, ask.shares!)),
     )
   const looked = drafts.map((timed, rank) => {
-    const promising = rank < MOST_LOOKED_AT && timed.seconds <= WORTH_A_LOOK * drafts[0]!.seconds
+    const promising = rank < MOST_LOOKED_AT && forAll(context, timed) <= WORTH_A_LOOK * forAll(context, drafts[0]!)
     return promising ? lookedAt(context, timed, ask.workers !== undefined) : timed
   })
-  return planned(context, widenBest(context, looked.toSorted(byPreference)))
+  return planned(context, widenBest(context, looked.toSorted(byPreference(context))))
 }
 
 function planned(context: Context, best: readonly Timed[]): Planned {
-  const sorted = best.toSorted(byPreference)
+  const sorted = best.toSorted(byPreference(context))
   if (sorted.length === 0) throw withoutRoom(context)
   return new Explained(context, sorted)
 }
@@ -115,7 +116,7 @@ function widenBest(context: Context, sorted: readonly Timed[]): Timed[] {
   for (let tries = 0; tries < MOST_WIDENED && plans.length > 0; tries++) {
     const [first, ...others] = plans
     const wide = widen(context, first!)
-    plans = [wide, ...others].toSorted(byPreference)
+    plans = [wide, ...others].toSorted(byPreference(context))
     if (plans[0] === wide) break
   }
   return plans
@@ -197,7 +198,7 @@ function bestOfEachKind(timings: readonly Timed[], context: Context, ask: PlanAs
       continue
     const kind = strategy === 'solo' ? `solo ${context.workers[members[0]!]?.id}` : `${strategy} ${members.length}`
     const rival = best.get(kind)
-    if (rival === undefined || timed.seconds < WORTHWHILE * rival.seconds) best.set(kind, timed)
+    if (rival === undefined || forAll(context, timed) < WORTHWHILE * forAll(context, rival)) best.set(kind, timed)
   }
   return [...best.values()]
 }
@@ -205,11 +206,17 @@ function bestOfEachKind(timings: readonly Timed[], context: Context, ask: PlanAs
 const isSplit = ({ promptTokens }: Context, { layout }: Timed): boolean =>
   layout.members.length > 1 || prefillTokens(layout) < promptTokens - 1
 
-/** Fastest first; among equals fewer workers, then solo before chain before ring. */
-const byPreference = (x: Timed, y: Timed): number =>
-  x.seconds - y.seconds ||
-  x.layout.members.length - y.layout.members.length ||
-  STRATEGIES.indexOf(x.layout.strategy) - STRATEGIES.indexOf(y.layout.strategy)
+/** Best for all first: where nobody waits, the fastest; among equals fewer workers, then solo before chain before ring. */
+const byPreference =
+  (context: Context) =>
+  (x: Timed, y: Timed): number =>
+    forAll(context, x) - forAll(context, y) ||
+    x.layout.members.length - y.layout.members.length ||
+    STRATEGIES.indexOf(x.layout.strategy) - STRATEGIES.indexOf(y.layout.strategy)
+
+/** Seconds, with those by which it delays whoever waits behind it. */
+const forAll = (context: Context, { seconds, layout }: Timed): number =>
+  context.behind === 0 ? seconds : withDelay(seconds, context.behind, companyOf(layout, context), context.parts)
 
 /** Frozen all the way down, so that it can be handed to every part of a run. */
 function toPlan(context: Context, timed: Timed): Plan {

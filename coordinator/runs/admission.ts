@@ -5,6 +5,7 @@ import {
   emptyQueue,
   enqueue,
   next,
+  planned,
   prefilled,
   type QueueLimits,
   type QueueState,
@@ -18,6 +19,8 @@ import {
 
 /** A place in the cluster. */
 export interface Turn {
+  /** The run has a plan, which takes this part of the workers. */
+  planned(part: number): void
   /** The prompt is computed: the next one may start. */
   prefilled(): void
   done(): void
@@ -87,6 +90,7 @@ export class Admission {
       this.#startNext()
     })
     return {
+      planned: (part) => this.#change(planned(this.#queue, run, part)),
       prefilled: () => this.#change(prefilled(this.#queue, run)),
       done: () => this.#change(release(this.#queue, run)),
     }

@@ -138,7 +138,7 @@ export class ClusterRuns implements Runs {
 
   plan(
     promptTokens: number,
-    ask: PlanAsk & { maxTokens?: number; excluded?: ReadonlySet<string>; idle?: boolean } = {},
+    ask: PlanAsk & { maxTokens?: number; excluded?: ReadonlySet<string>; idle?: boolean; behind?: number } = {},
   ): Planned {
     const { registry, shape, narrowestWire } = this.#of
     const strategy = ask.strategy ?? this.#of.strategy
@@ -148,12 +148,12 @@ export class ClusterRuns implements Runs {
       ...(ask.shares !== undefined && { shares: ask.shares }),
       ...(ask.alone !== undefined && { alone: ask.alone }),
     }
-    const { maxTokens } = ask
+    const { maxTokens, behind = 0 } = ask
     const { edgeSeconds, pace } = this.#forecast
     const most = maxTokens !== undefined && { maxTokens }
     const { excluded } = ask
     const without = excluded !== undefined && { excluded }
-    const facts = { shape, promptTokens, narrowestWire, edgeSeconds, pace, ...most, ...without }
+    const facts = { shape, promptTokens, narrowestWire, edgeSeconds, pace, behind, ...most, ...without }
     return planPrefill(planFacts(ask.idle ? idle(registry.state) : registry.state, facts), wanted)
   }
 
@@ -174,7 +174,7 @@ export class ClusterRuns implements Runs {
   /** Those that failed the run before get no more of it, unless there is nobody else. */
   #planWithout(of: RunRequest, excluded: ReadonlySet<string>): Plan {
     const { length } = of.promptTokens
-    if (excluded.size === 0) return this.plan(length, of).chosen
+    if (excluded.size === 0) return this.plan(length, { ...of, behind: this.#admission.waiting }).chosen
     const { maxTokens } = of
     // What a client insists on was meant for the cluster as it was: rather another split than none.
     for (const ask of [

@@ -4,11 +4,14 @@ import { kvBytesPerTokenLayer, type ModelShape } from '../../shared/model-shape.
 import { type Plan, spanTokens } from '../../shared/plan.ts'
 import { othersOf, prefillBytes } from '../../shared/prefill-memory.ts'
 import type { Registry } from '../cluster/registry.ts'
+import { readyPrefill } from '../cluster/state.ts'
 import type { Part } from './parts.ts'
 
 /** A plan whose workers are busy with the run until `leave` is called: for one of them or for all. */
 export interface Occupied {
   readonly plan: Plan
+  /** Of the workers that are ready. */
+  readonly part: number
   readonly leave: (worker?: string) => void
 }
 
@@ -38,8 +41,10 @@ export class Occupancy {
     }
     const kvBytes = shape.layers * kvBytesPerTokenLayer(shape) * (promptTokens + maxTokens)
     leave.set(decode, this.#assign(decode, run, kvBytes))
+    const ready = readyPrefill(this.#registry.state).length
     return {
       plan,
+      part: Math.min(1, Math.max(1, plan.workers.length) / Math.max(1, ready)),
       leave: (one) => {
         for (const [worker, end] of leave) if (one === undefined || one === worker) end()
       },

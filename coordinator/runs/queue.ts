@@ -22,7 +22,10 @@ export interface QueueLimits {
   readonly maxWaitingTokens: number
   /** Who would wait longer by what is known now is refused. */
   readonly maxWaitSeconds: number
-  /** Runs whose prompt is being computed. A second one fills the bubbles of the first (`worker/compute/turns.ts`). */
+  /**
+   * Runs whose prompt is being computed by the whole cluster; one that has a part of the workers counts as that part. A
+   * second one fills the bubbles of the first (`worker/compute/turns.ts`).
+   */
   readonly maxPrefilling: number
   /** Runs that the decode nodes hold, prefilling ones included. */
   readonly maxDecoding: number
@@ -35,7 +38,7 @@ export const DEFAULT_QUEUE_LIMITS: QueueLimits = {
   maxWaitingTokens: 2 ** 20,
   maxWaitSeconds: 300,
   maxPrefilling: 2,
-  maxDecoding: 4,
+  maxDecoding: 8,
   ageing: 0.2,
 }
 
@@ -52,6 +55,8 @@ export interface QueuedRun extends RunNeed {
   /** Predicted, of prefill, with every worker for itself. */
   readonly seconds: number
   readonly arrivedAt: number
+  /** Of the cluster's workers, which its plan takes; not planned yet: all. */
+  readonly part?: number
 }
 
 /** Predicted seconds of prefill of a prompt of so many tokens, as of now. */
@@ -147,6 +152,12 @@ export function next(
   return { run, queue: { ...remove(queue, run.run), ...start } }
 }
 
+/** The run has a plan, which takes this part of the workers, more than 0 and at most 1. */
+export const planned = (queue: QueueState, run: RunId, part: number): QueueState => ({
+  ...queue,
+  prefilling: queue.prefilling.map((other) => (other.run === run ? { ...other, part } : other)),
+})
+
 /** The run's KV cache is assembled: its prefill place is free, its decode place is not. */
 export function prefilled(queue: QueueState, run: RunId): QueueState {
   const found = queue.prefilling.find((other) => other.run === run)
@@ -172,7 +183,10 @@ const without = (runs: readonly QueuedRun[], run: RunId) => runs.filter((other) 
 const score = ({ seconds, arrivedAt }: QueuedRun, { ageing }: QueueLimits): number => seconds + ageing * arrivedAt
 
 const hasPlace = ({ limits, prefilling, decoding }: QueueState): boolean =>
-  prefilling.length < limits.maxPrefilling && prefilling.length + decoding.length < limits.maxDecoding
+  taken(prefilling) < limits.maxPrefilling && prefilling.length + decoding.length < limits.maxDecoding
+
+/** Sixteenths of a cluster add up to it, whatever a binary fraction says. */
+const taken = (prefilling: readonly QueuedRun[]): number => prefilling.reduce((sum, { part = 1 }) => sum + part, 1e-9)
 
 /** The weight of a new gap between starts. */
 const GAIN = 0.2

@@ -69,8 +69,10 @@ export async function* runRequest(
   let leave: Occupied['leave'] = () => undefined
   try {
     // 4. Plan, from the facts of this moment.
-    let plan: Plan
-    ;({ plan, leave } = await deps.planNow(run, request, signal))
+    const occupied = await deps.planNow(run, request, signal)
+    let { plan } = occupied
+    leave = occupied.leave
+    turn.planned(occupied.part)
     const queueSeconds = clock.now() - arrived
     // Now: by the end of the run one of them may be gone.
     let precisions = precisionsOf(plan, deps.precisionOf)

@@ -69,14 +69,14 @@ function costOf(flops: number): Cost {
 
 /** Workers of 1, 2, ... TFLOP/s, each on a host of its own. */
 function factsOf(count: number, alike: boolean, narrowestWire: Wire): PlanFacts {
-  const place = { cores: 8, threads: 8 }
+  const place = { cores: 8, threads: 8, runs: 0 }
   const workers = Array.from({ length: count }, (_, i) => ({
     ...place,
     id: asWorkerId(`w${i}`),
     host: `h${i}`,
     cost: costOf(1e12 * (i + 1)),
   }))
-  const decode = [{ ...place, id: asWorkerId('d'), host: 'd', runs: 0, cost: costOf(1e12) }]
+  const decode = [{ ...place, id: asWorkerId('d'), host: 'd', cost: costOf(1e12) }]
   const names = [...workers, ...decode].map(({ id }) => id)
   const rate = (i: number, j: number): number => (alike ? 1.1e9 : 1.1e9 / (1 + ((i * 7 + j * 3) % 40)))
   const links = new Map<string, LinkFacts>()

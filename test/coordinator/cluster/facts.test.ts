@@ -36,7 +36,9 @@ it('the planner gets the workers that are ready, with costs, memory and links', 
   const { links, ...facts } = planFacts(events.reduce(applyEvent, EMPTY_CLUSTER), wanted)
   assert.deepEqual(facts, {
     ...wanted,
-    workers: [{ id: p, host: 'h1', cores: 8, threads: 4, cost, sharedCost, budgetBytes: 8e9, rttSeconds: 0.002 }],
+    workers: [
+      { id: p, host: 'h1', cores: 8, threads: 4, runs: 0, cost, sharedCost, budgetBytes: 8e9, rttSeconds: 0.002 },
+    ],
     decode: [{ id: d, host: 'h2', cores: 8, threads: 4, runs: 1, cost: twice, budgetBytes: 5e9 }],
   })
   assert.equal(links.get(linkKey('p', 'd'))?.bytesPerSecond, 1e8)

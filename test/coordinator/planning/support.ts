@@ -50,6 +50,7 @@ export const named = (name: string, cost: Cost, rest: Partial<PrefillFacts> = {}
   host: `host of ${name}`,
   cores: 8,
   threads: 8,
+  runs: 0,
   cost,
   ...rest,
 })

@@ -5,6 +5,7 @@ import {
   DEFAULT_QUEUE_LIMITS,
   emptyQueue,
   enqueue,
+  planned,
   prefilled,
   type QueuedRun,
   type QueueLimits,
@@ -77,6 +78,28 @@ test('two prefill at a time, and a place is free once its KV cache is assembled'
   const third = next(prefilled(second.queue, asRunId('r1')))
   assert.equal(third?.run.run, 'r3')
   assert.deepEqual(idsOf(third!.queue.decoding), ['r1'])
+})
+
+test('who has a part of the workers takes a part of a place', () => {
+  let queue = holding(emptyQueue(), ...['r1', 'r2', 'r3', 'r4', 'r5'].map((run) => queued(run, 10)))
+  queue = next(next(queue)!.queue)!.queue
+  assert.equal(next(queue), undefined, 'not planned yet: each might take all')
+  queue = planned(queue, asRunId('r1'), 0.5)
+  queue = next(queue)!.queue
+  assert.equal(next(queue), undefined)
+  queue = planned(planned(queue, asRunId('r2'), 0.5), asRunId('r3'), 0.5)
+  queue = planned(next(queue)!.queue, asRunId('r4'), 0.5)
+  assert.deepEqual(idsOf(queue.prefilling), ['r1', 'r2', 'r3', 'r4'])
+  assert.equal(next(queue), undefined, 'four halves')
+  assert.equal(next(prefilled(queue, asRunId('r3')))?.run.run, 'r5')
+  assert.deepEqual(planned(queue, asRunId('gone'), 0.5), queue)
+})
+
+test('six thirds are two, whatever a binary fraction says', () => {
+  let queue = holding(emptyQueue(), ...['a', 'b', 'c', 'd', 'e', 'f', 'g'].map((run) => queued(run, 10)))
+  for (let started = next(queue); started !== undefined; started = next(queue))
+    queue = planned(started.queue, started.run.run, 1 / 3)
+  assert.equal(queue.prefilling.length, 6)
 })
 
 test('a short prompt overtakes a waiting long one whichever place becomes free', () => {
