@@ -13,12 +13,16 @@ export interface Parts {
   readonly tail: number
 }
 
-/** A worker that holds runs gives a new one as much less of itself. */
+/**
+ * A worker that holds runs gives a new one as much less of itself; but what all of them hold is waited for whatever the plan,
+ * and tells nothing of which is better.
+ */
 export function partsOf(workers: readonly PrefillFacts[], decode: DecodeFacts, promptTokens: number): Parts {
   const whole = { start: 0, end: promptTokens }
   const speedOf = ({ cost }: Pick<DecodeFacts, 'cost'>): number =>
     cost === undefined ? 0 : 1 / spanSeconds(cost, whole)
-  const all = workers.reduce((sum, worker) => sum + (1 + worker.runs) * speedOf(worker), 0)
+  const least = Math.min(...workers.map(({ runs }) => runs))
+  const all = workers.reduce((sum, worker) => sum + ((1 + worker.runs) / (1 + least)) * speedOf(worker), 0)
   // Costs of nothing are not told apart.
   const partOf = (of: Pick<DecodeFacts, 'cost'>): number =>
     Number.isFinite(all) ? speedOf(of) / all : 1 / workers.length

@@ -51,6 +51,16 @@ describe('a plan for a prompt that others wait behind', () => {
     assert.equal(chosen(8, free).workers.length, 4)
   })
 
+  it('is the same whether all workers hold a run already or none', () => {
+    const busy = workers.map((worker) => ({
+      ...worker,
+      runs: 1,
+      cost: { o: 2 * server.o, a: 2 * server.a, b: 2 * server.b },
+    }))
+    for (const behind of [4, 16, 64])
+      assert.equal(chosen(behind, { workers: busy }).workers.length, chosen(behind).workers.length)
+  })
+
   it('takes workers that are idle', () => {
     const half = workers.map((worker, i) =>
       i % 2 === 0 ? worker : named(worker.id, { o: 2 * server.o, a: 2 * server.a, b: 2 * server.b }, { runs: 1 }),
