@@ -21,7 +21,7 @@ export const unevenSuite = defineSuite({
     model: { type: 'string', default: bundledModel, describe: 'Hugging Face model folder, or a shape: smol135, wide' },
     weights: { choices: WEIGHTS, default: 'f32', describe: 'How weights are kept and computed with' },
     speeds: { type: 'array', number: true, default: [1, 0.5, 0.25], describe: 'Of a core each, the fastest first' },
-    tokens: { type: 'number', default: 4096, describe: 'Length of the prompt' },
+    tokens: { type: 'number', default: 16384, describe: 'Length of the prompt' },
     rounds: { type: 'number', default: 3, describe: 'Runs of each plan, in turn' },
     warmup: { type: 'number', default: 2, describe: 'Rounds before that, not counted: costs are corrected by them' },
   },

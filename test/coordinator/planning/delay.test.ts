@@ -61,6 +61,16 @@ describe('a plan for a prompt that others wait behind', () => {
       assert.equal(chosen(behind, { workers: busy }).workers.length, chosen(behind).workers.length)
   })
 
+  it('knows that workers which it leaves to others slow it down as its own would', () => {
+    const [host, times] = ['one for all', (by: number) => ({ o: by * server.o, a: by * server.a, b: by * server.b })]
+    const two = equalWorkers(2, server).map((worker) => ({ ...worker, host, sharedCost: times(1.3) }))
+    const solo = (behind: number) => {
+      const { candidates } = planPrefill(facts(behind, { workers: two }))
+      return candidates.find(({ workers: of, prefillTokens }) => of.length === 1 && prefillTokens === 2047)!
+    }
+    assert.ok(solo(5).predictedTtftSeconds > 1.25 * solo(0).predictedTtftSeconds)
+  })
+
   it('takes workers that are idle', () => {
     const half = workers.map((worker, i) =>
       i % 2 === 0 ? worker : named(worker.id, { o: 2 * server.o, a: 2 * server.a, b: 2 * server.b }, { runs: 1 }),
