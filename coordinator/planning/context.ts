@@ -26,6 +26,8 @@ export interface Context {
   /** Prompts that wait behind this one, and what part of the cluster each worker is. */
   readonly behind: number
   readonly parts: Parts
+  /** Where prompts wait, every worker: those that a plan leaves are busy with them. */
+  readonly busy: readonly number[] | undefined
   /** Costs are those of a worker among others; alone it takes so many times as long. */
   readonly soloBySplit: number
   /** The decode node's cost; where it is not calibrated, the best worker's stands in for it. */
@@ -63,6 +65,7 @@ export function contextOf(given: PlanFacts): Context {
     rank: rankOf(fastest),
     behind: facts.behind ?? 0,
     parts: partsOf(workers, decode, promptTokens),
+    busy: facts.behind ? [...workers.keys()] : undefined,
     soloBySplit: given.pace === undefined ? 1 : given.pace.solo / given.pace.split,
     decode,
     tailCost: decode.cost ?? fastestToken(facts),

@@ -28,20 +28,17 @@ export interface Layout {
 
 export const prefillTokens = ({ spans }: Layout): number => spans.reduce((sum, own) => sum + spanTokens(own), 0)
 
-/**
- * Cost of a worker among these members; `tail`: the decode node has more to compute than the last token. Where prompts wait,
- * the workers that this one leaves are busy with them.
- */
+/** Cost of a worker among these members; `tail`: the decode node has more to compute than the last token. */
 export function costOf(
-  { workers, decode, soloBySplit, behind }: Context,
+  { workers, decode, soloBySplit, busy }: Context,
   member: number,
   { members, tail }: { members: readonly number[]; tail: boolean },
 ): Cost {
   const { host, cost, sharedCost } = workers[member]!
-  const busy = busyBeside(behind, workers, members)
-  if (busy.length === 1 && !tail) return soloBySplit === 1 ? cost : slowedCost(cost, soloBySplit)
+  const computing = busy ?? members
+  if (computing.length === 1 && !tail) return soloBySplit === 1 ? cost : slowedCost(cost, soloBySplit)
   if (sharedCost === undefined) return cost
-  const beside = busy.some((other) => other !== member && workers[other]!.host === host)
+  const beside = computing.some((other) => other !== member && workers[other]!.host === host)
   return beside || (tail && decode.host === host) ? sharedCost : cost
 }
 
@@ -52,15 +49,12 @@ export const companyOf = (layout: Layout, { promptTokens }: Context) => ({
 })
 
 /** The decode node takes more than the last token only if that takes no core from a worker. */
-export function mayShare({ decode, workers, behind }: Context, members: readonly number[]): boolean {
+export function mayShare({ decode, workers, busy }: Context, members: readonly number[]): boolean {
   if (decode.cost === undefined) return false
-  const neighbours = busyBeside(behind, workers, members).filter((member) => workers[member]!.host === decode.host)
+  const neighbours = (busy ?? members).filter((member) => workers[member]!.host === decode.host)
   const threads = neighbours.reduce((sum, member) => sum + workers[member]!.threads, decode.threads)
   return neighbours.length === 0 || threads <= decode.cores
 }
-
-const busyBeside = (behind: number, workers: Context['workers'], members: readonly number[]): readonly number[] =>
-  behind > 0 ? [...workers.keys()] : members
 
 /** What memory a worker's part takes, bytes. */
 export function workerBytes({ shape }: Context, layout: Layout, at: number): number {

@@ -69,10 +69,12 @@ export async function* runRequest(
   let leave: Occupied['leave'] = () => undefined
   try {
     // 4. Plan, from the facts of this moment.
-    const occupied = await deps.planNow(run, request, signal)
-    let { plan } = occupied
-    leave = occupied.leave
-    turn.planned(occupied.part)
+    const taken = (occupied: Occupied): Plan => {
+      leave = occupied.leave
+      turn.planned(occupied.part)
+      return occupied.plan
+    }
+    let plan = taken(await deps.planNow(run, request, signal))
     const queueSeconds = clock.now() - arrived
     // Now: by the end of the run one of them may be gone.
     let precisions = precisionsOf(plan, deps.precisionOf)
@@ -107,7 +109,7 @@ export async function* runRequest(
         if (follow.complete) break
         yield { kind: 'failed_over', from: worker, code: cause.code, attempt: attempt + 1 }
         leave()
-        ;({ plan, leave } = await deps.planAgain(run, follow.remaining(), failed, signal))
+        plan = taken(await deps.planAgain(run, follow.remaining(), failed, signal))
         precisions = { ...precisions, ...precisionsOf(plan, deps.precisionOf) }
       }
     }
