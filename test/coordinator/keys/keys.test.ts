@@ -57,7 +57,7 @@ describe('the file of keys', () => {
     const file = join(folder.path, 'keys.json')
     for (const text of ['', '{"keys": "secret"}', '{"keys":[{"id":"secret"}]}', '[]']) {
       await writeFile(file, text)
-      for (const action of [readKeys(file), changeKeys(file, (keys) => keys, live())])
+      for (const action of [() => readKeys(file), () => changeKeys(file, (keys) => keys, live())])
         await assert.rejects(
           action,
           (thrown) =>
