@@ -97,15 +97,19 @@ function partsOfARun(name: Candidate): void {
       assert.deepEqual(await runs[1]!.feed(tokens.slice(32)), first)
     })
 
-    test('takes a token through a layer in one step as the reference does in parts', async () => {
+    test('takes a token through all layers in one step as the reference does in parts', async () => {
       const through = async (engine: Engine, at: number, start = 0) => {
-        const { kvHeads, headDim, vocab } = engine.shape
-        const kv = engine.createKv(start, 60)
+        const { layers, kvHeads, headDim, vocab } = engine.shape
         const random = seededRandom(9)
-        const values = Float32Array.from({ length: 2 * kvHeads * at * headDim }, () => random() * 4 - 2)
-        if (at > 0) await engine.importKv(kv, start, at, f32(values))
-        const x = await engine.step(0, await engine.embed(Int32Array.from(tokensOf(1, vocab))), start + at, kv)
-        return [...(await engine.logits(x)), ...(await exported32(engine, kv, start + at, 1))]
+        const kv_layers = Array.from({ length: layers }, () => engine.createKv(start, 60))
+        for (const kv of at > 0 ? kv_layers : []) {
+          const values = Float32Array.from({ length: 2 * kvHeads * at * headDim }, () => random() * 4 - 2)
+          await engine.importKv(kv, start, at, f32(values))
+        }
+        const x = await engine.step(await engine.embed(Int32Array.from(tokensOf(1, vocab))), start + at, kv_layers)
+        const made: number[] = []
+        for (const kv of kv_layers) made.push(...(await exported32(engine, kv, start + at, 1)))
+        return [...(await engine.logits(x)), ...made]
       }
       for (const [at, start] of [[0], [1], [2], [37], [50], [59], [0, 100], [20, 100]] as const)
         assert.ok(
@@ -113,6 +117,24 @@ function partsOfARun(name: Candidate): void {
             TOLERANCE,
           `position ${at}`,
         )
+    })
+
+    test('lets others compute between the pieces of a step, and ends there if it may not go on', async () => {
+      const { engine } = engines
+      const { layers } = engine.shape
+      const through = async (between: () => Promise<void>) => {
+        const kv_layers = Array.from({ length: layers }, () => engine.createKv(0, 1))
+        engine.release(await engine.step(await engine.embed(Int32Array.of(1)), 0, kv_layers, between))
+      }
+      let pauses = 0
+      await through(async () => void pauses++)
+      // nothing is before the first position: there every engine goes by the parts of each layer
+      assert.equal(pauses, layers - 1)
+      const refusal = new HeadraceError('cancelled', 'enough')
+      await assert.rejects(
+        through(() => Promise.reject(refusal)),
+        refusal,
+      )
     })
 
     test('only reads x in project, lastRow and logits', async () => {
@@ -369,7 +391,11 @@ function refusals(name: Candidate): void {
       const { engine } = engines
       for (const position of [7, 14])
         await assert.rejects(
-          engine.step(0, await engine.embed(Int32Array.of(1)), position, engine.createKv(8, 6)),
+          engine.step(
+            await engine.embed(Int32Array.of(1)),
+            position,
+            Array.from({ length: engine.shape.layers }, () => engine.createKv(8, 6)),
+          ),
           codeIs('kv_shape'),
         )
     })

@@ -242,8 +242,8 @@ export class ToyEngine implements Engine {
     return this.#born(new ToyHidden(hidden.x.map((state, i) => afterLayer(state, sum[i]!, keys[i]!))))
   }
 
-  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
-    return stepByParts(this, layer, x, position, kv)
+  step(x: Hidden, position: number, kv_layers: readonly Kv[], between?: () => Promise<void>): Promise<Hidden> {
+    return stepByParts(this, x, position, kv_layers, between)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {

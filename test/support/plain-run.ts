@@ -36,8 +36,7 @@ export class PlainRun {
     let logits = new Float32Array(0) as Float32Array
     for (let from = 0; from < tokens.length; from += this.#cutting.chunkTokens) {
       const chunk = Int32Array.from(tokens.slice(from, from + this.#cutting.chunkTokens))
-      let x = await this.#engine.embed(chunk)
-      for (let layer = 0; layer < this.caches.length; layer++) x = await this.#layer(layer, x)
+      const x = await this.#through(await this.#engine.embed(chunk))
       this.#position += chunk.length
       if (from + chunk.length === tokens.length) logits = await this.#engine.logits(x)
       this.#engine.release(x)
@@ -45,11 +44,18 @@ export class PlainRun {
     return logits
   }
 
+  async #through(embedded: Hidden): Promise<Hidden> {
+    const isStep = embedded.tokens === 1 && this.#sequence === this.#position + 1
+    if (isStep && this.caches.every(({ length }) => length === 1))
+      return this.#engine.step(embedded, this.#position, this.caches.flat())
+    let x = embedded
+    for (let layer = 0; layer < this.caches.length; layer++) x = await this.#layer(layer, x)
+    return x
+  }
+
   async #layer(layer: number, x: Hidden): Promise<Hidden> {
     const engine = this.#engine
     const blocks = this.caches[layer]!
-    const isStep = x.tokens === 1 && blocks.length === 1 && this.#sequence === this.#position + 1
-    if (isStep) return engine.step(layer, x, this.#position, blocks[0]!)
     const q = await this.#project(layer, x, blocks)
     const acc = engine.accumulator(q)
     const filled = blocks.filter((block) => block.start < q.start + q.tokens)

@@ -39,11 +39,7 @@ export async function decode(task: DecodeTask): Promise<FinishReason> {
 async function step(task: DecodeTask, token: number, position: number): Promise<Float32Array> {
   const { engine, turn } = task
   await turn.take()
-  let x = await engine.embed(Int32Array.of(token))
-  for (const [layer, kv] of task.kv_layers.entries()) {
-    if (layer > 0) await turn.take()
-    x = await engine.step(layer, x, position, kv)
-  }
+  const x = await engine.step(await engine.embed(Int32Array.of(token)), position, task.kv_layers, () => turn.take())
   const logits = await engine.logits(x)
   engine.release(x)
   return logits

@@ -34,9 +34,9 @@ export function engineScope(engine: Engine): EngineScope {
       live.delete(acc)
       return kept(await engine.mix(layer, x, acc))
     },
-    step: async (layer, x, position, kv) => {
+    step: async (x, position, kv_layers, between) => {
       live.delete(x)
-      return kept(await engine.step(layer, x, position, kv))
+      return kept(await engine.step(x, position, kv_layers, between))
     },
     logits: (x) => engine.logits(x),
     lastRow: (x) => kept(engine.lastRow(x)),

@@ -41,10 +41,12 @@ export interface Engine {
   mix(layer: number, x: Hidden, acc: Accumulator): Promise<Hidden>
 
   /**
-   * One token through a layer in one call: `project`, `attend` to itself and to all that `kv` has before `position`, and
-   * `mix`. `kv` gets its K and V. Consumes `x`.
+   * One token through all layers: of each `project`, `attend` to itself and to all that its KV has before `position`, and
+   * `mix`. Each KV gets its K and V. Consumes `x`.
+   *
+   * @param between awaited between pieces of the arithmetic, each of a layer or some: who waits there lets others compute
    */
-  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden>
+  step(x: Hidden, position: number, kv_layers: readonly Kv[], between?: () => Promise<void>): Promise<Hidden>
 
   /** Final norm and head, of the last row of `x` only: `[vocab]`. `x` is only read. */
   logits(x: Hidden): Promise<Float32Array>

@@ -133,8 +133,8 @@ export class ReferenceEngine implements Engine {
     return new HostHidden(tokens, addScaled(middle_seq_dim, added_seq_dim, residualScale))
   }
 
-  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
-    return stepByParts(this, layer, x, position, kv)
+  step(x: Hidden, position: number, kv_layers: readonly Kv[], between?: () => Promise<void>): Promise<Hidden> {
+    return stepByParts(this, x, position, kv_layers, between)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {

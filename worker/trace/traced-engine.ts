@@ -19,7 +19,7 @@ export const tracedEngine = (engine: Engine, trace: TraceRecorder): Engine => {
     attend: (layer, q, kv, acc, of) => trace.timed('attend', layer, () => engine.attend(layer, q, kv, acc, of)),
     mix: (layer, x, acc) => trace.timed('mix', layer, () => engine.mix(layer, x, acc)),
     // an answer's tokens have spans of their own
-    step: (layer, x, position, kv) => engine.step(layer, x, position, kv),
+    step: (x, position, kv_layers, between) => engine.step(x, position, kv_layers, between),
     logits: (x) => trace.timed('mix', engine.shape.layers - 1, () => engine.logits(x)),
     lastRow: (x) => engine.lastRow(x),
     accumulator: (q) => engine.accumulator(q),

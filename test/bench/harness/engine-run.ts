@@ -49,8 +49,7 @@ export async function decodeStep(
   token: number,
   position: number,
 ): Promise<Float32Array> {
-  let x = await engine.embed(Int32Array.of(token))
-  for (const [layer, kv] of kv_layers.entries()) x = await engine.step(layer, x, position, kv)
+  const x = await engine.step(await engine.embed(Int32Array.of(token)), position, kv_layers)
   const logits = await engine.logits(x)
   engine.release(x)
   return logits

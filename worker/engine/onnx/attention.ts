@@ -178,10 +178,10 @@ export class Attention {
 }
 
 /** Keys and values of all heads at `[start, start + count)`, as a graph of one row reads them. */
-export function addKeys(inputs: Record<string, Slot>, kv: HostKv, start: number, count: number): void {
+export function addKeys(inputs: Record<string, Slot>, kv: HostKv, start: number, count: number, scope = ''): void {
   for (let head = 0; head < kv.kvHeads; head++) {
-    inputs[`k${head}`] = [kv.keys(head, start, count), [1, count, kv.headDim]]
-    inputs[`v${head}`] = [kv.values(head, start, count), [1, count, kv.headDim]]
+    inputs[`${scope}k${head}`] = [kv.keys(head, start, count), [1, count, kv.headDim]]
+    inputs[`${scope}v${head}`] = [kv.values(head, start, count), [1, count, kv.headDim]]
   }
 }
 

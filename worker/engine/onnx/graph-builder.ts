@@ -4,7 +4,7 @@ import { bytesField, type Field, floatField, intField, join, messageField, textF
 export type Value = string
 
 /** What a tensor is made of. */
-export type Element = 'float32' | 'float16' | 'int8' | 'uint8' | 'int64' | 'bool'
+export type Element = 'float32' | 'float16' | 'int8' | 'uint8' | 'int64'
 
 /** An attribute of a node: a bare number is an integer, as most are. */
 export type Attribute =
@@ -13,12 +13,11 @@ export type Attribute =
   | { readonly ints: readonly number[] }
   | { readonly type: Element }
   | { readonly text: string }
-  | { readonly graph: () => Field[] }
 
 /** A dimension: a number where the model fixes it, a letter where it varies between calls. */
 export type Dim = number | string
 
-const ELEMENTS: Readonly<Record<Element, number>> = { float32: 1, uint8: 2, int8: 3, int64: 7, bool: 9, float16: 10 }
+const ELEMENTS: Readonly<Record<Element, number>> = { float32: 1, uint8: 2, int8: 3, int64: 7, float16: 10 }
 const IR_VERSION = 10
 const OPSET = 21
 /** Domain of ONNX Runtime's own operators. */
@@ -30,8 +29,6 @@ export const NOTHING = 'nothing'
 /** Buffers with their dimensions. */
 type Bound = Readonly<Record<string, readonly [data: ArrayBufferView, dims: readonly number[]]>>
 
-type Branch = (g: GraphBuilder) => Value[]
-
 interface Node {
   readonly operator: string
   readonly domain: string
@@ -40,31 +37,44 @@ interface Node {
   readonly attributes: Readonly<Record<string, Attribute>>
 }
 
+/** What the scopes of one graph share. */
+interface Graph {
+  readonly bound: Bound
+  readonly nodes: Node[]
+  readonly constants: Field[]
+  readonly inputs: Map<string, Field>
+  readonly outputs: Field[]
+  readonly outputNames: Map<Value, string>
+  values: number
+}
+
 /** Builds a serialised ONNX model node by node. Field numbers are those of onnx.proto3. */
 export class GraphBuilder {
-  readonly #nodes: Node[] = []
-  readonly #constants: Field[] = []
-  readonly #inputs: Field[] = []
-  readonly #outputs: Field[] = []
-  readonly #outputNames: Map<Value, string>
-  readonly #bound: Bound
-  /** Of a branch: the graph that it is part of. */
-  readonly #around: GraphBuilder | undefined
-  #values = 0
+  readonly #graph: Graph
+  readonly #scope: string
 
   /** @param bound inputs that become part of the model instead, by name */
-  constructor(bound: Bound = {}, around?: GraphBuilder) {
-    this.#bound = bound
-    this.#around = around
-    this.#outputNames = around === undefined ? new Map() : around.#outputNames
+  constructor(bound: Bound = {}, { graph = emptyGraph(bound), scope = '' } = {}) {
+    this.#graph = graph
+    this.#scope = scope
+  }
+
+  /**
+   * The same graph, for one of several pieces that are alike: the names of its inputs and outputs begin with `name`, but for
+   * inputs that the whole graph has by then.
+   */
+  scope(name: string): GraphBuilder {
+    return new GraphBuilder({}, { graph: this.#graph, scope: name })
   }
 
   input(name: string, dims: readonly Dim[], element: Element = 'float32'): Value {
-    if (this.#around !== undefined) return this.#around.input(name, dims, element)
-    const bound = this.#bound[name]
-    if (bound !== undefined) return this.#initializer(name, element, bound)
-    this.#inputs.push(messageField(11, valueInfo(name, dims, element)))
-    return name
+    const { bound, inputs } = this.#graph
+    if (inputs.has(name)) return name
+    const own = `${this.#scope}${name}`
+    const values = bound[own]
+    if (values !== undefined) return this.#initializer(own, element, values)
+    if (!inputs.has(own)) inputs.set(own, messageField(11, valueInfo(own, dims, element)))
+    return own
   }
 
   /** An int64 constant: a shape, axes, sizes. */
@@ -95,43 +105,28 @@ export class GraphBuilder {
   ops(count: number, type: string, inputs: readonly Value[], attributes: Node['attributes'] = {}): Value[] {
     const outputs = Array.from({ length: count }, () => this.#fresh())
     const [operator, domain = ''] = type.split('@') as [string, string?]
-    this.#nodes.push({ operator, domain, inputs, outputs, attributes })
+    this.#graph.nodes.push({ operator, domain, inputs, outputs, attributes })
     return outputs
-  }
-
-  /**
-   * What one of two branches gives, as `condition` (a bool scalar) says; the other is not computed. Both give as many
-   * values, results of nodes, and may use values of this graph.
-   */
-  choose(condition: Value, then: Branch, otherwise: Branch): Value[] {
-    const [chosen, left] = [new GraphBuilder(this.#bound, this), new GraphBuilder(this.#bound, this)]
-    const [values, others] = [then(chosen), otherwise(left)]
-    return this.ops(values.length, 'If', [condition], {
-      then_branch: { graph: () => chosen.#branch(values) },
-      else_branch: { graph: () => left.#branch(others) },
-    })
-  }
-
-  #branch(values: readonly Value[]): Field[] {
-    const outputs = values.map((value) => messageField(12, [textField(1, value)]))
-    return [...this.#encodedNodes(), textField(2, 'branch'), ...this.#constants, ...outputs]
   }
 
   /** Makes the result of a node an output of the graph. */
   output(name: string, value: Value, dims: readonly Dim[], element: Element = 'float32'): void {
-    this.#outputNames.set(value, name)
-    this.#outputs.push(messageField(12, valueInfo(name, dims, element)))
+    const own = `${this.#scope}${name}`
+    this.#graph.outputNames.set(value, own)
+    this.#graph.outputs.push(messageField(12, valueInfo(own, dims, element)))
   }
 
   /** For graphs of large outputs that a `SessionSet` runs: see there. */
   buildWithNothing(name: string): Uint8Array {
-    this.#outputNames.set(this.op('SequenceEmpty', []), NOTHING)
-    this.#outputs.unshift(messageField(12, sequenceInfo(NOTHING)))
+    this.#graph.outputNames.set(this.op('SequenceEmpty', []), NOTHING)
+    this.#graph.outputs.unshift(messageField(12, sequenceInfo(NOTHING)))
     return this.build(name)
   }
 
   build(name: string): Uint8Array {
-    const graph = [...this.#encodedNodes(), textField(2, name), ...this.#constants, ...this.#inputs, ...this.#outputs]
+    const { nodes, constants, inputs, outputs } = this.#graph
+    const encoded = nodes.map((node) => messageField(1, this.#encode(node)))
+    const graph = [...encoded, textField(2, name), ...constants, ...inputs.values(), ...outputs]
     return join([
       intField(1, IR_VERSION),
       textField(2, 'headrace'),
@@ -141,12 +136,8 @@ export class GraphBuilder {
     ])
   }
 
-  #encodedNodes(): Field[] {
-    return this.#nodes.map((node) => messageField(1, this.#encode(node)))
-  }
-
   #encode(node: Node): Field[] {
-    const named = (value: Value) => this.#outputNames.get(value) ?? value
+    const named = (value: Value) => this.#graph.outputNames.get(value) ?? value
     return [
       ...node.inputs.map((value) => textField(1, named(value))),
       ...node.outputs.map((value) => textField(2, named(value))),
@@ -167,23 +158,30 @@ export class GraphBuilder {
       textField(8, name),
       bytesField(9, raw),
     ]
-    this.#constants.push(messageField(5, fields))
+    this.#graph.constants.push(messageField(5, fields))
     return name
   }
 
-  /** Names of a branch must be other than those around it. */
   #fresh(): Value {
-    if (this.#around !== undefined) return this.#around.#fresh()
-    this.#values += 1
-    return `_${this.#values}`
+    this.#graph.values += 1
+    return `_${this.#graph.values}`
   }
 }
+
+const emptyGraph = (bound: Bound): Graph => ({
+  bound,
+  nodes: [],
+  constants: [],
+  inputs: new Map(),
+  outputs: [],
+  outputNames: new Map(),
+  values: 0,
+})
 
 function attribute(name: string, value: Attribute): Field[] {
   if (typeof value === 'number') return [textField(1, name), intField(3, value), intField(20, 2)]
   if ('type' in value) return attribute(name, ELEMENTS[value.type])
   if ('text' in value) return [textField(1, name), textField(4, value.text), intField(20, 3)]
-  if ('graph' in value) return [textField(1, name), messageField(6, value.graph()), intField(20, 5)]
   if ('float' in value) return [textField(1, name), floatField(2, value.float), intField(20, 1)]
   return [textField(1, name), ...value.ints.map((n) => intField(8, n)), intField(20, 7)]
 }

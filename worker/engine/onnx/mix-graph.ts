@@ -1,5 +1,5 @@
 import type { ModelShape } from '../../../shared/model-shape.ts'
-import type { GraphBuilder, Value } from './graph-builder.ts'
+import type { Dim, GraphBuilder, Value } from './graph-builder.ts'
 import { matmulTransposed } from './linear/f32.ts'
 import type { Linear } from './linear/linear.ts'
 import { activated, biased, normed, scaled } from './parts.ts'
@@ -33,8 +33,8 @@ export function mixed(shape: ModelShape, linear: Linear, g: GraphBuilder, gather
 }
 
 /** What attention has gathered, by its sums of weights, [1, S, heads * headDim]. */
-export function normalised({ heads, headDim }: ModelShape, g: GraphBuilder): Value {
-  const [o, l] = [g.input('o', [heads, 'S', headDim]), g.input('l', [heads, 'S', 1])]
+export function normalised({ heads, headDim }: ModelShape, g: GraphBuilder, rows: Dim = 'S'): Value {
+  const [o, l] = [g.input('o', [heads, rows, headDim]), g.input('l', [heads, rows, 1])]
   const of = g.op('Div', [o, g.op('Add', [l, g.float(SMALLEST_SUM)])])
   return g.op('Reshape', [g.op('Transpose', [of], { perm: { ints: [1, 0, 2] } }), g.ints(1, -1, heads * headDim)])
 }

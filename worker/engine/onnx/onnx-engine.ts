@@ -6,10 +6,12 @@ import { gatherRows, scaleRows } from '../../model/rows.ts'
 import type { Accumulator, EncodedKv, Engine, Hidden, Kv, Positions, Query } from '../engine.ts'
 import { checkEncoded, type Floats, HostHidden, HostKv, HostQuery, own } from '../host-tensors.ts'
 import { gather, routeRows, scatterAdd } from '../routing.ts'
-import { stepByParts } from '../step-by-parts.ts'
+import { orRelease, stepLayer } from '../step-by-parts.ts'
 import { Attention, addKeys, SoftmaxState } from './attention.ts'
 import { GraphBuilder } from './graph-builder.ts'
 import { PLAIN_GRAPHS, type PlainKind } from './graphs.ts'
+import { layerScope } from './layers-graph.ts'
+import type { Stride } from './packed-sessions.ts'
 import { SessionSet, type Slot, type Slots } from './session-set.ts'
 import { TensorPool } from './tensor-pool.ts'
 import type { WeightedGraphs } from './weighted-graphs.ts'
@@ -103,22 +105,40 @@ export class OnnxEngine implements Engine {
     return new HostHidden(tokens, x_seq_dim)
   }
 
-  async step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
-    const { kvHeads, headDim, layerShapes } = this.shape
-    const { window = Number.POSITIVE_INFINITY, experts } = layerShapes[layer]!
-    const cache = own(kv, HostKv)
-    cache.checkRange(position, 1)
-    const first = Math.max(cache.start, position - window + 1)
-    const isWhole = this.#weighted.step !== undefined && !experts && first < position
-    if (!isWhole) return stepByParts(this, layer, x, position, kv)
-    const token = own(x, HostHidden)
-    const { x_seq_dim } = token
-    const inputs = this.#projecting(layer, token, position)
-    addKeys(inputs, cache, first, position - first)
+  async step(x: Hidden, position: number, kv_layers: readonly Kv[], between?: () => Promise<void>): Promise<Hidden> {
+    const caches = kv_layers.map((kv) => own(kv, HostKv))
+    for (const cache of caches) cache.checkRange(position, 1)
+    let token = x
+    for (let layer = 0; layer < caches.length; ) {
+      if (layer > 0) await orRelease(this, [token], async () => between?.())
+      const stride = this.#weighted.strides.find(({ from }) => from === layer)
+      const seen = caches.slice(layer, stride?.to).map((cache) => this.#seenBefore(layer, cache, position))
+      const isWhole = stride !== undefined && seen.every(({ count }) => count > 0)
+      token = isWhole
+        ? await this.#stride(stride, own(token, HostHidden), position, seen)
+        : await stepLayer(this, layer, token, position, caches[layer]!)
+      layer = isWhole ? stride.to : layer + 1
+    }
+    return token
+  }
+
+  /** The positions before this one that its query sees. */
+  #seenBefore(layer: number, cache: HostKv, position: number): Seen {
+    const { window = Number.POSITIVE_INFINITY } = this.shape.layerShapes[layer]!
+    const start = Math.max(cache.start, position - window + 1)
+    return { cache, start, count: position - start }
+  }
+
+  async #stride(stride: Stride, x: HostHidden, position: number, seen: readonly Seen[]): Promise<Hidden> {
+    const { kvHeads, headDim } = this.shape
+    const { x_seq_dim } = x
+    const inputs = this.#projecting(stride.from, x, position)
+    for (const [at, { cache, start, count }] of seen.entries()) addKeys(inputs, cache, start, count, layerScope(at))
     takeBuffers(x) // the result lies where x lay
-    const made = this.#pool.take(2 * kvHeads * headDim)
-    await this.#weighted.step!(layer, inputs, { y: inputs['x']!, kv: [made, [1, 1, made.length]] })
-    for (const [i, row] of cache.ranges(position, 1).entries()) row.set(made.subarray(i * headDim, (i + 1) * headDim))
+    const made = this.#pool.take(2 * kvHeads * headDim * seen.length)
+    await this.#weighted.step(stride, inputs, { y: inputs['x']!, kv: [made, [1, 1, made.length]] })
+    const rows = seen.flatMap(({ cache }) => cache.ranges(position, 1))
+    for (const [i, row] of rows.entries()) row.set(made.subarray(i * headDim, (i + 1) * headDim))
     this.#pool.give(made)
     return new HostHidden(1, x_seq_dim)
   }
@@ -204,6 +224,10 @@ export class OnnxEngine implements Engine {
     await this.#weighted.release()
     await this.#plain.release()
   }
+}
+
+interface Seen extends Positions {
+  readonly cache: HostKv
 }
 
 const NO_FLOATS: Floats = new Float32Array(0)

@@ -40,9 +40,15 @@ export function outputProjected({ heads, kvHeads, headDim }: ModelShape, g: Grap
     })
 }
 
-export function rotation({ headDim, rotaryDim }: ModelShape, g: GraphBuilder): (value: Value, count: number) => Value {
-  const cos = g.input('cos', ['S', rotaryDim / 2])
-  const sin = g.input('sin', ['S', rotaryDim / 2])
+/** cos and sin of the positions of the rows: of the whole graph, if it asks for them before its scopes do. */
+export const inputRotation = ({ rotaryDim }: ModelShape, g: GraphBuilder): { cos: Value; sin: Value } => ({
+  cos: g.input('cos', ['S', rotaryDim / 2]),
+  sin: g.input('sin', ['S', rotaryDim / 2]),
+})
+
+export function rotation(shape: ModelShape, g: GraphBuilder): (value: Value, count: number) => Value {
+  const { headDim, rotaryDim } = shape
+  const { cos, sin } = inputRotation(shape, g)
   const first = g.ints(0) // the tables start at the chunk's own position
   const part = rotaryDim < headDim ? { rotary_embedding_dim: rotaryDim } : {}
   return (value, count) =>

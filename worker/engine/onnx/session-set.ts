@@ -5,7 +5,12 @@ import { NOTHING } from './graph-builder.ts'
 
 /** A buffer and its dimensions: what a graph reads from, or writes into. */
 export type Slot = readonly [
-  data: Floats | Uint16Array<ArrayBuffer> | Int8Array<ArrayBuffer> | Uint8Array<ArrayBuffer>,
+  data:
+    | Floats
+    | Uint16Array<ArrayBuffer>
+    | Int8Array<ArrayBuffer>
+    | Uint8Array<ArrayBuffer>
+    | BigInt64Array<ArrayBuffer>,
   dims: readonly number[],
 ]
 export type Slots = Readonly<Record<string, Slot>>
@@ -109,7 +114,8 @@ const LEAST_COPIED_BYTES = 2 ** 15
 const isDone = (thrown: unknown): boolean =>
   thrown instanceof Error && thrown.message === 'Non tensor type is temporarily not supported.'
 
-const bytesOf = (slots: Slots): number => Object.values(slots).reduce((sum, [{ byteLength }]) => sum + byteLength, 0)
+export const bytesOf = (slots: Slots): number =>
+  Object.values(slots).reduce((sum, [{ byteLength }]) => sum + byteLength, 0)
 
 function sessionOptions(threads: number, enableCpuMemArena: boolean): InferenceSession.SessionOptions {
   return {
@@ -133,6 +139,7 @@ const tensors = (slots: Slots): Record<string, Tensor> =>
 function tensorOf([data, dims]: Slot): Tensor {
   if (data instanceof Float32Array) return new Tensor('float32', data, dims)
   if (data instanceof Int8Array) return new Tensor('int8', data, dims)
+  if (data instanceof BigInt64Array) return new Tensor('int64', data, dims)
   return data instanceof Uint16Array ? new Tensor('float16', data, dims) : new Tensor('uint8', data, dims)
 }
 

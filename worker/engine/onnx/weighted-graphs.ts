@@ -1,10 +1,11 @@
+import { HeadraceError } from '../../../shared/errors.ts'
 import type { ModelShape } from '../../../shared/model-shape.ts'
 import { halvedIfExact, type Rows } from '../../model/rows.ts'
 import { type LayerWeights, loadWeights, type Mlp } from '../../model/weights.ts'
 import { GraphBuilder } from './graph-builder.ts'
 import { GRAPHS, type WeightedKind } from './graphs.ts'
 import type { LinearFormat, RowFormat } from './linear/linear.ts'
-import { linearOf, PackedSessions, type Place } from './packed-sessions.ts'
+import { linearOf, PackedSessions, type Place, type Stride } from './packed-sessions.ts'
 import { SessionSet, type Slots } from './session-set.ts'
 import { headSlots, layerSlots } from './weight-slots.ts'
 
@@ -17,8 +18,10 @@ export interface WeightedGraphs {
   readonly headRows: readonly number[]
   /** One call for so many tokens. */
   run(kind: WeightedKind, at: Place, tokens: number, inputs: Slots, outputs: Slots): Promise<void>
-  /** One token through a whole layer without experts (see `layerGraph`). Absent: it takes its parts. */
-  step?(layer: number, inputs: Slots, outputs: Slots): Promise<void>
+  /** Layers that one token goes through in one call of `step`, in their order. Through the others it goes in parts. */
+  readonly strides: readonly Stride[]
+  /** See `stepGraph`. */
+  step(stride: Stride, inputs: Slots, outputs: Slots): Promise<void>
   /** Gives back what was kept for the next call. None may be running. */
   trim(): void
   release(): Promise<void>
@@ -59,6 +62,8 @@ export async function streamedWeights<M extends Sized>(
     embedding_vocab_dim: weights.embedding_vocab_dim,
     headRows: weights.head.map(({ out }) => out),
     run: (kind, at, _tokens, inputs, outputs) => sessions.run(kind, { ...inputs, ...slotsOf(kind, at) }, outputs),
+    strides: [],
+    step: () => Promise.reject(new HeadraceError('internal', 'streamed weights have no strides')),
     trim: () => sessions.renew(),
     release: () => sessions.release(),
   }
@@ -86,7 +91,8 @@ export async function packedWeights<M extends Sized>(
     embedding_vocab_dim,
     headRows: head.map(({ out }) => out),
     run: (kind, at, _tokens, inputs, outputs) => sessions.run(kind, at, inputs, outputs),
-    step: (at, inputs, outputs) => sessions.run('step', { at }, inputs, outputs),
+    strides: sessions.strides,
+    step: (stride, inputs, outputs) => sessions.step(stride, inputs, outputs),
     trim: () => undefined, // weights would have to be packed again
     release: () => sessions.release(),
   }
@@ -134,7 +140,8 @@ export async function packedAndStreamedWeights<P extends Sized, M extends Sized>
       kind === 'logits' || (tokens === 1 && packed.has(kind, at))
         ? packed.run(kind, at, inputs, outputs)
         : streamed.run(kind, { ...inputs, ...layerSlots(many, kind, layers[at.at]!, at.expert) }, outputs),
-    step: (at, inputs, outputs) => packed.run('step', { at }, inputs, outputs),
+    strides: packed.strides,
+    step: (stride, inputs, outputs) => packed.step(stride, inputs, outputs),
     trim: () => streamed.renew(),
     release: async () => {
       await packed.release()

@@ -97,8 +97,8 @@ export class TfjsEngine implements Engine {
     return new HostHidden(tokens, y_seq_dim)
   }
 
-  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
-    return stepByParts(this, layer, x, position, kv)
+  step(x: Hidden, position: number, kv_layers: readonly Kv[], between?: () => Promise<void>): Promise<Hidden> {
+    return stepByParts(this, x, position, kv_layers, between)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {

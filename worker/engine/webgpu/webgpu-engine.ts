@@ -122,8 +122,8 @@ export class WebGpuEngine implements Engine {
     })
   }
 
-  step(layer: number, x: Hidden, position: number, kv: Kv): Promise<Hidden> {
-    return stepByParts(this, layer, x, position, kv)
+  step(x: Hidden, position: number, kv_layers: readonly Kv[], between?: () => Promise<void>): Promise<Hidden> {
+    return stepByParts(this, x, position, kv_layers, between)
   }
 
   async logits(x: Hidden): Promise<Float32Array> {
